@@ -1,1 +1,31 @@
-//! Placeholder until its first content lands.
+//! The vocabulary of Axoneme and its reference semantics.
+//!
+//! ```text
+//!   World ── namespaces, pods, nodes, services, policies, CIDR groups      what the cluster says (full labels)
+//!     │
+//!     ├── verdict::verdict(world, traffic) ──▶ Decision                    the oracle: clear, slow, judged by nobody
+//!     │
+//!     └── (crate compile) ──▶ rows::*                                      what a node needs to enforce the same
+//! ```
+//!
+//! Invariants: nothing here does IO, reads a clock or depends on another workspace crate. `verdict` reads only
+//! `World`; it never sees identities, tables or rows, so it can judge the code that makes them.
+
+pub mod cidr;
+pub mod identity;
+pub mod labels;
+pub mod object;
+pub mod policy;
+pub mod protocol;
+pub mod rows;
+pub mod selector;
+pub mod world;
+
+pub use cidr::Cidr;
+pub use identity::{Identity, PeerClass};
+pub use labels::{LabelKey, Labels, Source};
+pub use object::{Kind, ObjectRef, RuleRef};
+pub use policy::{Action, DirectedRule, Direction, Peer, Peers, Policy, PortMatch, Ports, Rule, Subject, Tier};
+pub use protocol::Protocol;
+pub use selector::{Operator, Requirement, Selector};
+pub use world::World;

@@ -1,0 +1,172 @@
+//! What the agent asks of the packet path.
+
+use std::{fmt::Debug, net::IpAddr};
+
+use ipnetwork::IpNetwork;
+
+/// Why a datapath call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum DatapathError {
+    /// A map is full: nothing was changed for this key.
+    #[error("{map} is full ({capacity} entries): raise its size in AxonemeConfig")]
+    Full { map: &'static str, capacity: u32 },
+    /// The table has more entries than a policy map can hold: the last-good table stays in force.
+    #[error("policy table needs {needed} entries, the map holds {capacity}")]
+    TableTooLarge { needed: u32, capacity: u32 },
+    /// A program did not load; `log` holds the end of the verifier's message.
+    #[error("program {program} did not load: {message}\n{log}")]
+    Load { program: &'static str, message: String, log: String },
+    #[error("{operation}: {source}")]
+    Io { operation: String, source: std::io::Error },
+}
+
+pub type Result<T> = std::result::Result<T, DatapathError>;
+
+/// Value of an ipcache entry. Key: a prefix; longest match wins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct IpEntry {
+    pub identity: u32,
+    /// Peer class, the key of policy tables.
+    pub peer: u32,
+    /// Underlay address of the node that holds it; none for plain routing.
+    pub tunnel: Option<IpAddr>,
+    /// A node's own address: policy sees `identity` (host, remote-node), and packets are routed by the stack.
+    pub is_node: bool,
+}
+
+/// A local endpoint's address. Key: address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct EndpointEntry {
+    /// Index of the host side of the pod's link.
+    pub ifindex: u32,
+    pub identity: u32,
+    pub peer: u32,
+    /// Local slot of its policy table.
+    pub slot: u16,
+    pub mac: [u8; 6],
+}
+
+/// As the pod sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Direction {
+    Ingress,
+    Egress,
+}
+
+/// Key of a policy table entry: see `axoneme_model::rows::PolicyKey`, whose lookup order it keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PolicyKey {
+    pub direction: Direction,
+    /// 0: whoever.
+    pub peer: u32,
+    /// IP protocol; 0: all.
+    pub protocol: u8,
+    /// Host byte order.
+    pub port: u16,
+    /// Leading bits of `port` that count (0–16).
+    pub port_bits: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PolicyValue {
+    pub allow: bool,
+    pub rule: u32,
+    pub proxy_port: u16,
+    pub auth: u8,
+}
+
+/// A whole policy table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PolicyTable {
+    /// What holds where no entry matches.
+    pub ingress_default: PolicyDefault,
+    pub egress_default: PolicyDefault,
+    pub entries: Vec<(PolicyKey, PolicyValue)>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PolicyDefault {
+    pub allow: bool,
+    pub rule: u32,
+}
+
+/// One frontend of a Service.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ServiceEntry {
+    pub address: IpAddr,
+    pub protocol: u8,
+    pub port: u16,
+    /// Backends for new connections, in a stable order. Empty: reject.
+    pub backends: Vec<(IpAddr, u16)>,
+    pub affinity_seconds: u32,
+}
+
+/// A device that packets enter from or leave to the underlay by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Hook {
+    /// Host side of a pod's link: ingress (from the pod) and egress (from the host to the pod).
+    Endpoint,
+    /// Underlay device.
+    Uplink,
+    /// The tunnel device.
+    Overlay,
+}
+
+/// Load-time settings; a change loads the programs anew and updates the links in place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DatapathConfig {
+    /// 0 in native routing.
+    pub overlay_ifindex: u32,
+    pub uplink_ifindex: u32,
+    pub native_routing: bool,
+    pub ipv4: bool,
+    pub ipv6: bool,
+    /// Own underlay addresses, first of each family is the tunnel source.
+    pub node_addresses: Vec<IpAddr>,
+    pub allow_own_host: bool,
+    pub services: bool,
+    pub socket_lb: bool,
+    pub conntrack_entries: u32,
+    /// Owned directory below a bpffs for all pins.
+    pub pin_dir: std::path::PathBuf,
+    /// cgroup v2 directory for socket hooks; none: no socket load balancing.
+    pub cgroup: Option<std::path::PathBuf>,
+}
+
+/// The packet path of one node. All calls are synchronous and short; a call that fails changed nothing for its key.
+///
+/// *Guarantees*: `put_table` is atomic for packets (they see the old or the new table, never a mixture) and invalidates
+/// cached verdicts of the slot; `patch_table` applies upserts before removals; `attach` returns only when the programs
+/// are in the packets' way. *Assumptions*: one process at a time holds a pin directory (the caller locks it).
+pub trait Datapath: Send + Sync + Debug {
+    fn upsert_ip(&self, prefix: IpNetwork, entry: IpEntry) -> Result<()>;
+    fn remove_ip(&self, prefix: IpNetwork) -> Result<()>;
+    /// Everything in the ipcache, for the first diff after a restart.
+    fn ips(&self) -> Result<Vec<(IpNetwork, IpEntry)>>;
+
+    fn upsert_endpoint(&self, address: IpAddr, entry: EndpointEntry) -> Result<()>;
+    fn remove_endpoint(&self, address: IpAddr) -> Result<()>;
+    fn endpoints(&self) -> Result<Vec<(IpAddr, EndpointEntry)>>;
+
+    /// Replaces the slot's table.
+    fn put_table(&self, slot: u16, table: &PolicyTable) -> Result<()>;
+    fn patch_table(&self, slot: u16, upserts: &[(PolicyKey, PolicyValue)], removals: &[PolicyKey]) -> Result<()>;
+    fn set_defaults(&self, slot: u16, ingress: PolicyDefault, egress: PolicyDefault) -> Result<()>;
+    fn remove_table(&self, slot: u16) -> Result<()>;
+    /// Slots in use with their contents.
+    fn tables(&self) -> Result<Vec<(u16, PolicyTable)>>;
+
+    fn upsert_service(&self, service: &ServiceEntry) -> Result<()>;
+    fn remove_service(&self, address: IpAddr, protocol: u8, port: u16) -> Result<()>;
+    fn services(&self) -> Result<Vec<ServiceEntry>>;
+
+    /// Puts the programs of the hook on the interface, or updates the links that are pinned for it.
+    fn attach(&self, hook: Hook, ifindex: u32) -> Result<()>;
+    /// Removes links and pins of the interface.
+    fn detach(&self, ifindex: u32) -> Result<()>;
+    /// Interfaces with pinned links.
+    fn attached(&self) -> Result<Vec<(Hook, u32)>>;
+
+    /// Forgets connections of an address (after its pod is gone).
+    fn forget_connections(&self, address: IpAddr) -> Result<u32>;
+}

@@ -1,0 +1,177 @@
+//! Policy in one normal form, whichever API kind it came from.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{cidr::Cidr, object::ObjectRef, protocol::Protocol, selector::Selector};
+
+/// As the subject sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Direction {
+    Ingress,
+    Egress,
+}
+
+/// Where in the order of evaluation a policy stands. Lower priority numbers come first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Tier {
+    /// ClusterNetworkPolicy, tier Admin: first match decides.
+    Admin { priority: u32 },
+    /// NetworkPolicy, CNP, CCNP: deny wins over allow over default-deny.
+    Normal,
+    /// ClusterNetworkPolicy, tier Baseline: first match decides, only where no Normal policy isolates the subject.
+    Baseline { priority: u32 },
+}
+
+/// One policy object after parsing and validation. Two policies of the same tier and priority are ordered by
+/// (kind, namespace, name), then rules by their position.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Policy {
+    pub object: ObjectRef,
+    /// `metadata.generation` of the object that this was parsed from.
+    pub generation: i64,
+    pub tier: Tier,
+    pub rules: Vec<Rule>,
+}
+
+/// What a rule applies to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Subject {
+    /// Pods by their labels (namespace conditions included as derived labels).
+    Endpoints(Selector),
+    /// Nodes by their labels: host policy. Parsed and kept; refused as unsupported until the host firewall lands.
+    Nodes(Selector),
+}
+
+/// One `spec` (or one of `specs`).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Rule {
+    pub subject: Subject,
+    /// Whether the rule puts its subjects in default-deny for the direction. Never set in Admin and Baseline tiers.
+    pub isolates_ingress: bool,
+    pub isolates_egress: bool,
+    pub ingress: Vec<DirectedRule>,
+    pub egress: Vec<DirectedRule>,
+}
+
+/// What a match does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Action {
+    Allow,
+    Deny,
+    /// Admin tier only: leave the tier.
+    Pass,
+}
+
+/// One entry of an ingress or egress list: matches when both a peer and a port match.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct DirectedRule {
+    /// Field path inside the object, for provenance.
+    pub path: Arc<str>,
+    pub action: Action,
+    pub peers: Peers,
+    pub ports: Ports,
+}
+
+/// `OneOf` with an empty list matches nobody: a rule that selects nothing allows nothing.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Peers {
+    Any,
+    OneOf(Vec<Peer>),
+}
+
+/// Whom a CIDR means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum CidrScope {
+    /// Only addresses outside of the cluster: neither pods nor nodes (CNP `toCIDR`).
+    Outside,
+    /// Outside and nodes (CNP with `policyCIDRMatchMode: [nodes]`).
+    OutsideAndNodes,
+    /// The address, whoever holds it (NetworkPolicy `ipBlock`, ClusterNetworkPolicy `networks`).
+    Anyone,
+}
+
+/// One way to name peers.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Peer {
+    /// Pods (and reserved identities, when the selector names `reserved:` labels) by their labels.
+    Endpoints(Selector),
+    Entity(Entity),
+    Cidr {
+        cidr: Cidr,
+        except: Vec<Cidr>,
+        scope: CidrScope,
+    },
+    /// The CIDRs of a CiliumCIDRGroup by name, minus `except`. A group that is missing matches nobody.
+    CidrGroup {
+        name: Arc<str>,
+        except: Vec<Cidr>,
+        scope: CidrScope,
+    },
+    /// The CIDRs of all CiliumCIDRGroups whose labels match.
+    CidrGroups {
+        selector: Selector,
+        except: Vec<Cidr>,
+        scope: CidrScope,
+    },
+    /// Nodes (their addresses) by the labels of the Node object.
+    Nodes(Selector),
+    /// Backends of Services (egress only). Ports are those of the rule, judged after translation.
+    Services(ServiceSelector),
+}
+
+/// How a rule names Services.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum ServiceSelector {
+    Name {
+        namespace: Arc<str>,
+        name: Arc<str>,
+    },
+    /// By the Service's labels; `namespace` none means all namespaces.
+    Labels {
+        namespace: Option<Arc<str>>,
+        selector: Selector,
+    },
+}
+
+/// Cilium's entities.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Entity {
+    All,
+    World,
+    WorldIpv4,
+    WorldIpv6,
+    /// Every endpoint, node and reserved peer of this cluster.
+    Cluster,
+    Host,
+    RemoteNode,
+    KubeApiserver,
+    Init,
+    Unmanaged,
+    Health,
+    Ingress,
+    /// Nobody.
+    None,
+}
+
+/// `OneOf` with an empty list matches no port.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Ports {
+    Any,
+    OneOf(Vec<PortMatch>),
+}
+
+/// One port condition.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum PortMatch {
+    /// The whole protocol, ports or not.
+    Protocol(Protocol),
+    /// Destination ports `first..=last` of a protocol that has ports.
+    Range { protocol: Protocol, first: u16, last: u16 },
+    /// A named container port of the destination pod; it also fixes the protocol. An ingress rule reads the subject's
+    /// ports, an egress rule the peer's.
+    Named { protocol: Option<Protocol>, name: Arc<str> },
+    /// An ICMP (protocol 1) or ICMPv6 (protocol 58) type.
+    IcmpType { protocol: Protocol, icmp_type: u8 },
+}

@@ -1,0 +1,211 @@
+//! Rows: what the operator decides and the nodes obey.
+//!
+//! A row is keyed inside its type; the newest revision of a key replaces the older. Rows hold no opinion: an agent
+//! compares them with kernel state and mends the difference.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    cidr::Cidr,
+    identity::{Identity, PeerClass},
+    labels::Labels,
+    object::{ObjectRef, RuleRef},
+    policy::Direction,
+    protocol::Protocol,
+};
+
+/// Id of a policy table: a hash of the rules that apply and of the subject's named ports that they read. Endpoints with
+/// the same id share one table. The *content* under an id changes as identities and addresses come and go; another set
+/// of rules is another id, so that the change is make-before-break. Zero is never used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TableId(pub u64);
+
+/// Provenance of a verdict, resolved by [`RuleRow`]. Zero: no rule (the default of the table).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RuleId(pub u32);
+
+/// Key of one entry of a policy table.
+///
+/// Lookup order on the node: longest match under the peer's class; if there is none, longest match under
+/// [`PeerClass::ANY`]; if there is none, the table's default for the direction. The compiler has already resolved
+/// precedence (tiers, deny over allow, narrow and wide ports), so the first hit is final.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PolicyKey {
+    pub direction: Direction,
+    pub peer: PeerClass,
+    /// None: all protocols (then `port` is 0 and `port_bits` 0).
+    pub protocol: Option<Protocol>,
+    /// Destination port, or ICMP type; host byte order, bits below `port_bits` are 0.
+    pub port: u16,
+    /// How many leading bits of the port count: 16 one port, 0 the whole protocol.
+    pub port_bits: u8,
+}
+
+/// Verdict of one entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PolicyEntry {
+    pub allow: bool,
+    /// The rule that decided.
+    pub rule: RuleId,
+    /// Redirect to this local proxy port; 0 for none. Always 0 until L7 policy lands.
+    pub proxy_port: u16,
+    /// Required authentication type; 0 for none. Always 0 until authentication lands.
+    pub auth: u8,
+}
+
+/// What a table says where no entry matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct DirectionDefault {
+    pub allow: bool,
+    /// The first rule that isolates the subject, or that no rule does (zero).
+    pub rule: RuleId,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableRow {
+    pub id: TableId,
+    pub ingress_default: DirectionDefault,
+    pub egress_default: DirectionDefault,
+    pub entries: BTreeMap<PolicyKey, PolicyEntry>,
+    /// Policies that this table enforces with the generation that it was compiled from: acknowledging the table
+    /// acknowledges these.
+    pub policies: BTreeMap<ObjectRef, i64>,
+}
+
+/// A pod that runs (or is about to run) on the node. Key: `uid`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointRow {
+    pub uid: Arc<str>,
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+    pub node: Arc<str>,
+    pub identity: Identity,
+    /// What tables of other endpoints know it by.
+    pub peer: PeerClass,
+    pub table: TableId,
+    /// Addresses that the operator has assigned (ipam modes that do so); else empty, and the agent takes them from
+    /// its pod CIDRs.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Pool to take addresses from in multi-pool mode, per family; empty for the default.
+    pub pool_v4: Arc<str>,
+    pub pool_v6: Arc<str>,
+    /// All security labels, for flows.
+    pub labels: Labels,
+}
+
+/// Whose an address is. Key: `prefix`; longest prefix wins. 0.0.0.0/0 and ::/0 are always there as world.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IpRow {
+    pub prefix: Cidr,
+    pub identity: Identity,
+    pub peer: PeerClass,
+    /// Underlay address of the node that holds the address; none for addresses that are reached by plain routing
+    /// (world, nodes themselves).
+    pub tunnel: Option<IpAddr>,
+    /// Node that holds it, empty for outside. An agent treats rows with its own name as local.
+    pub node: Arc<str>,
+    /// `namespace/pod` for pods, for flows; empty otherwise.
+    pub pod: Arc<str>,
+}
+
+/// Labels of an identity, for flows. Key: `id`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdentityRow {
+    pub id: Identity,
+    pub labels: Labels,
+}
+
+/// Provenance. Key: `id`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleRow {
+    pub id: RuleId,
+    pub rule: RuleRef,
+    pub allow: bool,
+}
+
+/// Another node (or the own one). Key: `name`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRow {
+    pub name: Arc<str>,
+    pub addresses: Vec<IpAddr>,
+    pub pod_cidrs: Vec<Cidr>,
+}
+
+/// Key: `namespace/name`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceRow {
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+    pub frontends: Vec<Frontend>,
+    pub affinity_seconds: Option<u32>,
+}
+
+/// One address and port of a Service with its own backends (ports differ in their endpoints).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Frontend {
+    pub address: IpAddr,
+    pub protocol: Protocol,
+    pub port: u16,
+    /// Sorted by address and port. Empty: connections are rejected.
+    pub backends: Vec<Backend>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Backend {
+    pub address: IpAddr,
+    pub port: u16,
+    /// Serves existing connections only; chosen for new ones just when no other is left.
+    pub terminating: bool,
+    pub node: Arc<str>,
+}
+
+/// Settings of the node. One row.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeConfigRow {
+    pub node: Arc<str>,
+    pub cluster_name: Arc<str>,
+    pub ipv4: bool,
+    pub ipv6: bool,
+    /// Own pod CIDRs, or those of each pool in multi-pool mode (pool name → CIDRs; the default pool is `default`).
+    pub pools: BTreeMap<Arc<str>, Vec<Cidr>>,
+    pub routing: Routing,
+    /// MTU of pod interfaces; 0: derive from the device and the encapsulation.
+    pub mtu: u32,
+    pub masquerade_v4: bool,
+    pub masquerade_v6: bool,
+    /// Destinations that are never masqueraded (pod CIDRs of the cluster are always excluded).
+    pub masquerade_exclude: Vec<Cidr>,
+    /// All pod CIDRs of the cluster.
+    pub cluster_cidrs: Vec<Cidr>,
+    pub services: bool,
+    pub socket_lb: bool,
+    pub always_allow_own_host: bool,
+    pub conntrack_entries: u32,
+    /// Underlay devices; empty: those that hold a default route or a node address.
+    pub devices: Vec<Arc<str>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Routing {
+    Vxlan { port: u16 },
+    Native { auto_direct_node_routes: bool },
+}
+
+/// All rows of a node, for snapshots and for tests.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RowSet {
+    pub config: Option<NodeConfigRow>,
+    pub nodes: BTreeMap<Arc<str>, NodeRow>,
+    pub identities: BTreeMap<Identity, IdentityRow>,
+    pub rules: BTreeMap<RuleId, RuleRow>,
+    pub tables: BTreeMap<TableId, TableRow>,
+    pub endpoints: BTreeMap<Arc<str>, EndpointRow>,
+    pub ips: BTreeMap<Cidr, IpRow>,
+    pub services: BTreeMap<(Arc<str>, Arc<str>), ServiceRow>,
+}
