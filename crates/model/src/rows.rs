@@ -103,8 +103,13 @@ pub struct EndpointRow {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IpRow {
     pub prefix: Cidr,
+    /// As every node but `node` sees it (an address of a node: remote-node).
     pub identity: Identity,
     pub peer: PeerClass,
+    /// As `node` itself sees it (an address of a node: host). Equal to `identity` and `peer` for everything that is not
+    /// a node's address.
+    pub local_identity: Identity,
+    pub local_peer: PeerClass,
     /// Underlay address of the node that holds the address; none for addresses that are reached by plain routing
     /// (world, nodes themselves).
     pub tunnel: Option<IpAddr>,
