@@ -1,0 +1,118 @@
+//! `cargo xtask image`: the product's images as OCI archives in `target/images`, without a container tool.
+//!
+//! Binaries are linked statically, built with path prefixes mapped away, and packed with time zero, so the same source
+//! gives the same digest wherever the checkout lies.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use crate::command::show;
+use crate::oci::{self, ImageSpec, Rootfs};
+use crate::progress::{say, step};
+use crate::settings;
+
+/// Rust target whose standard library can be linked statically.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// Registry path of all images; nothing is ever pulled from it by the development overlay.
+pub(crate) const PREFIX: &str = "ghcr.io/axoneme";
+/// Tag of images built from the checkout.
+pub(crate) const TAG: &str = "dev";
+
+/// One image: its name, the cargo packages whose binaries it holds, and where they go. The first is the entry point.
+struct Image {
+    name: &'static str,
+    binaries: &'static [(&'static str, &'static str, &'static str)],
+}
+
+/// (package, binary, place)
+const IMAGES: &[Image] = &[
+    Image {
+        name: "operator",
+        binaries: &[("axoneme-operator", "axoneme-operator", "/usr/bin/axoneme-operator")],
+    },
+    Image {
+        name: "agent",
+        binaries: &[
+            ("axoneme-node-agent", "axoneme-agent", "/usr/bin/axoneme-agent"),
+            ("axoneme-cni", "axoneme-cni", "/usr/bin/axoneme-cni"),
+            ("axoneme-cli", "axoneme", "/usr/bin/axoneme"),
+        ],
+    },
+    Image {
+        name: "workload",
+        binaries: &[("axoneme-testkit", "axoneme-workload", "/usr/bin/axoneme-workload")],
+    },
+];
+
+/// Full name of an image.
+pub(crate) fn reference(name: &str) -> String {
+    format!("{PREFIX}/{name}:{TAG}")
+}
+
+/// Directory of the static binaries.
+fn binary_dir() -> PathBuf {
+    settings::target().join(TARGET).join("image")
+}
+
+/// Path of one static binary after [`build`].
+pub(crate) fn binary(name: &str) -> PathBuf {
+    binary_dir().join(name)
+}
+
+/// Builds all binaries statically.
+pub(crate) fn build_binaries() -> Result<()> {
+    let root = settings::repository();
+    let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned()];
+    for (from, to) in remapped(&root) {
+        flags.push(format!("--remap-path-prefix={from}={to}"));
+    }
+    let mut cargo = Command::new(settings::cargo());
+    cargo.current_dir(&root).env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
+    cargo.args(["build", "--quiet", "--locked", "--profile", "image", "--target", TARGET]);
+    for (package, binary, _) in IMAGES.iter().flat_map(|i| i.binaries) {
+        cargo.args(["--package", package, "--bin", binary]);
+    }
+    step("static binaries (operator, agent, cni, cli, workload)", || show(&mut cargo))
+}
+
+/// Path prefixes that must not reach the binaries.
+fn remapped(root: &Path) -> Vec<(String, String)> {
+    let mut pairs = vec![(root.display().to_string(), "/src".to_owned())];
+    if let Some(home) = settings::cargo_home() {
+        pairs.push((home.display().to_string(), "/cargo".to_owned()));
+    }
+    pairs
+}
+
+/// Builds the binaries and writes `target/images/*.tar`.
+///
+/// # Errors
+/// When a build or a write fails.
+pub(crate) fn build() -> Result<Vec<PathBuf>> {
+    build_binaries()?;
+    let out = settings::target().join("images");
+    let mut archives = Vec::new();
+    for image in IMAGES {
+        let archive = out.join(format!("{}.tar", image.name));
+        oci::write(&spec(image)?, &archive)?;
+        let size = std::fs::metadata(&archive)?.len();
+        say(format_args!("  ok {} {:.1} MiB  {}", reference(image.name), size as f64 / 1_048_576.0, archive.display()));
+        archives.push(archive);
+    }
+    Ok(archives)
+}
+
+fn spec(image: &Image) -> Result<ImageSpec> {
+    let (_, _, entry) = image.binaries.first().context("an image has a program")?;
+    let mut root = Rootfs::new();
+    root.dir("/tmp", 0o1777).dir("/etc", 0o755).dir("/run", 0o755).dir("/var/lib", 0o755);
+    // names that need no resolver beyond files and DNS
+    root.text("/etc/nsswitch.conf", "hosts: files dns\n", 0o644);
+    root.text("/etc/passwd", "root:x:0:0:root:/:/\n", 0o644).text("/etc/group", "root:x:0:\n", 0o644);
+    for (_, name, place) in image.binaries {
+        root.file(place, binary(name), 0o755);
+    }
+    Ok(ImageSpec::new(&reference(image.name), entry, root))
+}
