@@ -30,7 +30,7 @@ enum Command {
         #[arg(long)]
         udp: Vec<u16>,
     },
-    /// Probe targets one after another: `tcp:HOST:PORT` or `udp:HOST:PORT`. Exit status 0 if all answered.
+    /// Probe targets, all at once, answers in their order: `tcp:HOST:PORT` or `udp:HOST:PORT`. Exit status 0 if all answered.
     Probe {
         #[arg(required = true)]
         targets: Vec<String>,
@@ -87,9 +87,12 @@ async fn run(command: Command) -> anyhow::Result<bool> {
     match command {
         Command::Serve { name, tcp, udp } => serve::serve(name, &tcp, &udp).await.map(|()| true),
         Command::Probe { targets, timeout_ms } => {
+            let timeout = Duration::from_millis(timeout_ms);
+            let asked: Vec<_> =
+                targets.iter().cloned().map(|t| tokio::task::spawn(async move { ask(&t, timeout).await })).collect();
             let mut all = true;
-            for t in targets {
-                let outcome = ask(&t, Duration::from_millis(timeout_ms)).await;
+            for (t, answer) in targets.iter().zip(asked) {
+                let outcome = answer.await.context("probe")?;
                 all &= matches!(outcome, probe::Outcome::Ok(_));
                 println!("{}", serde_json::json!({"target": t, "outcome": outcome}));
             }
