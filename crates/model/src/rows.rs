@@ -86,7 +86,8 @@ pub struct EndpointRow {
     pub name: Arc<str>,
     pub node: Arc<str>,
     pub identity: Identity,
-    /// What tables of other endpoints know it by.
+    /// What tables of other endpoints know it by, as long as its address has no [`IpRow`] yet. The `IpRow` of an address
+    /// is what counts once it is there: two addresses of one pod can differ (CIDR rules that mean pods too).
     pub peer: PeerClass,
     pub table: TableId,
     /// Addresses that the operator has assigned (ipam modes that do so); else empty, and the agent takes them from
@@ -149,6 +150,8 @@ pub struct ServiceRow {
     pub name: Arc<str>,
     pub frontends: Vec<Frontend>,
     pub affinity_seconds: Option<u32>,
+    /// `internalTrafficPolicy: Local`: a node uses only the backends that run on it.
+    pub internal_local: bool,
 }
 
 /// One address and port of a Service with its own backends (ports differ in their endpoints).
