@@ -1,0 +1,141 @@
+//! `axoneme.io/v1alpha1` AxonemeConfig: the settings of the whole cluster, in one typed object.
+
+mod datapath;
+mod ipam;
+mod node;
+mod routing;
+
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    datapath::{AllowLocalhost, CidrMatchMode, Conntrack, Masquerade, Policy, PolicyEnforcement, Services, SocketLb},
+    ipam::{ClusterPool, Ipam, IpamMode, Ipv4Pool, Ipv6Pool, MultiPool},
+    node::{Agent, ChainedPlugin, Cni, Flows, LogLevel},
+    routing::{NativeRouting, Overlay, OverlayProtocol, Routing, RoutingMode},
+};
+use crate::condition::Condition;
+
+/// The settings of Axoneme in this cluster. There is one, named `default`; without it every setting has its default.
+/// A change takes effect without a restart, unless the field says otherwise.
+#[derive(CustomResource, Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[kube(
+    group = "axoneme.io",
+    version = "v1alpha1",
+    kind = "AxonemeConfig",
+    plural = "axonemeconfigs",
+    singular = "axonemeconfig",
+    shortname = "axc",
+    category = "axoneme",
+    status = "AxonemeConfigStatus",
+    doc = "The settings of Axoneme in this cluster. There is one, named `default`.",
+    validation = ("self.metadata.name == 'default'", "there is one AxonemeConfig; its name must be \"default\""),
+    printcolumn = r#"{"name": "Routing", "type": "string", "jsonPath": ".spec.routing.mode"}"#,
+    printcolumn = r#"{"name": "IPAM", "type": "string", "jsonPath": ".spec.ipam.mode"}"#,
+    printcolumn = r#"{"name": "Valid", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Valid\")].status"}"#,
+    printcolumn = r#"{"name": "Applied", "type": "integer", "description": "Nodes that run with these settings.", "jsonPath": ".status.nodes.applied"}"#,
+    printcolumn = r#"{"name": "Nodes", "type": "integer", "description": "Nodes of the cluster.", "jsonPath": ".status.nodes.total"}"#,
+    printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#,
+    derive = "Default",
+    derive = "PartialEq"
+)]
+pub struct AxonemeConfigSpec {
+    /// The cluster's name, as flows and identities show it.
+    #[schemars(extend("maxLength" = 32, "pattern" = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub cluster_name: String,
+
+    /// The address families that pods get. The order says which one is a pod's first.
+    #[schemars(extend("minItems" = 1, "maxItems" = 2, "x-kubernetes-list-type" = "set"))]
+    pub ip_families: Vec<IpFamily>,
+
+    /// How packets get from node to node.
+    pub routing: Routing,
+
+    /// The size of the largest packet that a pod may send, in bytes. Without it: that of the node's uplink, less what the
+    /// overlay and encryption add.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("minimum" = 1280, "maximum" = 65535))]
+    pub mtu: Option<u32>,
+
+    /// Where pods get their addresses from.
+    pub ipam: Ipam,
+
+    /// Which pod traffic gets the node's address when it leaves the cluster.
+    pub masquerade: Masquerade,
+
+    /// How policies are applied.
+    pub policy: Policy,
+
+    /// Service addresses: what kube-proxy would do.
+    pub services: Services,
+
+    /// The table of connections.
+    pub conntrack: Conntrack,
+
+    /// The CNI files on the nodes.
+    pub cni: Cni,
+
+    /// The record of what was forwarded and dropped.
+    pub flows: Flows,
+
+    /// The agent on the nodes.
+    pub agent: Agent,
+}
+
+impl Default for AxonemeConfigSpec {
+    fn default() -> Self {
+        Self {
+            cluster_name: "default".into(),
+            ip_families: vec![IpFamily::IPv4],
+            routing: Routing::default(),
+            mtu: None,
+            ipam: Ipam::default(),
+            masquerade: Masquerade::default(),
+            policy: Policy::default(),
+            services: Services::default(),
+            conntrack: Conntrack::default(),
+            cni: Cni::default(),
+            flows: Flows::default(),
+            agent: Agent::default(),
+        }
+    }
+}
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize, JsonSchema)]
+pub enum IpFamily {
+    /// IPv4.
+    IPv4,
+    /// IPv6.
+    IPv6,
+}
+
+/// What became of the settings.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AxonemeConfigStatus {
+    /// Whether the settings were understood (Valid) and how far they are applied (Applied).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Option<Vec<Condition>>,
+
+    /// The generation of the object that this status is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+
+    /// How many nodes run with the settings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<NodeCount>,
+}
+
+/// How many nodes run with the settings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeCount {
+    /// Nodes that acknowledged the settings of observedGeneration.
+    pub applied: i64,
+    /// Nodes of the cluster.
+    pub total: i64,
+}

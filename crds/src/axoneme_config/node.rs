@@ -1,0 +1,95 @@
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The CNI files on the nodes.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Cni {
+    /// Whether the configurations of other CNI plugins are put aside, so that no pod starts without Axoneme. They are put
+    /// back when Axoneme is removed.
+    pub exclusive: bool,
+
+    /// The folder on the nodes that the CNI configuration is written to.
+    #[schemars(extend("pattern" = "^/.+"))]
+    pub conf_path: String,
+
+    /// The folder on the nodes that the CNI plugin is written to.
+    #[schemars(extend("pattern" = "^/.+"))]
+    pub bin_path: String,
+
+    /// CNI plugins that run after Axoneme's for each pod, in this order, such as portmap. Each is written into the CNI
+    /// configuration as it stands here.
+    #[schemars(extend("maxItems" = 16))]
+    pub chained_plugins: Vec<ChainedPlugin>,
+}
+
+impl Default for Cni {
+    fn default() -> Self {
+        Self {
+            exclusive: true,
+            conf_path: "/etc/cni/net.d".into(),
+            bin_path: "/opt/cni/bin".into(),
+            chained_plugins: Vec::new(),
+        }
+    }
+}
+
+/// The configuration of a CNI plugin: its type, and whatever else it knows.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
+pub struct ChainedPlugin {
+    /// The plugin's type, which is the name of its program.
+    #[serde(rename = "type")]
+    #[schemars(extend("minLength" = 1))]
+    pub type_: String,
+
+    /// The plugin's own settings.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub settings: serde_json::Map<String, serde_json::Value>,
+}
+
+/// The record of what was forwarded and dropped.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Flows {
+    /// How many flows each node keeps for those who ask later; the oldest make room.
+    #[schemars(extend("minimum" = 64, "maximum" = 1_048_576))]
+    pub buffer_events: u32,
+}
+
+impl Default for Flows {
+    fn default() -> Self {
+        Self { buffer_events: 4096 }
+    }
+}
+
+/// The agent on the nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Agent {
+    /// How much the agent writes into its log.
+    pub log_level: LogLevel,
+
+    /// The network interfaces of the nodes that lead to other nodes and out of the cluster. A name may end in `+`, which
+    /// stands for any characters. Without any: those that have a default route or the node's address.
+    #[schemars(extend("maxItems" = 32, "x-kubernetes-list-type" = "set"))]
+    #[schemars(with = "Vec<crate::schema::DeviceName>")]
+    pub devices: Vec<String>,
+}
+
+/// How much is written into a log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize, JsonSchema)]
+pub enum LogLevel {
+    /// What failed.
+    Error,
+    /// And what looks wrong.
+    Warn,
+    /// And what was done.
+    #[default]
+    Info,
+    /// And how.
+    Debug,
+    /// And everything else.
+    Trace,
+}

@@ -1,0 +1,75 @@
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// How packets get from node to node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Routing {
+    /// Overlay wraps packets between nodes; it works on any network. Native sends them as they are: the network, or
+    /// routes on each node, must know where pods live.
+    pub mode: RoutingMode,
+
+    /// Settings of mode Overlay.
+    pub overlay: Overlay,
+
+    /// Settings of mode Native.
+    pub native: NativeRouting,
+}
+
+/// How packets get from node to node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize, JsonSchema)]
+pub enum RoutingMode {
+    /// Wrapped in packets between nodes.
+    #[default]
+    Overlay,
+    /// As they are.
+    Native,
+}
+
+/// Settings of routing mode Overlay.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Overlay {
+    /// The protocol that wraps packets.
+    pub protocol: OverlayProtocol,
+
+    /// The UDP port that nodes receive wrapped packets on. It must be open between nodes.
+    #[schemars(extend("minimum" = 1, "maximum" = 65535))]
+    pub port: u16,
+}
+
+impl Default for Overlay {
+    fn default() -> Self {
+        // 8472 is what Linux and Cilium use for VXLAN; 4789 (RFC 7348) is often taken by the network's own VXLAN.
+        Self { protocol: OverlayProtocol::default(), port: 8472 }
+    }
+}
+
+/// The protocol that wraps packets between nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize, JsonSchema)]
+pub enum OverlayProtocol {
+    /// RFC 7348.
+    #[default]
+    VXLAN,
+}
+
+/// Settings of routing mode Native.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NativeRouting {
+    /// The IPv4 prefix that the network can route without the node's address in front; what goes there is not
+    /// masqueraded. Without it: the prefixes that pods get their addresses from.
+    #[serde(rename = "ipv4CIDR", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<crate::schema::Cidr>")]
+    pub ipv4_cidr: Option<String>,
+
+    /// The IPv6 prefix that the network can route without the node's address in front; what goes there is not
+    /// masqueraded. Without it: the prefixes that pods get their addresses from.
+    #[serde(rename = "ipv6CIDR", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<crate::schema::Cidr>")]
+    pub ipv6_cidr: Option<String>,
+
+    /// Whether each node gets a route to every other node's pods. For nodes on one link; without it the network must
+    /// know the routes.
+    pub auto_direct_node_routes: bool,
+}
