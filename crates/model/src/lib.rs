@@ -14,11 +14,13 @@
 pub mod cidr;
 pub mod identity;
 pub mod labels;
+pub mod lookup;
 pub mod object;
 pub mod policy;
 pub mod protocol;
 pub mod rows;
 pub mod selector;
+pub mod verdict;
 pub mod world;
 
 pub use cidr::Cidr;
@@ -28,4 +30,5 @@ pub use object::{Kind, ObjectRef, RuleRef};
 pub use policy::{Action, DirectedRule, Direction, Peer, Peers, Policy, PortMatch, Ports, Rule, Subject, Tier};
 pub use protocol::Protocol;
 pub use selector::{Operator, Requirement, Selector};
+pub use verdict::{Decision, Traffic, verdict};
 pub use world::World;

@@ -35,6 +35,21 @@ pub struct Policy {
     pub rules: Vec<Rule>,
 }
 
+impl Policy {
+    /// Field path of a rule (`spec` or `specs[1]`), for provenance of default-deny: taken from the paths of its entries,
+    /// and where it has none, from its position.
+    #[must_use]
+    pub fn rule_path(&self, index: usize) -> Arc<str> {
+        let entries = self.rules.get(index).into_iter().flat_map(|r| r.ingress.iter().chain(&r.egress));
+        let spec = entries.filter_map(|d| d.path.split_once('.')).map(|(spec, _)| spec).next();
+        match spec {
+            Some(spec) => spec.into(),
+            None if self.rules.len() > 1 => format!("specs[{index}]").into(),
+            None => "spec".into(),
+        }
+    }
+}
+
 /// What a rule applies to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Subject {
