@@ -1,0 +1,275 @@
+//! One stream to one replica.
+
+use std::{collections::VecDeque, time::Duration};
+
+use futures::StreamExt;
+use http::uri::PathAndQuery;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    Request, Status, Streaming,
+    client::Grpc,
+    metadata::MetadataValue,
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
+};
+use tracing::{info, warn};
+
+use super::{Batch, Command, Driver, Event};
+use crate::{
+    PROTOCOL, RowType, SERVER_NAME,
+    change::RowChange,
+    convert::{At, Wire, WireError},
+    message::{Hello, Nack, NodeMessage, Resume},
+    pb,
+};
+
+const CONNECT: Duration = Duration::from_secs(5);
+/// From the hello to the welcome: the replica may have to load the cluster first, but then it says so at once.
+const WELCOME: Duration = Duration::from_secs(15);
+/// Dead peers are noticed by HTTP/2 pings.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+const OUTBOUND: usize = 256;
+/// A batch of one commit may be large, its frames are not: the server cuts them at 64 KiB, but for one large table.
+const MAX_MESSAGE_BYTES: usize = 64 << 20;
+
+pub(super) struct Target {
+    pub(super) address: String,
+    pub(super) ca_pem: String,
+}
+
+/// How a session ended.
+pub(super) enum End {
+    /// No welcome came.
+    Refused(String),
+    /// It was served for a while.
+    Closed(String),
+}
+
+pub(super) struct Session<'a> {
+    driver: &'a mut Driver,
+    outbound: mpsc::Sender<pb::NodeMessage>,
+    epoch: u64,
+    collecting: Collecting,
+    /// A commit that its reader has no room for yet.
+    ready: Option<Batch>,
+}
+
+/// Changes since the last commit.
+#[derive(Default)]
+struct Collecting {
+    complete: Vec<RowType>,
+    spoiled: Vec<RowType>,
+    open: Option<RowType>,
+    changes: Vec<RowChange>,
+}
+
+impl Session<'_> {
+    pub(super) async fn run(driver: &mut Driver, target: &Target, cancel: &CancellationToken) -> End {
+        let token = match driver.credentials.token().await {
+            Ok(t) => t,
+            Err(e) => return End::Refused(e.to_string()),
+        };
+        let (outbound, rx) = mpsc::channel(OUTBOUND);
+        let opened = tokio::select! {
+            o = open(target, &token, rx, &outbound, driver) => o,
+            () = cancel.cancelled() => return End::Refused("stopping".into()),
+        };
+        let (welcome, stream) = match opened {
+            Ok(o) => o,
+            Err(e) => return End::Refused(e),
+        };
+        info!(operator = %welcome.operator, address = %target.address, resumed = welcome.resumed, "connected");
+        let event = Event::Connected {
+            operator: welcome.operator,
+            address: target.address.clone(),
+            resumed: welcome.resumed,
+            leader: welcome.leader,
+        };
+        if driver.events.send(event).await.is_err() {
+            return End::Closed("nobody listens".into());
+        }
+        let session =
+            Session { driver, outbound, epoch: welcome.epoch, collecting: Collecting::default(), ready: None };
+        End::Closed(session.serve(stream, cancel).await)
+    }
+
+    async fn serve(mut self, mut stream: Streaming<pb::OperatorMessage>, cancel: &CancellationToken) -> String {
+        let (outbound, events) = (self.outbound.clone(), self.driver.events.clone());
+        let mut backlog: VecDeque<NodeMessage> = self.driver.state.reports().collect();
+        loop {
+            let step = tokio::select! {
+                () = cancel.cancelled() => Err("stopping".into()),
+                permit = outbound.reserve(), if !backlog.is_empty() => match (permit, backlog.pop_front()) {
+                    (Ok(p), Some(m)) => { p.send(m.to_message()); Ok(()) }
+                    _ => Err("the stream closed".into()),
+                },
+                // reports of the backlog go first, so that an older state never follows a newer
+                Some(c) = self.driver.commands.recv(), if backlog.is_empty() => self.command(c).await,
+                // commands go on while a batch waits: its reader may be waiting for room for an acknowledgement
+                permit = events.reserve(), if self.ready.is_some() => match (permit, self.ready.take()) {
+                    (Ok(p), Some(b)) => { self.deliver(p, b); Ok(()) }
+                    _ => Err("nobody listens".into()),
+                },
+                message = stream.next(), if self.ready.is_none() => match message {
+                    Some(Ok(m)) => self.message(m).await,
+                    Some(Err(status)) => Err(describe(&status)),
+                    None => Err("the operator ended the stream".into()),
+                },
+            };
+            if let Err(reason) = step {
+                return reason;
+            }
+        }
+    }
+
+    fn deliver(&mut self, permit: mpsc::Permit<'_, Event>, batch: Batch) {
+        self.driver.state.resume = Some(batch.at);
+        permit.send(Event::Batch(batch));
+    }
+
+    async fn command(&mut self, command: Command) -> Result<(), String> {
+        let message = match command {
+            Command::Ack(at) if at.epoch == self.epoch => NodeMessage::Ack(at.revision),
+            Command::Ack(_) => return Ok(()),
+            Command::Resync => {
+                self.driver.state.resume = None;
+                return Err("the node asked for snapshots".into());
+            }
+            Command::Send(m) => {
+                self.driver.state.remember(&m);
+                m
+            }
+        };
+        self.outbound.send(message.to_message()).await.map_err(|_| "the stream closed".to_owned())
+    }
+
+    async fn message(&mut self, m: pb::OperatorMessage) -> Result<(), String> {
+        use pb::operator_message::Body;
+        match m.body {
+            Some(Body::SnapshotBegin(b)) => {
+                self.collecting.open = RowType::from_message(b.r#type).ok();
+                Ok(())
+            }
+            Some(Body::SnapshotEnd(e)) => {
+                let ended = RowType::from_message(e.r#type).ok();
+                self.collecting.complete.extend(ended.filter(|t| self.collecting.open == Some(*t)));
+                self.collecting.open = None;
+                Ok(())
+            }
+            Some(Body::Changes(c)) => self.changes(c).await,
+            Some(Body::Commit(c)) => {
+                self.commit(c.revision);
+                Ok(())
+            }
+            Some(Body::Redirect(r)) => {
+                self.driver.state.preferred = Some(r.address.clone());
+                Err(format!("redirected to {}", r.address))
+            }
+            // a newer operator may say more than this version knows
+            Some(Body::Welcome(_)) | None => Ok(()),
+        }
+    }
+
+    async fn changes(&mut self, m: pb::Changes) -> Result<(), String> {
+        for (i, c) in m.changes.into_iter().enumerate() {
+            match RowChange::from_message(c).at_index("changes", i) {
+                Ok(c) => self.collecting.changes.push(c),
+                Err(e) => {
+                    self.collecting.spoiled.extend(self.collecting.open);
+                    self.refuse(&e).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn refuse(&self, e: &WireError) -> Result<(), String> {
+        warn!(error = %e, "a row from the operator is malformed; the last-good one stays");
+        let nack = Nack { revision: 0, key: None, reason: e.to_string() };
+        let m = NodeMessage::Nack(nack).to_message();
+        self.outbound.send(m).await.map_err(|_| "the stream closed".to_owned())
+    }
+
+    fn commit(&mut self, revision: u64) {
+        let Collecting { mut complete, spoiled, changes, .. } = std::mem::take(&mut self.collecting);
+        complete.retain(|t| !spoiled.contains(t));
+        self.ready = Some(Batch { at: Resume { epoch: self.epoch, revision }, complete, changes });
+    }
+}
+
+fn describe(s: &Status) -> String {
+    format!("{}: {}", s.code(), s.message())
+}
+
+/// Connects, says hello and waits for the welcome.
+async fn open(
+    target: &Target,
+    token: &str,
+    rx: mpsc::Receiver<pb::NodeMessage>,
+    outbound: &mpsc::Sender<pb::NodeMessage>,
+    driver: &Driver,
+) -> Result<(pb::Welcome, Streaming<pb::OperatorMessage>), String> {
+    let channel = connect(target).await?;
+    let hello = NodeMessage::Hello(Hello {
+        node: driver.settings.node.clone(),
+        agent_version: driver.settings.agent_version.clone(),
+        protocol: PROTOCOL,
+        resume: driver.state.resume,
+    });
+    outbound.send(hello.to_message()).await.map_err(|e| e.to_string())?;
+    tokio::time::timeout(WELCOME, subscribe(channel, token, rx)).await.map_err(|_| "no welcome in time".to_owned())?
+}
+
+async fn subscribe(
+    channel: Channel,
+    token: &str,
+    rx: mpsc::Receiver<pb::NodeMessage>,
+) -> Result<(pb::Welcome, Streaming<pb::OperatorMessage>), String> {
+    let mut grpc = Grpc::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    grpc.ready().await.map_err(|e| e.to_string())?;
+    let mut request = Request::new(ReceiverStream::new(rx));
+    let bearer = MetadataValue::try_from(format!("Bearer {token}")).map_err(|_| "the token is not a header value")?;
+    request.metadata_mut().insert("authorization", bearer);
+    let path = PathAndQuery::from_static("/axoneme.v1.NodeStream/Subscribe");
+    let codec = tonic_prost::ProstCodec::<pb::NodeMessage, pb::OperatorMessage>::default();
+    let response = grpc.streaming(request, path, codec).await.map_err(|s| describe(&s))?;
+    let mut stream = response.into_inner();
+    let first = stream.next().await.ok_or("the operator ended the stream")?.map_err(|s| describe(&s))?;
+    match first.body {
+        Some(pb::operator_message::Body::Welcome(w)) => Ok((w, stream)),
+        _ => Err("the first message is no welcome".into()),
+    }
+}
+
+async fn connect(target: &Target) -> Result<Channel, String> {
+    let clear = target.ca_pem.is_empty();
+    let scheme = if clear { "http" } else { "https" };
+    let endpoint = Endpoint::from_shared(format!("{scheme}://{}", target.address))
+        .map_err(|e| format!("{}: {e}", target.address))?
+        .connect_timeout(CONNECT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true);
+    let endpoint = if clear {
+        endpoint
+    } else {
+        let ca = Certificate::from_pem(&target.ca_pem);
+        let tls = ClientTlsConfig::new().ca_certificate(ca).domain_name(SERVER_NAME);
+        endpoint.tls_config(tls).map_err(|e| format!("{}: {e}", target.address))?
+    };
+    endpoint.connect().await.map_err(|e| format!("{}: {}", target.address, chain(&e)))
+}
+
+/// An error with its causes: tonic's own text is just «transport error».
+fn chain(e: &dyn std::error::Error) -> String {
+    let mut text = e.to_string();
+    let mut cause = e.source();
+    while let Some(c) = cause {
+        text = format!("{text}: {c}");
+        cause = c.source();
+    }
+    text
+}

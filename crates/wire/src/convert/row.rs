@@ -1,0 +1,179 @@
+//! Configuration, nodes, identities, addresses, endpoints.
+
+use std::sync::Arc;
+
+use axoneme_model::{
+    Identity, PeerClass,
+    rows::{EndpointRow, IdentityRow, IpRow, NodeConfigRow, NodeRow, Routing, TableId},
+};
+
+use super::{
+    At, Wire, WireError, address, address_bytes, addresses, label_messages, labels, list, messages, name, narrow,
+    required,
+};
+use crate::pb;
+
+impl Wire for NodeConfigRow {
+    type Message = pb::NodeConfig;
+
+    fn to_message(&self) -> pb::NodeConfig {
+        let pool = |(name, cidrs): (&Arc<str>, &Vec<_>)| (name.to_string(), pb::Prefixes { prefixes: messages(cidrs) });
+        pb::NodeConfig {
+            node: self.node.to_string(),
+            cluster_name: self.cluster_name.to_string(),
+            ipv4: self.ipv4,
+            ipv6: self.ipv6,
+            pools: self.pools.iter().map(pool).collect(),
+            routing: Some(routing_message(&self.routing)),
+            mtu: self.mtu,
+            masquerade_v4: self.masquerade_v4,
+            masquerade_v6: self.masquerade_v6,
+            masquerade_exclude: messages(&self.masquerade_exclude),
+            cluster_cidrs: messages(&self.cluster_cidrs),
+            services: self.services,
+            socket_lb: self.socket_lb,
+            always_allow_own_host: self.always_allow_own_host,
+            conntrack_entries: self.conntrack_entries,
+            devices: self.devices.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    fn from_message(m: pb::NodeConfig) -> Result<Self, WireError> {
+        let pool = |(name, p): (String, pb::Prefixes)| {
+            let cidrs = list("prefixes", p.prefixes).at(&format!("pools[{name:?}]"))?;
+            Ok((Arc::from(name), cidrs))
+        };
+        Ok(Self {
+            node: name("node", m.node)?,
+            cluster_name: m.cluster_name.into(),
+            ipv4: m.ipv4,
+            ipv6: m.ipv6,
+            pools: m.pools.into_iter().map(pool).collect::<Result<_, WireError>>()?,
+            routing: routing(required("routing", m.routing)?)?,
+            mtu: m.mtu,
+            masquerade_v4: m.masquerade_v4,
+            masquerade_v6: m.masquerade_v6,
+            masquerade_exclude: list("masquerade_exclude", m.masquerade_exclude)?,
+            cluster_cidrs: list("cluster_cidrs", m.cluster_cidrs)?,
+            services: m.services,
+            socket_lb: m.socket_lb,
+            always_allow_own_host: m.always_allow_own_host,
+            conntrack_entries: m.conntrack_entries,
+            devices: m.devices.into_iter().map(Into::into).collect(),
+        })
+    }
+}
+
+const fn routing_message(r: &Routing) -> pb::node_config::Routing {
+    match *r {
+        Routing::Vxlan { port } => pb::node_config::Routing::Vxlan(pb::Vxlan { port: port as u32 }),
+        Routing::Native { auto_direct_node_routes } => {
+            pb::node_config::Routing::Native(pb::Native { auto_direct_node_routes })
+        }
+    }
+}
+
+fn routing(m: pb::node_config::Routing) -> Result<Routing, WireError> {
+    Ok(match m {
+        pb::node_config::Routing::Vxlan(v) => Routing::Vxlan { port: narrow("vxlan.port", v.port)? },
+        pb::node_config::Routing::Native(n) => Routing::Native { auto_direct_node_routes: n.auto_direct_node_routes },
+    })
+}
+
+impl Wire for NodeRow {
+    type Message = pb::Node;
+
+    fn to_message(&self) -> pb::Node {
+        pb::Node {
+            name: self.name.to_string(),
+            addresses: self.addresses.iter().copied().map(address_bytes).collect(),
+            pod_cidrs: messages(&self.pod_cidrs),
+        }
+    }
+
+    fn from_message(m: pb::Node) -> Result<Self, WireError> {
+        Ok(Self {
+            name: name("name", m.name)?,
+            addresses: addresses("addresses", &m.addresses)?,
+            pod_cidrs: list("pod_cidrs", m.pod_cidrs)?,
+        })
+    }
+}
+
+impl Wire for IdentityRow {
+    type Message = pb::Identity;
+
+    fn to_message(&self) -> pb::Identity {
+        pb::Identity { id: self.id.0, labels: label_messages(&self.labels) }
+    }
+
+    fn from_message(m: pb::Identity) -> Result<Self, WireError> {
+        Ok(Self { id: Identity(m.id), labels: labels(m.labels) })
+    }
+}
+
+impl Wire for IpRow {
+    type Message = pb::Ip;
+
+    fn to_message(&self) -> pb::Ip {
+        pb::Ip {
+            prefix: Some(self.prefix.to_message()),
+            identity: self.identity.0,
+            peer: self.peer.0,
+            local_identity: (self.local_identity != self.identity).then_some(self.local_identity.0),
+            local_peer: (self.local_peer != self.peer).then_some(self.local_peer.0),
+            tunnel: self.tunnel.map(address_bytes),
+            node: self.node.to_string(),
+            pod: self.pod.to_string(),
+        }
+    }
+
+    fn from_message(m: pb::Ip) -> Result<Self, WireError> {
+        Ok(Self {
+            prefix: Wire::from_message(required("prefix", m.prefix)?).at("prefix")?,
+            identity: Identity(m.identity),
+            peer: PeerClass(m.peer),
+            local_identity: Identity(m.local_identity.unwrap_or(m.identity)),
+            local_peer: PeerClass(m.local_peer.unwrap_or(m.peer)),
+            tunnel: m.tunnel.map(|t| address("tunnel", &t)).transpose()?,
+            node: m.node.into(),
+            pod: m.pod.into(),
+        })
+    }
+}
+
+impl Wire for EndpointRow {
+    type Message = pb::Endpoint;
+
+    fn to_message(&self) -> pb::Endpoint {
+        pb::Endpoint {
+            uid: self.uid.to_string(),
+            namespace: self.namespace.to_string(),
+            name: self.name.to_string(),
+            node: self.node.to_string(),
+            identity: self.identity.0,
+            peer: self.peer.0,
+            table: self.table.0,
+            addresses: self.addresses.iter().copied().map(address_bytes).collect(),
+            pool_v4: self.pool_v4.to_string(),
+            pool_v6: self.pool_v6.to_string(),
+            labels: label_messages(&self.labels),
+        }
+    }
+
+    fn from_message(m: pb::Endpoint) -> Result<Self, WireError> {
+        Ok(Self {
+            uid: name("uid", m.uid)?,
+            namespace: m.namespace.into(),
+            name: m.name.into(),
+            node: m.node.into(),
+            identity: Identity(m.identity),
+            peer: PeerClass(m.peer),
+            table: TableId(m.table),
+            addresses: addresses("addresses", &m.addresses)?,
+            pool_v4: m.pool_v4.into(),
+            pool_v6: m.pool_v6.into(),
+            labels: labels(m.labels),
+        })
+    }
+}
