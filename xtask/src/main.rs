@@ -1,1 +1,84 @@
-fn main() {}
+//! The developer's commands. `cargo xtask --help` lists them; each installs what it lacks.
+
+mod cluster;
+mod command;
+mod oci;
+mod progress;
+mod settings;
+mod setup;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser, Debug)]
+#[command(name = "cargo xtask", about = "Build, test and run Axoneme on this machine", disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand, Debug)]
+enum Task {
+    /// Install what is missing: packages, BPF linker, cluster binaries, images.
+    Setup {
+        #[arg(value_enum, default_value = "all")]
+        part: setup::Part,
+    },
+    /// Local Kubernetes clusters.
+    Cluster(cluster::cli::ClusterArgs),
+    #[command(name = "__component", hide = true)]
+    Component {
+        cluster: String,
+        name: String,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
+    #[command(name = "__node", hide = true)]
+    Node { cluster: String, node: String },
+    #[command(name = "__node-init", hide = true)]
+    NodeInit { cluster: String, node: String },
+    #[command(name = "__exec", hide = true)]
+    Exec {
+        cluster: String,
+        place: String,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
+    #[command(name = "__become", hide = true)]
+    Become {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
+}
+
+fn run(task: Task) -> Result<()> {
+    match task {
+        Task::Setup { part } => setup::run(part),
+        Task::Cluster(args) => cluster::cli::run(args),
+        Task::Component { cluster, name, words } => cluster::launch::component(&cluster, &name, &words),
+        Task::Node { cluster, node } => cluster::launch::node(&cluster, &node),
+        Task::NodeInit { cluster, node } => cluster::launch::init(&cluster, &node),
+        Task::Exec { cluster, place, words } => cluster::launch::exec(&cluster, &place, &words),
+        Task::Become { words } => cluster::launch::become_command(&words),
+    }
+}
+
+fn main() -> ExitCode {
+    let mut words = std::env::args();
+    let own = words.next().unwrap_or_default();
+    let done = if Path::new(&own).file_name().is_some_and(|name| name == "runc") {
+        cluster::runc::run(Path::new(&own), &words.collect::<Vec<_>>())
+    } else {
+        run(Cli::parse().task)
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,6 @@
+// Names the packages that the local cluster builds, so that `go mod tidy` keeps what they need.
+//go:build tools
+
+package tools
+
+import _ "github.com/opencontainers/runc"

@@ -1,0 +1,182 @@
+//! A cluster with Axoneme installed, and questions to ask it: what the demo and the cluster tests share.
+
+mod pods;
+mod stream;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+pub(crate) use self::pods::{Outcome, Pod, target};
+pub(crate) use self::stream::{Report, Stream};
+use crate::cluster::{Cluster, Cni, Family, Options};
+use crate::progress::{say, step, wait};
+use crate::{image, settings};
+
+/// Namespace of the product.
+pub(crate) const SYSTEM: &str = "axoneme-system";
+
+/// How pods of different nodes reach each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Routing {
+    Overlay,
+    Native,
+}
+
+/// A running cluster whose nodes are networked by the checkout's images.
+#[derive(Debug)]
+pub(crate) struct Lab {
+    pub(crate) cluster: Cluster,
+}
+
+impl Lab {
+    /// Makes the cluster, loads the images, installs from `deploy/`, waits until every node is Ready and DNS answers.
+    ///
+    /// # Errors
+    /// What failed, with the state of the product's pods and the end of their logs.
+    pub(crate) fn up(name: &str, nodes: u8, family: Family, routing: Routing) -> Result<Self> {
+        let archives = image::build()?;
+        let options = Options { name: name.to_owned(), nodes, family, cni: Cni::None, ..Options::default() };
+        let cluster = step(&format!("cluster {name}: {nodes} nodes"), || Cluster::up(&options))?;
+        let lab = Self { cluster };
+        step("images onto the nodes", || lab.cluster.load(&archives))?;
+        step("install from deploy/overlays/dev", || lab.install(routing))?;
+        step("nodes Ready", || lab.ready())?;
+        step("cluster DNS", || lab.cluster.apply_dns().and_then(|()| lab.rollout("kube-system", "deployment/coredns")))?;
+        Ok(lab)
+    }
+
+    /// Opens a cluster that [`Lab::up`] made.
+    pub(crate) fn open(name: &str) -> Result<Self> {
+        Ok(Self { cluster: Cluster::open(name)? })
+    }
+
+    fn install(&self, routing: Routing) -> Result<()> {
+        self.apply(&self.config(routing))?;
+        let overlay = settings::repository().join("deploy/overlays/dev");
+        self.cluster.kubectl(&["apply", "--server-side", "--force-conflicts", "-k", &overlay.display().to_string()])?;
+        Ok(())
+    }
+
+    /// The one AxonemeConfig, as the ConfigMap that the operator seeds it from.
+    fn config(&self, routing: Routing) -> String {
+        let layout = self.cluster.layout();
+        let families = match layout.family {
+            Family::V4 => "[IPv4]",
+            Family::V6 => "[IPv6]",
+            Family::Dual => "[IPv4, IPv6]",
+        };
+        let mode = match routing {
+            Routing::Overlay => "{mode: Overlay}",
+            Routing::Native => "{mode: Native, native: {autoDirectNodeRoutes: true}}",
+        };
+        let mut text = format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {SYSTEM}}}\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: \
+             {{name: axoneme-config, namespace: {SYSTEM}}}\ndata:\n  axonemeconfig.yaml: |\n"
+        );
+        let spec = format!(
+            "apiVersion: axoneme.io/v1alpha1\nkind: AxonemeConfig\nmetadata: {{name: default}}\nspec:\n  ipFamilies: \
+             {families}\n  routing: {mode}\n  ipam: {{mode: Kubernetes}}\n"
+        );
+        for line in spec.lines() {
+            text.push_str(&format!("    {line}\n"));
+        }
+        text
+    }
+
+    /// Waits until all nodes are Ready.
+    pub(crate) fn ready(&self) -> Result<()> {
+        let limit = Duration::from_secs(120);
+        let waited = self.cluster.kubectl(&["wait", "--for=condition=Ready", "nodes", "--all", "--timeout=120s"]);
+        waited.map(drop).or_else(|e| bail!("{e:#}\nafter {limit:?}:\n{}", self.diagnosis()))
+    }
+
+    /// Waits until a workload is rolled out.
+    pub(crate) fn rollout(&self, namespace: &str, what: &str) -> Result<()> {
+        let waited = self.cluster.kubectl(&["-n", namespace, "rollout", "status", what, "--timeout=90s"]);
+        waited.map(drop).or_else(|e| bail!("{e:#}\n{}", self.diagnosis()))
+    }
+
+    /// Pods of all namespaces and the last lines of the product's logs.
+    pub(crate) fn diagnosis(&self) -> String {
+        let ask = |words: &[&str]| self.cluster.kubectl(words).unwrap_or_else(|e| format!("{e:#}"));
+        let mut text = ask(&["get", "pods", "-A", "-o", "wide"]);
+        for app in ["axoneme-operator", "axoneme-agent"] {
+            text.push_str(&format!("--- {app}\n"));
+            let label = format!("app.kubernetes.io/name={app}");
+            text.push_str(&ask(&["-n", SYSTEM, "logs", "-l", &label, "--tail=15", "--prefix"]));
+        }
+        text
+    }
+
+    /// Applies manifests.
+    pub(crate) fn apply(&self, yaml: &str) -> Result<()> {
+        self.cluster.kubectl_apply(yaml).map(drop)
+    }
+
+    /// Applies a file of the repository.
+    pub(crate) fn apply_file(&self, path: &str) -> Result<()> {
+        let path = settings::repository().join(path);
+        let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        self.apply(&text)
+    }
+
+    /// Deletes what the manifests of a file name; what is gone already is fine.
+    pub(crate) fn delete_file(&self, path: &str) -> Result<()> {
+        let path: &Path = &settings::repository().join(path);
+        self.cluster.kubectl(&["delete", "--ignore-not-found", "--wait=true", "-f", &path.display().to_string()]).map(drop)
+    }
+
+    /// An object as JSON.
+    pub(crate) fn get(&self, words: &[&str]) -> Result<Value> {
+        let mut all = vec!["get", "-o", "json"];
+        all.extend(words);
+        Ok(serde_json::from_str(&self.cluster.kubectl(&all)?)?)
+    }
+
+    /// Waits until a policy's condition has this status, or until it is enforced at its newest generation.
+    pub(crate) fn condition(&self, words: &[&str], kind: &str, status: &str) -> Result<Value> {
+        wait(&format!("{} {kind}={status}", words.join(" ")), Duration::from_secs(20), Duration::from_millis(50), || {
+            let object = self.get(words)?;
+            let generation = object.pointer("/metadata/generation").and_then(Value::as_i64);
+            let conditions = object.pointer("/status/conditions").and_then(Value::as_array).cloned().unwrap_or_default();
+            Ok(conditions.into_iter().find(|c| {
+                c.get("type").and_then(Value::as_str) == Some(kind)
+                    && c.get("status").and_then(Value::as_str) == Some(status)
+                    && c.get("observedGeneration").and_then(Value::as_i64).is_none_or(|seen| Some(seen) == generation)
+            }))
+        })
+    }
+
+    /// Asks again until the answer is the wanted one; the last answer in the error.
+    pub(crate) fn eventually<T: std::fmt::Debug>(
+        &self,
+        what: &str,
+        limit: Duration,
+        mut ask: impl FnMut() -> Result<T>,
+        good: impl Fn(&T) -> bool,
+    ) -> Result<Duration> {
+        let began = Instant::now();
+        loop {
+            let answer = ask()?;
+            if good(&answer) {
+                return Ok(began.elapsed());
+            }
+            if began.elapsed() > limit {
+                bail!("{what}: after {limit:?} still {answer:?}");
+            }
+        }
+    }
+
+    /// Ends the cluster, and says what it left on the machine if anything.
+    pub(crate) fn down(self) -> Result<()> {
+        let (name, layout) = (self.cluster.name().to_owned(), self.cluster.layout());
+        step(&format!("cluster {name} down"), || self.cluster.down())?;
+        let left = Cluster::leavings(&name, layout)?;
+        anyhow::ensure!(left.is_empty(), "left on the machine: {}", left.join(", "));
+        say("  ok nothing left on the machine");
+        Ok(())
+    }
+}

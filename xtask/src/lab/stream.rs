@@ -1,0 +1,106 @@
+//! A numbered stream between two pods, running beside what is done to the cluster meanwhile.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use serde::Deserialize;
+
+use super::{Lab, Pod};
+
+/// What the workload counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct Report {
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+    pub(crate) lost: u64,
+    pub(crate) send_errors: u64,
+    pub(crate) cut: u64,
+    pub(crate) longest_gap_ms: u64,
+}
+
+/// A stream under way.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    what: String,
+    child: Child,
+}
+
+impl Lab {
+    /// Starts a stream of `packets` at `rate` a second from a pod to `udp:…` or `tcp:…` of an echo server.
+    pub(crate) fn stream(&self, from: &Pod, target: &str, packets: u64, rate: u32) -> Result<Stream> {
+        let (packets, rate) = (packets.to_string(), rate.to_string());
+        let mut command = self.cluster.kubectl_command();
+        command.args(["-n", &from.namespace, "exec", &from.name, "--", "axoneme-workload", "stream", target]);
+        command.args(["--packets", &packets, "--rate", &rate]);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        Ok(Stream { what: format!("{}/{} to {target}", from.namespace, from.name), child })
+    }
+}
+
+impl Stream {
+    /// Waits for the end.
+    pub(crate) fn finish(mut self) -> Result<Report> {
+        let mut text = String::new();
+        if let Some(mut out) = self.child.stdout.take() {
+            out.read_to_string(&mut text)?;
+        }
+        let mut error = String::new();
+        if let Some(mut err) = self.child.stderr.take() {
+            err.read_to_string(&mut error)?;
+        }
+        self.child.wait()?;
+        serde_json::from_str(text.trim()).with_context(|| format!("stream {}: {text} {error}", self.what))
+    }
+
+    /// Whether it still runs: what is measured under it must end before it does.
+    pub(crate) fn running(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
+    }
+}
+
+/// A probe that goes on until its outcome changes.
+#[derive(Debug)]
+pub(crate) struct Until {
+    child: Child,
+    /// When the watcher's own clock started.
+    started: Instant,
+}
+
+#[derive(Deserialize)]
+struct Changed {
+    began_ms: Option<u64>,
+}
+
+impl Lab {
+    /// Probes `target` from a pod again and again until the outcome is `ok` or `timeout`. Returns once the first probe
+    /// has been answered, so that what follows is measured against a running watcher.
+    pub(crate) fn until(&self, from: &Pod, target: &str, outcome: &str) -> Result<Until> {
+        let mut command = self.cluster.kubectl_command();
+        command.args(["-n", &from.namespace, "exec", &from.name, "--", "axoneme-workload", "until", target, outcome]);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+        let out = child.stdout.take().context("a pipe")?;
+        let mut out = BufReader::new(out);
+        let mut line = String::new();
+        out.read_line(&mut line)?;
+        anyhow::ensure!(line.starts_with("started"), "watcher of {target}: {line:?}");
+        let started = Instant::now();
+        child.stdout = Some(out.into_inner());
+        Ok(Until { child, started })
+    }
+}
+
+impl Until {
+    /// When the first probe with the new outcome was begun.
+    pub(crate) fn finish(mut self) -> Result<Instant> {
+        let mut text = String::new();
+        if let Some(mut out) = self.child.stdout.take() {
+            out.read_to_string(&mut text)?;
+        }
+        self.child.wait()?;
+        let changed: Changed = serde_json::from_str(text.trim()).with_context(|| format!("watcher: {text}"))?;
+        let after = changed.began_ms.with_context(|| format!("the outcome never changed: {text}"))?;
+        Ok(self.started + Duration::from_millis(after))
+    }
+}

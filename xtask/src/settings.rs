@@ -1,0 +1,50 @@
+//! Where things are, and the few environment variables that move them. Nothing else in this crate reads the environment.
+
+use std::path::{Path, PathBuf};
+
+/// A variable that is set and not empty.
+#[expect(clippy::disallowed_methods, reason = "this is the crate's one place that reads the environment")]
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// The repository's root directory.
+pub(crate) fn repository() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_path_buf()
+}
+
+/// The machine-wide cache of tools and cluster binaries, shared by all checkouts: `AXONEME_CACHE`, else `~/.cache/axoneme`.
+pub(crate) fn cache() -> PathBuf {
+    variable("AXONEME_CACHE").map_or_else(|| home().join(".cache/axoneme"), PathBuf::from)
+}
+
+/// State of the running clusters, one directory each: `AXONEME_CLUSTERS`, else `/var/lib/axoneme-cluster`.
+pub(crate) fn clusters() -> PathBuf {
+    variable("AXONEME_CLUSTERS").map_or_else(|| PathBuf::from("/var/lib/axoneme-cluster"), PathBuf::from)
+}
+
+/// Cargo's build directory.
+pub(crate) fn target() -> PathBuf {
+    variable("CARGO_TARGET_DIR").map_or_else(|| repository().join("target"), PathBuf::from)
+}
+
+/// The cargo that runs this command, so that a toolchain override carries over to what it starts.
+pub(crate) fn cargo() -> PathBuf {
+    variable("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from)
+}
+
+fn home() -> PathBuf {
+    variable("HOME").map_or_else(|| PathBuf::from("/root"), PathBuf::from)
+}
+
+/// The search path for programs, with the directories that hold system tools whatever the caller's path is.
+pub(crate) fn search_path() -> String {
+    let system = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    variable("PATH").map_or_else(|| system.to_owned(), |own| format!("{own}:{system}"))
+}
+
+/// The full path of a program on [`search_path`].
+pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
+    search_path().split(':').map(|dir| Path::new(dir).join(name)).find(|path| path.is_file())
+}

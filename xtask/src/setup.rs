@@ -1,0 +1,64 @@
+//! `cargo xtask setup`: everything that building, testing and the local cluster need, installed once per machine.
+//!
+//! Each part first looks whether its result is there, so a second run takes a moment, and writes its result in one
+//! rename, so an interrupted run goes on where it stopped. What cannot be installed is one line with its fix.
+
+pub(crate) mod apt;
+pub(crate) mod bpf;
+pub(crate) mod go;
+pub(crate) mod images;
+mod rootfs;
+
+use std::time::Instant;
+
+use anyhow::Result;
+use clap::ValueEnum;
+
+use crate::progress::{say, seconds};
+
+/// What to prepare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Part {
+    /// What `cargo build` needs: the BPF compiler and linker, the static target.
+    Build,
+    /// What `cargo xtask cluster` needs: Kubernetes and container binaries, images.
+    Cluster,
+    /// What `cargo xtask vm` needs: QEMU and tools for the guest.
+    Vm,
+    /// All of it.
+    All,
+}
+
+impl Part {
+    fn includes(self, part: Part) -> bool {
+        self == Part::All || self == part
+    }
+}
+
+/// Prepares one part, or all, and says so.
+pub(crate) fn run(part: Part) -> Result<()> {
+    let started = Instant::now();
+    run_quietly(part)?;
+    say(format_args!("setup: ready ({})", seconds(started.elapsed())));
+    Ok(())
+}
+
+/// As [`run`], and says nothing when nothing was missing: other commands begin with it.
+pub(crate) fn run_quietly(part: Part) -> Result<()> {
+    let mut packages: Vec<&str> = Vec::new();
+    for (of, names) in [(Part::Build, apt::BUILD), (Part::Cluster, apt::CLUSTER), (Part::Vm, apt::VM)] {
+        if part.includes(of) {
+            packages.extend_from_slice(names);
+        }
+    }
+    apt::install(&packages)?;
+    if part.includes(Part::Build) {
+        bpf::static_target()?;
+        bpf::linker()?;
+    }
+    if part.includes(Part::Cluster) {
+        go::build_missing(go::STANDARD)?;
+        images::build_missing()?;
+    }
+    Ok(())
+}
