@@ -44,16 +44,23 @@ pub async fn tcp(target: SocketAddr, timeout: Duration) -> Outcome {
     finish(tokio::time::timeout(timeout, ask).await)
 }
 
-/// Sends one datagram from a connected socket (so that ICMP errors come back) and waits for it.
-pub async fn udp(target: SocketAddr, timeout: Duration) -> Outcome {
+/// Only the handshake.
+pub async fn connect(target: SocketAddr, timeout: Duration) -> Outcome {
+    let ask = async { TcpStream::connect(target).await.map(|_| String::new()) };
+    finish(tokio::time::timeout(timeout, ask).await)
+}
+
+/// Sends one datagram of `size` bytes from a connected socket (so that ICMP errors come back) and waits for its echo.
+/// The detail is the number of bytes that came back.
+pub async fn udp(target: SocketAddr, size: usize, timeout: Duration) -> Outcome {
     let ask = async {
         let local: SocketAddr = if target.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
         let s = UdpSocket::bind(local).await?;
         s.connect(target).await?;
-        s.send(b"?").await?;
-        let mut buffer = [0u8; 64];
+        s.send(&vec![b'?'; size]).await?;
+        let mut buffer = vec![0u8; size + 1];
         let n = s.recv(&mut buffer).await?;
-        Ok::<_, std::io::Error>(String::from_utf8_lossy(buffer.get(..n).unwrap_or_default()).into_owned())
+        Ok::<_, std::io::Error>(n.to_string())
     };
     finish(tokio::time::timeout(timeout, ask).await)
 }
@@ -84,9 +91,11 @@ mod tests {
             answer = tcp(at(port), limit).await;
         }
         assert_eq!(answer, Outcome::Ok("web 127.0.0.1".into()));
-        assert_eq!(udp(at(port), limit).await, Outcome::Ok("?".into()));
+        assert_eq!(udp(at(port), 4000, limit).await, Outcome::Ok("4000".into()));
+        assert_eq!(connect(at(port), limit).await, Outcome::Ok(String::new()));
         assert_eq!(tcp(at(closed), limit).await, Outcome::Refused);
-        assert_eq!(udp(at(closed), limit).await, Outcome::Refused);
+        assert_eq!(connect(at(closed), limit).await, Outcome::Refused);
+        assert_eq!(udp(at(closed), 1, limit).await, Outcome::Refused);
         server.abort();
     }
 }

@@ -30,7 +30,7 @@ enum Command {
         #[arg(long)]
         udp: Vec<u16>,
     },
-    /// Probe targets, all at once, answers in their order: `tcp:HOST:PORT` or `udp:HOST:PORT`. Exit status 0 if all answered.
+    /// Probe targets, all at once, answers in their order: `tcp:`, `connect:`, `udp:` or `frag:HOST:PORT`. Exit status 0 if all answered.
     Probe {
         #[arg(required = true)]
         targets: Vec<String>,
@@ -47,7 +47,8 @@ enum Command {
         #[arg(long, default_value_t = 2000)]
         linger_ms: u64,
     },
-    /// Probe one target again and again and print the milliseconds until the outcome changes.
+    /// Probe one target again and again and print when the outcome changed: `started` at once, then one
+    /// JSON object with the milliseconds from there to the begin of the first probe with the wanted outcome.
     Until {
         target: String,
         /// Wait for `ok` or for `timeout`.
@@ -59,26 +60,37 @@ enum Command {
     },
 }
 
-fn target(text: &str) -> anyhow::Result<(bool, SocketAddr)> {
-    let (protocol, rest) =
-        text.split_once(':').with_context(|| format!("{text:?}: want tcp:HOST:PORT or udp:HOST:PORT"))?;
-    let udp = match protocol {
-        "tcp" => false,
-        "udp" => true,
-        other => anyhow::bail!("{text:?}: protocol {other:?} is neither tcp nor udp"),
+/// How to ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Manner {
+    Tcp,
+    /// Only the handshake: for servers that speak first in TLS.
+    Connect,
+    Udp,
+    /// A datagram of 4000 bytes: it travels in fragments.
+    Fragments,
+}
+
+fn target(text: &str) -> anyhow::Result<(Manner, SocketAddr)> {
+    let form = || format!("{text:?}: want tcp:HOST:PORT, connect:HOST:PORT, udp:HOST:PORT or frag:HOST:PORT");
+    let (manner, rest) = text.split_once(':').with_context(form)?;
+    let manner = match manner {
+        "tcp" => Manner::Tcp,
+        "connect" => Manner::Connect,
+        "udp" => Manner::Udp,
+        "frag" => Manner::Fragments,
+        _ => anyhow::bail!(form()),
     };
-    let address = rest
-        .to_socket_addrs()
-        .with_context(|| format!("resolve {rest}"))?
-        .next()
-        .with_context(|| format!("{rest}: no address"))?;
-    Ok((udp, address))
+    let mut addresses = rest.to_socket_addrs().with_context(|| format!("resolve {rest}"))?;
+    Ok((manner, addresses.next().with_context(|| format!("{rest}: no address"))?))
 }
 
 async fn ask(text: &str, timeout: Duration) -> probe::Outcome {
     match target(text) {
-        Ok((true, a)) => probe::udp(a, timeout).await,
-        Ok((false, a)) => probe::tcp(a, timeout).await,
+        Ok((Manner::Tcp, a)) => probe::tcp(a, timeout).await,
+        Ok((Manner::Connect, a)) => probe::connect(a, timeout).await,
+        Ok((Manner::Udp, a)) => probe::udp(a, 1, timeout).await,
+        Ok((Manner::Fragments, a)) => probe::udp(a, 4000, timeout).await,
         Err(e) => probe::Outcome::Failed(format!("{e:#}")),
     }
 }
@@ -99,9 +111,13 @@ async fn run(command: Command) -> anyhow::Result<bool> {
             Ok(all)
         }
         Command::Stream { target: t, packets, rate, linger_ms } => {
-            let (udp, address) = target(&t)?;
+            let (manner, address) = target(&t)?;
             let plan = Plan { packets, rate, linger: Duration::from_millis(linger_ms) };
-            let report = if udp { stream::udp(address, plan).await } else { stream::tcp(address, plan).await };
+            let report = match manner {
+                Manner::Tcp => stream::tcp(address, plan).await,
+                Manner::Udp => stream::udp(address, plan).await,
+                Manner::Connect | Manner::Fragments => anyhow::bail!("a stream is tcp: or udp:"),
+            };
             println!("{}", serde_json::to_string(&report.with_context(|| format!("stream to {t}"))?)?);
             Ok(true)
         }
@@ -117,6 +133,7 @@ async fn until(t: &str, wanted: &str, timeout_ms: u64, deadline_ms: u64) -> anyh
         "timeout" => false,
         other => anyhow::bail!("{other:?}: want ok or timeout"),
     };
+    println!("started");
     let start = std::time::Instant::now();
     while start.elapsed() < Duration::from_millis(deadline_ms) {
         let began = start.elapsed();
