@@ -4,11 +4,13 @@ mod datapath;
 mod ipam;
 mod node;
 mod routing;
+mod unknown;
 
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::unknown::{Successor, successor, validate_unknown};
 pub use self::{
     datapath::{AllowLocalhost, CidrMatchMode, Conntrack, Masquerade, Policy, PolicyEnforcement, Services, SocketLb},
     ipam::{ClusterPool, Ipam, IpamMode, Ipv4Pool, Ipv6Pool, MultiPool},

@@ -12,6 +12,9 @@ use crate::{
 /// What pods of any namespace, or nodes, may send and receive, on the network and above it. Either `spec` or `specs`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "has(self.spec) || has(self.specs)", "message": "spec or specs must be set"}
+]))]
 pub struct CiliumClusterwideNetworkPolicy {
     /// Standard object metadata.
     #[serde(default)]
@@ -31,13 +34,21 @@ pub struct CiliumClusterwideNetworkPolicy {
     pub status: Option<PolicyStatus>,
 }
 
-impl_resource!(
-    CiliumClusterwideNetworkPolicy,
-    "cilium.io",
-    "v2",
-    "ciliumclusterwidenetworkpolicies",
-    ClusterResourceScope
-);
+impl_resource!(CiliumClusterwideNetworkPolicy {
+    group: "cilium.io",
+    version: "v2",
+    plural: "ciliumclusterwidenetworkpolicies",
+    singular: "ciliumclusterwidenetworkpolicy",
+    scope: ClusterResourceScope "Cluster",
+    short_names: ["ccnp"],
+    categories: ["cilium", "ciliumpolicy"],
+    columns: [
+
+        ("Valid", "string", "Whether the policy was understood.", ".status.conditions[?(@.type=='Valid')].status"),
+        ("Enforced", "string", "Whether every node enforces the policy.", ".status.conditions[?(@.type=='Enforced')].status")
+        , ("Age", "date", "", ".metadata.creationTimestamp")
+    ],
+});
 impl_serialize!(CiliumClusterwideNetworkPolicy, required: [], optional: [spec, specs, status]);
 
 impl CiliumClusterwideNetworkPolicy {

@@ -24,5 +24,22 @@ pub struct CiliumIdentity {
     pub security_labels: BTreeMap<String, String>,
 }
 
-impl_resource!(CiliumIdentity, "cilium.io", "v2", "ciliumidentities", ClusterResourceScope);
+impl_resource!(CiliumIdentity {
+    group: "cilium.io",
+    version: "v2",
+    plural: "ciliumidentities",
+    singular: "ciliumidentity",
+    scope: ClusterResourceScope "Cluster",
+    short_names: ["ciliumid"],
+    categories: ["cilium"],
+    columns: [
+        (
+            "Namespace",
+            "string",
+            "The namespace of the pods that have this identity.",
+            ".metadata.labels.io\\.kubernetes\\.pod\\.namespace"
+        ),
+        ("Age", "date", "", ".metadata.creationTimestamp")
+    ],
+});
 impl_serialize!(CiliumIdentity, required: [security_labels as "security-labels"], optional: []);

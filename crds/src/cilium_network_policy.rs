@@ -12,6 +12,14 @@ use crate::{
 /// What pods of this namespace may send and receive, on the network and above it. Either `spec` or `specs`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "has(self.spec) || has(self.specs)", "message": "spec or specs must be set"},
+    {
+        "rule": "!has(self.spec) || !has(self.spec.nodeSelector)",
+        "message": "nodeSelector is for CiliumClusterwideNetworkPolicy; a CiliumNetworkPolicy has endpointSelector",
+        "fieldPath": ".spec.nodeSelector"
+    }
+]))]
 pub struct CiliumNetworkPolicy {
     /// Standard object metadata.
     #[serde(default)]
@@ -31,7 +39,21 @@ pub struct CiliumNetworkPolicy {
     pub status: Option<PolicyStatus>,
 }
 
-impl_resource!(CiliumNetworkPolicy, "cilium.io", "v2", "ciliumnetworkpolicies", NamespaceResourceScope);
+impl_resource!(CiliumNetworkPolicy {
+    group: "cilium.io",
+    version: "v2",
+    plural: "ciliumnetworkpolicies",
+    singular: "ciliumnetworkpolicy",
+    scope: NamespaceResourceScope "Namespaced",
+    short_names: ["cnp", "ciliumnp"],
+    categories: ["cilium", "ciliumpolicy"],
+    columns: [
+        ("Age", "date", "", ".metadata.creationTimestamp"),
+        ("Valid", "string", "Whether the policy was understood.", ".status.conditions[?(@.type=='Valid')].status"),
+        ("Enforced", "string", "Whether every node enforces the policy.", ".status.conditions[?(@.type=='Enforced')].status")
+
+    ],
+});
 impl_serialize!(CiliumNetworkPolicy, required: [], optional: [spec, specs, status]);
 
 impl CiliumNetworkPolicy {

@@ -1,12 +1,12 @@
 //! Status conditions.
+//!
+//! More lenient than `meta/v1 Condition`: objects that another implementation wrote may lack reason, message and time.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// One aspect of an object's state.
-///
-/// More lenient than `meta/v1 Condition`: objects that another implementation wrote may lack reason, message and time.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {

@@ -3,7 +3,7 @@
 //! ```text
 //! Rust type ──schemars──▶ schema ──schema::finish──▶ structural schema ──crdgen──▶ crds/generated/*.yaml
 //!     ▲                      │
-//!     └── serde ── object    └──▶ unknown fields of an object, by path
+//!     └── serde ── object    └──▶ unknown fields of an object, by path ([`field`])
 //! ```
 //!
 //! | group, version | kind | module |
@@ -34,6 +34,9 @@ pub mod cilium_node;
 pub mod cilium_pod_ip_pool;
 pub mod cluster_network_policy;
 pub mod condition;
+pub mod definition;
+pub mod field;
+pub mod generated;
 pub mod policy;
 mod resource;
 mod schema;
@@ -48,4 +51,6 @@ pub use cilium_node::{CiliumNode, CiliumNodeSpec, CiliumNodeStatus};
 pub use cilium_pod_ip_pool::{CiliumPodIPPool, CiliumPodIPPoolSpec};
 pub use cluster_network_policy::{ClusterNetworkPolicy, ClusterNetworkPolicySpec, ClusterNetworkPolicyStatus};
 pub use condition::{Condition, ConditionStatus};
+pub use definition::all_crds;
+pub use field::{FieldError, parse, unknown_fields};
 pub use selector::{EndpointSelector, LabelSelector, LabelSelectorRequirement, SelectorOperator};

@@ -1,8 +1,14 @@
-//! Schemas of values that Rust holds as plain strings, and the patterns that they share.
+//! From Rust types to schemas that an API server takes.
+//!
+//! Here are the schemas of values that Rust holds as plain strings, and the last step that makes a schema structural.
 
 use std::{borrow::Cow, collections::BTreeSet};
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+};
+use kube::core::schema::{OptionalEnum, OptionalIntOrString, StructuralSchemaRewriter};
+use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings, json_schema, transform::AddNullable};
 
 use crate::policy::ICMP_TYPES;
 
@@ -81,4 +87,75 @@ pub(crate) fn icmp_type(_: &mut SchemaGenerator) -> Schema {
         "x-kubernetes-int-or-string": true,
         "pattern": pattern,
     })
+}
+
+/// The schema of a root type that is written by hand, in the same steps that kube's derive takes.
+///
+/// # Panics
+/// If the type's schema is none that an API server could take. That is a bug in the type; the test that compares the
+/// generated files meets it first.
+pub(crate) fn root_schema<T: JsonSchema>() -> JSONSchemaProps {
+    let generator = SchemaSettings::openapi3()
+        .with(|settings| {
+            settings.inline_subschemas = true;
+            settings.meta_schema = None;
+        })
+        .with_transform(AddNullable::default())
+        .with_transform(StructuralSchemaRewriter)
+        .with_transform(OptionalEnum)
+        .with_transform(OptionalIntOrString)
+        .into_generator();
+    serde_json::from_value(generator.into_root_schema_for::<T>().to_value())
+        .expect("the schema of a type of this crate is a JSONSchemaProps")
+}
+
+/// Makes the schemas of a definition what an API server takes without a warning, and what upstream's are.
+pub(crate) fn finish(mut definition: CustomResourceDefinition) -> CustomResourceDefinition {
+    definition
+        .spec
+        .versions
+        .iter_mut()
+        .filter_map(|version| version.schema.as_mut()?.open_api_v3_schema.as_mut())
+        .for_each(finish_schema);
+    definition
+}
+
+fn finish_schema(schema: &mut JSONSchemaProps) {
+    // Nothing is nullable upstream: the API server then drops a null before it defaults and validates, and a rule's
+    // has(self.x) means what it says.
+    schema.nullable = None;
+    schema.title = None;
+    schema.description = schema.description.as_deref().map(unwrap_lines);
+    finish_integer(schema);
+    visit_subschemas(schema, finish_schema);
+}
+
+/// Joins the lines of each paragraph: kubectl breaks lines where the terminal ends, not where the source does.
+fn unwrap_lines(text: &str) -> String {
+    let join = |paragraph: &str| paragraph.lines().map(str::trim).collect::<Vec<_>>().join(" ");
+    text.split("\n\n").map(join).collect::<Vec<_>>().join("\n\n")
+}
+
+/// The API server knows the formats int32 and int64 only and warns of others, so the range moves into bounds.
+fn finish_integer(schema: &mut JSONSchemaProps) {
+    let (format, maximum) = match schema.format.as_deref() {
+        Some("uint8") => ("int32", Some(f64::from(u8::MAX))),
+        Some("uint16") => ("int32", Some(f64::from(u16::MAX))),
+        Some("uint32") => ("int64", Some(f64::from(u32::MAX))),
+        Some("uint64") => ("int64", None),
+        _ => return,
+    };
+    schema.format = Some(format.into());
+    schema.minimum = schema.minimum.or(Some(0.0));
+    schema.maximum = schema.maximum.or(maximum);
+}
+
+fn visit_subschemas(schema: &mut JSONSchemaProps, mut visit: impl FnMut(&mut JSONSchemaProps)) {
+    schema.properties.iter_mut().flat_map(|properties| properties.values_mut()).for_each(&mut visit);
+    if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
+        visit(items);
+    }
+    if let Some(JSONSchemaPropsOrBool::Schema(values)) = &mut schema.additional_properties {
+        visit(values);
+    }
 }

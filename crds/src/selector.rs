@@ -1,4 +1,6 @@
 //! Label selectors, the same shape in every kind of this crate.
+//!
+//! Source: `meta/v1 LabelSelector`, and Cilium's rules on label sources.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +12,6 @@ use serde::{Deserialize, Serialize};
 ///
 /// In Cilium kinds a key may carry a label source before a colon (`k8s:app`, `reserved:host`, `any:app`); without one
 /// any source matches.
-///
-/// Source: `meta/v1 LabelSelector`, and Cilium's rules on label sources.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-map-type" = "atomic"))]

@@ -50,10 +50,22 @@ pub struct ClusterPool {
 /// IPv4 addresses of the cluster's pool.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-validations" = [
+    {
+        "rule": "self.cidrs.all(c, !isCIDR(c) || cidr(c).ip().family() == 4)",
+        "message": "cidrs must be IPv4 prefixes",
+        "fieldPath": ".cidrs"
+    },
+    {
+        "rule": "self.cidrs.all(c, !isCIDR(c) || cidr(c).prefixLength() <= self.maskSize)",
+        "message": "maskSize must be at least the prefix length of each of cidrs, or no block fits",
+        "fieldPath": ".maskSize"
+    }
+]))]
 pub struct Ipv4Pool {
     /// The prefixes of the pool. They must not overlap with each other, with those of services or with the nodes'
     /// network. A prefix can be added; one that is in use cannot be taken away.
-    #[schemars(with = "Vec<crate::schema::CelCidr>", extend("minItems" = 1, "maxItems" = 32))]
+    #[schemars(with = "Vec<crate::schema::CelCidr>", extend("minItems" = 1, "maxItems" = 32, "x-kubernetes-list-type" = "set"))]
     pub cidrs: Vec<String>,
 
     /// The prefix length of each node's block: 24 gives each node 256 addresses.
@@ -70,10 +82,22 @@ impl Default for Ipv4Pool {
 /// IPv6 addresses of the cluster's pool.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-validations" = [
+    {
+        "rule": "self.cidrs.all(c, !isCIDR(c) || cidr(c).ip().family() == 6)",
+        "message": "cidrs must be IPv6 prefixes",
+        "fieldPath": ".cidrs"
+    },
+    {
+        "rule": "self.cidrs.all(c, !isCIDR(c) || cidr(c).prefixLength() <= self.maskSize)",
+        "message": "maskSize must be at least the prefix length of each of cidrs, or no block fits",
+        "fieldPath": ".maskSize"
+    }
+]))]
 pub struct Ipv6Pool {
     /// The prefixes of the pool. They must not overlap with each other, with those of services or with the nodes'
     /// network. A prefix can be added; one that is in use cannot be taken away.
-    #[schemars(with = "Vec<crate::schema::CelCidr>", extend("minItems" = 1, "maxItems" = 32))]
+    #[schemars(with = "Vec<crate::schema::CelCidr>", extend("minItems" = 1, "maxItems" = 32, "x-kubernetes-list-type" = "set"))]
     pub cidrs: Vec<String>,
 
     /// The prefix length of each node's block: 120 gives each node 256 addresses.

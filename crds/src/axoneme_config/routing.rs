@@ -60,13 +60,25 @@ pub struct NativeRouting {
     /// The IPv4 prefix that the network can route without the node's address in front; what goes there is not
     /// masqueraded. Without it: the prefixes that pods get their addresses from.
     #[serde(rename = "ipv4CIDR", skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<crate::schema::Cidr>")]
+    #[schemars(
+        with = "Option<crate::schema::CelCidr>",
+        extend("x-kubernetes-validations" = [
+            {"rule": "isCIDR(self)", "message": "must be a prefix, such as 10.0.0.0/8"},
+            {"rule": "!isCIDR(self) || cidr(self).ip().family() == 4", "message": "must be an IPv4 prefix"}
+        ])
+    )]
     pub ipv4_cidr: Option<String>,
 
     /// The IPv6 prefix that the network can route without the node's address in front; what goes there is not
     /// masqueraded. Without it: the prefixes that pods get their addresses from.
     #[serde(rename = "ipv6CIDR", skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<crate::schema::Cidr>")]
+    #[schemars(
+        with = "Option<crate::schema::CelCidr>",
+        extend("x-kubernetes-validations" = [
+            {"rule": "isCIDR(self)", "message": "must be a prefix, such as fd00::/8"},
+            {"rule": "!isCIDR(self) || cidr(self).ip().family() == 6", "message": "must be an IPv6 prefix"}
+        ])
+    )]
     pub ipv6_cidr: Option<String>,
 
     /// Whether each node gets a route to every other node's pods. For nodes on one link; without it the network must

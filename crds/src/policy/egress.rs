@@ -17,7 +17,7 @@ pub struct EgressRule {
 
     /// Removed: the additional-requirement form of toEndpoints. Only an empty list is accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<Vec<String>>", extend("maxItems" = 0, "deprecated" = true))]
+    #[schemars(with = "Option<Vec<String>>", extend("maxItems" = 0))]
     pub to_requires: Option<Vec<LabelSelector>>,
 
     /// Destination prefixes outside the cluster, such as 192.0.2.0/24 or 2001:db8::/32. Addresses of pods and nodes are not meant,
@@ -81,7 +81,7 @@ pub struct EgressDenyRule {
 
     /// Removed: the additional-requirement form of toEndpoints. Only an empty list is accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<Vec<String>>", extend("maxItems" = 0, "deprecated" = true))]
+    #[schemars(with = "Option<Vec<String>>", extend("maxItems" = 0))]
     pub to_requires: Option<Vec<LabelSelector>>,
 
     /// Destination prefixes outside the cluster, such as 192.0.2.0/24 or 2001:db8::/32. Addresses of pods and nodes are not meant,

@@ -28,18 +28,15 @@ pub struct L7Rules {
 
     /// Kafka requests. Not enforced: a policy that uses it is refused with Valid=False, reason Unsupported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("deprecated" = true))]
     pub kafka: Option<Vec<KafkaRule>>,
 
     /// The name of another protocol's parser. Not enforced: a policy that uses it is refused with Valid=False, reason
     /// Unsupported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("deprecated" = true))]
     pub l7proto: Option<String>,
 
     /// Key-value rules for the parser that l7proto names. Not enforced, like l7proto.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("deprecated" = true))]
     pub l7: Option<Vec<BTreeMap<String, String>>>,
 }
 
@@ -57,7 +54,6 @@ pub struct HttpRule {
 
     /// An extended POSIX regular expression that the Host header must match.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("format" = "idn-hostname"))]
     pub host: Option<String>,
 
     /// Headers that must be there: a name, or a name, a blank and a value.

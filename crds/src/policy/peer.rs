@@ -133,7 +133,6 @@ pub struct AwsGroup {
     pub security_groups_names: Option<Vec<String>>,
     /// Deprecated: the region is that of the cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("deprecated" = true))]
     pub region: Option<String>,
 }
 
