@@ -1,0 +1,179 @@
+//! Policy: each case of `tools/tests/policies.yaml` with what it must allow and what it must drop.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+
+use super::Scenario;
+use super::fixture::{Fixture, SOON};
+use crate::lab::{Lab, Pod};
+use crate::settings;
+
+/// A drop costs all of this: short, since allowed probes on one machine answer in a few milliseconds.
+const PATIENCE: Duration = Duration::from_millis(400);
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+enum From {
+    Client1,
+    Client2,
+    Stranger,
+}
+
+/// Who is asked.
+#[derive(Clone, Copy, Debug)]
+enum To {
+    Server1(u16),
+    Server2(u16),
+    Datagrams2,
+    Service,
+    Outside,
+    Node1,
+    ApiServer,
+}
+
+use From::{Client1, Client2, Stranger};
+use To::{ApiServer, Datagrams2, Node1, Outside, Server1, Server2, Service};
+
+type Case = (&'static str, &'static [(From, To, bool)]);
+
+/// Name of the case, and what must pass.
+const CASES: &[Case] = &[
+    ("np-default-deny-ingress", &[
+        (Client1, Server1(8080), false), (Client1, Server2(8080), false), (Stranger, Server1(8080), false),
+        (Client1, Outside, true),
+    ]),
+    ("np-allow-by-pod-label", &[
+        (Client1, Server1(8080), true), (Client2, Server1(8080), true), (Client1, Server2(8080), true),
+        (Client1, Server1(8443), false), (Stranger, Server1(8080), false), (Stranger, Server2(8080), false),
+    ]),
+    ("np-allow-by-namespace-label", &[
+        (Stranger, Server1(8080), true), (Stranger, Server2(8080), true), (Client1, Server1(8080), false),
+        (Client1, Server2(8080), false),
+    ]),
+    ("np-named-port", &[
+        (Client1, Server1(8443), true), (Stranger, Server2(8443), true), (Client1, Server1(8080), false),
+        (Client1, Server2(8080), false),
+    ]),
+    ("np-port-range", &[
+        (Client1, Server1(8443), true), (Client1, Datagrams2, true), (Client1, Server1(8080), false),
+        (Stranger, Server2(8080), false),
+    ]),
+    ("np-ipblock-means-the-address", &[
+        (Client1, Server1(8080), true), (Client1, Server2(8080), true), (Client2, Server1(8080), false),
+        (Stranger, Server1(8080), false),
+    ]),
+    ("np-egress-to-backend-of-service", &[
+        (Client1, Service, true), (Client2, Service, true), (Client1, Server2(8443), false), (Client1, Outside, false),
+        (Stranger, Outside, true),
+    ]),
+    ("cnp-service-account", &[(Stranger, Server1(8080), true), (Client1, Server1(8080), false), (Client2, Server1(8080), false)]),
+    ("cnp-deny-wins", &[
+        (Client1, Server1(8080), false), (Client1, Server2(8080), false), (Client1, Server1(8443), true),
+        (Stranger, Server1(8080), true),
+    ]),
+    ("cnp-cidr-is-outside-only", &[(Client1, Outside, true), (Client1, Server1(8080), false), (Client1, Node1, false)]),
+    ("cnp-world-entity", &[(Client1, Outside, true), (Client1, Server2(8080), false), (Client1, Node1, false)]),
+    ("cnp-cluster-entity", &[(Client1, Server2(8080), true), (Client1, Node1, true), (Client1, Outside, false)]),
+    ("cnp-kube-apiserver-entity", &[(Client1, ApiServer, true), (Client1, Server1(8080), false), (Client1, Outside, false)]),
+    ("cnp-to-services", &[(Client1, Server1(8080), true), (Client1, Outside, false), (Client1, Node1, false)]),
+    ("cnp-no-default-deny", &[(Client1, Server1(8080), true), (Stranger, Server1(8080), false), (Stranger, Server2(8080), false)]),
+    ("ccnp-namespace-labels", &[(Stranger, Server1(8080), true), (Client1, Server1(8080), false), (Client1, Server2(8080), false)]),
+    ("cidr-group", &[(Client1, Outside, true), (Client1, Server1(8080), false)]),
+    ("cnp2-admin-deny-before-allow", &[(Client1, Server1(8080), true), (Stranger, Server1(8080), false), (Stranger, Server2(8080), false)]),
+    ("cnp2-baseline-deny", &[(Client1, Server1(8080), true), (Stranger, Server1(8080), false), (Stranger, Server2(8080), false)]),
+];
+
+pub(super) fn scenarios() -> Vec<Scenario> {
+    CASES.iter().map(scenario).collect()
+}
+
+/// The few that every routing mode and family repeats.
+pub(super) fn basics() -> Vec<Scenario> {
+    let few = ["np-allow-by-pod-label", "np-ipblock-means-the-address", "cnp-deny-wins", "cnp-world-entity"];
+    CASES.iter().filter(|(n, _)| few.contains(n)).map(scenario).collect()
+}
+
+fn scenario(case: &'static Case) -> Scenario {
+    let (name, expected) = *case;
+    (format!("policy_{}", name.replace('-', "_")), Box::new(move |lab, fixture| hold(lab, fixture, name, expected)))
+}
+
+fn hold(lab: &Lab, f: &Fixture, name: &str, expected: &[(From, To, bool)]) -> Result<()> {
+    let yaml = manifest(f, name)?;
+    lab.apply(&yaml)?;
+    let told = (0..f.families).try_for_each(|family| converge(lab, f, family, expected));
+    crate::command::output_with(lab.cluster.kubectl_command().args(["delete", "--ignore-not-found", "-f", "-"]), &yaml)?;
+    told.with_context(|| format!("under {name}"))?;
+    // and without the policy all is open again
+    let open: Vec<(From, To, bool)> = expected.iter().map(|(a, b, _)| (*a, *b, true)).collect();
+    converge(lab, f, 0, &open).context("after the policy was deleted")
+}
+
+/// Asks until all answers are as expected, then once more: an allow that flickers is a failure.
+fn converge(lab: &Lab, f: &Fixture, family: usize, expected: &[(From, To, bool)]) -> Result<()> {
+    let ask = || wrong(lab, f, family, expected);
+    lab.eventually("verdicts", SOON, ask, Vec::is_empty)?;
+    let again = ask()?;
+    if again.is_empty() { Ok(()) } else { bail!("held once, then: {again:?}") }
+}
+
+/// The expectations that do not hold now, as words.
+fn wrong(lab: &Lab, f: &Fixture, family: usize, expected: &[(From, To, bool)]) -> Result<Vec<String>> {
+    let mut wrong = Vec::new();
+    for who in [Client1, Client2, Stranger] {
+        let mine: Vec<&(From, To, bool)> =
+            expected.iter().filter(|(from, _, _)| std::mem::discriminant(from) == std::mem::discriminant(&who)).collect();
+        if mine.is_empty() {
+            continue;
+        }
+        let targets: Vec<String> = mine.iter().map(|(_, to, _)| target(f, family, *to)).collect::<Result<_>>()?;
+        let outcomes = lab.probe(pod(f, who), &targets, PATIENCE)?;
+        for ((_, to, wanted), outcome) in mine.into_iter().zip(outcomes) {
+            if outcome.passed() != *wanted {
+                wrong.push(format!("{who:?} → {to:?} (family {family}): {outcome:?}, want {}", if *wanted { "yes" } else { "no" }));
+            }
+        }
+    }
+    Ok(wrong)
+}
+
+fn pod(f: &Fixture, who: From) -> &Pod {
+    let [one, two] = &f.client;
+    match who {
+        Client1 => one,
+        Client2 => two,
+        Stranger => &f.stranger,
+    }
+}
+
+fn target(f: &Fixture, family: usize, to: To) -> Result<String> {
+    let [one, two] = &f.server;
+    match to {
+        Server1(port) => one.target("tcp", family, port),
+        Server2(port) => two.target("tcp", family, port),
+        Datagrams2 => two.target("udp", family, 8081),
+        Service => Ok("tcp:server.lab.svc.cluster.local:80".into()),
+        Outside => f.outside_target(family),
+        Node1 => f.node_target(0, family),
+        ApiServer => Ok(format!("connect:{}:443", f.api_server)),
+    }
+}
+
+/// The case's part of the file, with the addresses of this cluster.
+fn manifest(f: &Fixture, name: &str) -> Result<String> {
+    let path = settings::repository().join("tools/tests/policies.yaml");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    let part = text
+        .split("# case: ")
+        .find(|part| part.lines().next() == Some(name))
+        .with_context(|| format!("{} has no case {name}", path.display()))?;
+    let body = part.split_once('\n').map(|(_, b)| b).unwrap_or_default();
+    let client = f.client.first().context("a client")?;
+    let host = |a: &String| format!("{a}/{}", if a.contains(':') { 128 } else { 32 });
+    let first = client.addresses.first().map(host).unwrap_or_default();
+    let blocks: Vec<String> = client.addresses.iter().map(|a| format!("{{ipBlock: {{cidr: \"{}\"}}}}", host(a))).collect();
+    let outside = f.outside.first().map(host).unwrap_or_default();
+    let all = if first.contains(':') { "\"::/0\"" } else { "0.0.0.0/0" };
+    Ok(body.replace("${CLIENT_1}", &blocks.join(", ")).replace("${OUTSIDE}", &outside).replace("${ALL}", all))
+}
