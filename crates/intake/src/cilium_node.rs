@@ -1,0 +1,132 @@
+//! CiliumNode (`cilium.io/v2`).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use axoneme_model::{Cidr, Kind};
+use serde_json::Value;
+
+use crate::{
+    address::{ip, prefix},
+    error::ObjectErrors,
+    field::Field,
+    meta::annotations,
+    read,
+};
+
+/// A node as the network sees it: what the operator and the agent (and, in IPAM mode CRD, the user) wrote down.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CiliumNode {
+    pub name: Arc<str>,
+    /// Annotation `ipam.cilium.io/ignore: "true"`: the operator leaves the node's addresses alone.
+    pub ipam_ignored: bool,
+    /// Id of the running boot, empty if unknown.
+    pub boot_id: Arc<str>,
+    /// Its InternalIPs, then its ExternalIPs.
+    pub addresses: Vec<IpAddr>,
+    /// Its CiliumInternalIPs: what it holds on its pod-facing interfaces.
+    pub internal_addresses: Vec<IpAddr>,
+    /// Blocks for pods (IPAM modes ClusterPool and Kubernetes).
+    pub pod_cidrs: Vec<Cidr>,
+    /// Single addresses for pods (IPAM mode CRD), of both families.
+    pub addresses_for_pods: BTreeSet<IpAddr>,
+    /// Demand and blocks by pool (IPAM mode MultiPool).
+    pub pools: BTreeMap<Arc<str>, PoolShare>,
+    /// Who uses which address, as the agent reported: address → owner (`namespace/pod`).
+    pub used: BTreeMap<IpAddr, Arc<str>>,
+}
+
+/// What a node wants and holds of one pool.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PoolShare {
+    /// Addresses that the node needs, spare ones included.
+    pub needed_ipv4: u32,
+    pub needed_ipv6: u32,
+    /// Blocks that it holds.
+    pub blocks: Vec<Cidr>,
+}
+
+/// Reads a CiliumNode.
+pub fn cilium_node(object: &Value) -> Result<CiliumNode, ObjectErrors> {
+    read(object, Kind::CiliumNode, |root, meta| {
+        let ignored = annotations(root).get("ipam.cilium.io/ignore").is_some_and(|v| &**v == "true");
+        let mut node = CiliumNode { name: meta.object.name.clone(), ipam_ignored: ignored, ..CiliumNode::default() };
+        if let Some(spec) = root.require("spec").filter(Field::object) {
+            node.boot_id = spec.get("bootid").and_then(|b| b.str()).unwrap_or_default().into();
+            if let Some(list) = spec.get("addresses") {
+                node.addresses = addresses(&list, &["InternalIP", "ExternalIP"]);
+                node.internal_addresses = addresses(&list, &["CiliumInternalIP"]);
+            }
+            if let Some(ipam) = spec.get("ipam").filter(Field::object) {
+                read_ipam(&ipam, &mut node);
+            }
+        }
+        if let Some(status) = root.get("status").filter(Field::object)
+            && let Some(ipam) = status.get("ipam").filter(Field::object)
+        {
+            node.used = used(&ipam);
+        }
+        (node, None)
+    })
+}
+
+/// Addresses of these types, type by type.
+fn addresses(list: &Field<'_>, types: &[&str]) -> Vec<IpAddr> {
+    let mut out = Vec::new();
+    for wanted in types {
+        for item in list.items().filter(Field::object) {
+            if item.get("type").is_some_and(|t| t.raw() == wanted) {
+                out.extend(item.require("ip").and_then(|a| ip(&a)));
+            }
+        }
+    }
+    out
+}
+
+fn read_ipam(ipam: &Field<'_>, node: &mut CiliumNode) {
+    node.pod_cidrs = ipam.get("podCIDRs").iter().flat_map(Field::items).filter_map(|c| prefix(&c)).collect();
+    for pool in ["pool", "ipv6-pool"] {
+        if let Some(pool) = ipam.get(pool) {
+            node.addresses_for_pods.extend(pool.entries().filter_map(|(text, entry)| key_address(text, &entry)));
+        }
+    }
+    let Some(pools) = ipam.get("pools").filter(Field::object) else { return };
+    for item in pools.get("requested").iter().flat_map(Field::items).filter(Field::object) {
+        let Some(name) = item.require("pool").and_then(|p| p.str()) else { continue };
+        let share = node.pools.entry(name.into()).or_default();
+        if let Some(needed) = item.get("needed").filter(Field::object) {
+            let count = |family| needed.get(family).and_then(|n| n.int(0..=u32::MAX)).unwrap_or(0);
+            share.needed_ipv4 = count("ipv4-addrs");
+            share.needed_ipv6 = count("ipv6-addrs");
+        }
+    }
+    for item in pools.get("allocated").iter().flat_map(Field::items).filter(Field::object) {
+        let Some(name) = item.require("pool").and_then(|p| p.str()) else { continue };
+        let blocks = item.get("cidrs").iter().flat_map(Field::items).filter_map(|c| prefix(&c)).collect();
+        node.pools.entry(name.into()).or_default().blocks = blocks;
+    }
+}
+
+fn used(ipam: &Field<'_>) -> BTreeMap<IpAddr, Arc<str>> {
+    let mut out = BTreeMap::new();
+    for map in ["used", "ipv6-used"] {
+        for (text, entry) in ipam.get(map).iter().flat_map(Field::entries) {
+            let owner = entry.get("owner").and_then(|o| o.str()).unwrap_or_default();
+            if let Some(address) = key_address(text, &entry) {
+                out.insert(address, owner.into());
+            }
+        }
+    }
+    out
+}
+
+fn key_address(text: &str, entry: &Field<'_>) -> Option<IpAddr> {
+    let address = text.parse().ok();
+    if address.is_none() {
+        entry.invalid("the key must be an IPv4 or IPv6 address");
+    }
+    address
+}

@@ -1,0 +1,162 @@
+use std::time::Duration;
+
+use axoneme_crds::{AxonemeConfigSpec, axoneme_config::OverlayProtocol};
+use axoneme_model::{
+    Cidr,
+    policy::CidrScope,
+    world::{ClusterConfig, Enforcement},
+};
+
+use crate::{address::prefix, field::Field};
+
+/// How packets get from node to node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Routing {
+    /// Wrapped in packets between nodes.
+    Overlay {
+        protocol: OverlayProtocol,
+        /// UDP port that nodes receive wrapped packets on.
+        port: u16,
+    },
+    /// As they are.
+    Native {
+        /// Prefix that the network routes by itself; none: the prefixes of pods.
+        ipv4_cidr: Option<Cidr>,
+        ipv6_cidr: Option<Cidr>,
+        /// Whether each node gets a route to every other node's pods.
+        auto_direct_node_routes: bool,
+    },
+}
+
+/// Which pod traffic gets the node's address when it leaves the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Masquerade {
+    pub ipv4: bool,
+    pub ipv6: bool,
+    /// Destinations that see the pod's own address.
+    pub exclude: Vec<Cidr>,
+}
+
+/// What kube-proxy would do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Services {
+    pub enabled: bool,
+    /// Backends are chosen when a socket connects.
+    pub socket_lb: bool,
+    /// Only sockets of the host choose.
+    pub socket_lb_host_only: bool,
+}
+
+/// The table of connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conntrack {
+    /// For each address family.
+    pub max_entries: u32,
+    pub tcp_opening: Duration,
+    pub tcp_established: Duration,
+    pub tcp_closing: Duration,
+    pub udp: Duration,
+    pub other: Duration,
+}
+
+/// The section under the name.
+fn section<'s>(spec: &'s Field<'_>, name: &'s str) -> Option<Field<'s>> {
+    spec.get(name).filter(Field::object)
+}
+
+pub(super) fn policy(spec: &Field<'_>) -> (ClusterConfig, CidrScope) {
+    let mut config = ClusterConfig::default();
+    let mut scope = CidrScope::Outside;
+    let Some(policy) = section(spec, "policy") else {
+        return (config, scope);
+    };
+    if let Some(enforcement) = policy.get("enforcement").and_then(|e| {
+        e.choice(&[("Default", Enforcement::Default), ("Always", Enforcement::Always), ("Never", Enforcement::Never)])
+    }) {
+        config.enforcement = enforcement;
+    }
+    if let Some(modes) = policy.get("cidrMatchMode") {
+        for mode in modes.items() {
+            scope = mode.choice(&[("Nodes", CidrScope::OutsideAndNodes)]).unwrap_or(scope);
+        }
+    }
+    if let Some(always) = policy.get("allowLocalhost").and_then(|a| a.choice(&[("Auto", true), ("Policy", false)])) {
+        config.always_allow_own_host = always;
+    }
+    (config, scope)
+}
+
+pub(super) fn routing(spec: &Field<'_>) -> Routing {
+    let default = AxonemeConfigSpec::default().routing;
+    let overlay = |protocol: Option<OverlayProtocol>, port: Option<u16>| Routing::Overlay {
+        protocol: protocol.unwrap_or(default.overlay.protocol),
+        port: port.unwrap_or(default.overlay.port),
+    };
+    let Some(routing) = section(spec, "routing") else { return overlay(None, None) };
+    let native = routing.get("mode").and_then(|m| m.choice(&[("Overlay", false), ("Native", true)])).unwrap_or(false);
+    // both sections are checked, whichever is used
+    let wrapped = section(&routing, "overlay");
+    let wrapped = wrapped.as_ref();
+    let protocol = wrapped.and_then(|o| o.get("protocol")?.choice(&[("VXLAN", OverlayProtocol::VXLAN)]));
+    let port = wrapped.and_then(|o| o.get("port")?.int(1..=u16::MAX));
+    let direct = section(&routing, "native");
+    let direct = direct.as_ref();
+    let ipv4_cidr = direct.and_then(|n| family_prefix(&n.get("ipv4CIDR")?, true));
+    let ipv6_cidr = direct.and_then(|n| family_prefix(&n.get("ipv6CIDR")?, false));
+    let routes = direct.and_then(|n| n.get("autoDirectNodeRoutes")?.bool());
+    if !native {
+        return overlay(protocol, port);
+    }
+    Routing::Native { ipv4_cidr, ipv6_cidr, auto_direct_node_routes: routes.unwrap_or_default() }
+}
+
+fn family_prefix(field: &Field<'_>, v4: bool) -> Option<Cidr> {
+    let cidr = prefix(field)?;
+    if cidr.is_ipv4() != v4 {
+        field.invalid(if v4 { "must be an IPv4 prefix" } else { "must be an IPv6 prefix" });
+        return None;
+    }
+    Some(cidr)
+}
+
+pub(super) fn masquerade(spec: &Field<'_>) -> Masquerade {
+    let default = AxonemeConfigSpec::default().masquerade;
+    let field = section(spec, "masquerade");
+    let flag = |name, default| field.as_ref().and_then(|f| f.get(name)?.bool()).unwrap_or(default);
+    let exclude = field.as_ref().and_then(|f| f.get("excludeCIDRs"));
+    Masquerade {
+        ipv4: flag("ipv4", default.ipv4),
+        ipv6: flag("ipv6", default.ipv6),
+        exclude: exclude.iter().flat_map(Field::items).filter_map(|item| prefix(&item)).collect(),
+    }
+}
+
+pub(super) fn services(spec: &Field<'_>) -> Services {
+    let default = AxonemeConfigSpec::default().services;
+    let field = section(spec, "services");
+    let socket = field.as_ref().and_then(|f| section(f, "socketLB"));
+    let flag = |of: &Option<Field<'_>>, name, default| of.as_ref().and_then(|f| f.get(name)?.bool()).unwrap_or(default);
+    Services {
+        enabled: flag(&field, "enabled", default.enabled),
+        socket_lb: flag(&socket, "enabled", default.socket_lb.enabled),
+        socket_lb_host_only: flag(&socket, "hostNamespaceOnly", default.socket_lb.host_namespace_only),
+    }
+}
+
+pub(super) fn conntrack(spec: &Field<'_>) -> Conntrack {
+    let default = AxonemeConfigSpec::default().conntrack;
+    let field = section(spec, "conntrack");
+    let seconds = |name, default: u32| {
+        let read = field.as_ref().and_then(|f| f.get(name)?.int(1..=u32::MAX));
+        Duration::from_secs(read.unwrap_or(default).into())
+    };
+    let entries = field.as_ref().and_then(|f| f.get("maxEntries")?.int(1024..=16_777_216));
+    Conntrack {
+        max_entries: entries.unwrap_or(default.max_entries),
+        tcp_opening: seconds("tcpOpeningSeconds", default.tcp_opening_seconds),
+        tcp_established: seconds("tcpEstablishedSeconds", default.tcp_established_seconds),
+        tcp_closing: seconds("tcpClosingSeconds", default.tcp_closing_seconds),
+        udp: seconds("udpSeconds", default.udp_seconds),
+        other: seconds("otherSeconds", default.other_seconds),
+    }
+}
