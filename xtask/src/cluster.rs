@@ -77,8 +77,7 @@ impl Cluster {
 
     /// Ends the cluster and removes all of it.
     pub(crate) fn down(self) -> Result<()> {
-        let _lock = state::lock_one(&self.state.name)?;
-        down::remove(&self.state.name)
+        down::run(&self.state.name)
     }
 
     /// Its name.

@@ -1,11 +1,16 @@
 //! The developer's commands. `cargo xtask --help` lists them; each installs what it lacks.
 
+mod bpf;
+mod check;
 mod cluster;
 mod command;
 mod oci;
 mod progress;
+mod report;
 mod settings;
 mod setup;
+mod test;
+mod workspace;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -26,6 +31,26 @@ enum Task {
     Setup {
         #[arg(value_enum, default_value = "all")]
         part: setup::Part,
+    },
+    /// Compile the BPF programs.
+    Bpf,
+    /// Build the workspace.
+    Build {
+        #[arg(long)]
+        release: bool,
+    },
+    /// Write the CRDs' YAML from their types.
+    Crds {
+        /// Only say where it differs.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Format, lints, dependency direction, file rules, generated files, licences.
+    Check,
+    /// The test ladder: check, unit, bpf, netns, cluster.
+    Test {
+        /// A rung, or a part of test names.
+        rung_or_filter: Option<String>,
     },
     /// Local Kubernetes clusters.
     Cluster(cluster::cli::ClusterArgs),
@@ -57,6 +82,11 @@ enum Task {
 fn run(task: Task) -> Result<()> {
     match task {
         Task::Setup { part } => setup::run(part),
+        Task::Bpf => bpf::object(),
+        Task::Build { release } => bpf::build(release),
+        Task::Crds { check } => bpf::crds(check),
+        Task::Check => check_alone(),
+        Task::Test { rung_or_filter } => test::run(rung_or_filter.as_deref()),
         Task::Cluster(args) => cluster::cli::run(args),
         Task::Component { cluster, name, words } => cluster::launch::component(&cluster, &name, &words),
         Task::Node { cluster, node } => cluster::launch::node(&cluster, &node),
@@ -64,6 +94,12 @@ fn run(task: Task) -> Result<()> {
         Task::Exec { cluster, place, words } => cluster::launch::exec(&cluster, &place, &words),
         Task::Become { words } => cluster::launch::become_command(&words),
     }
+}
+
+fn check_alone() -> Result<()> {
+    let mut report = report::Report::default();
+    report.phase("check", check::run);
+    if report.close() { Ok(()) } else { anyhow::bail!("some checks failed") }
 }
 
 fn main() -> ExitCode {

@@ -94,10 +94,7 @@ pub(crate) fn run(args: ClusterArgs) -> Result<()> {
             Ok(())
         }
         Action::Down { all: true } => remove_all(),
-        Action::Down { all: false } => {
-            let _lock = state::lock_one(&name)?;
-            down::remove(&name)
-        }
+        Action::Down { all: false } => down::run(&name),
         Action::Status => status(),
         Action::Kubeconfig => {
             println!("{}", Cluster::open(&name)?.kubeconfig().display());
@@ -132,8 +129,7 @@ fn end_with(command: &mut std::process::Command) -> Result<()> {
 
 fn remove_all() -> Result<()> {
     for name in state::names()? {
-        let _lock = state::lock_one(&name)?;
-        down::remove(&name)?;
+        down::run(&name)?;
     }
     let _all = state::lock_all()?;
     down::remove_orphans()

@@ -8,10 +8,17 @@ use anyhow::{Context as _, Result};
 
 use super::layout::{Family, Layout, MAX_ID};
 use super::process::Recorded;
-use super::state::{Paths, names};
+use super::state::{Paths, lock_one, names};
 use super::{cgroup, network};
 use crate::progress::{say, seconds};
 use crate::settings;
+
+/// Removes one cluster by name; without one, does nothing.
+pub(crate) fn run(name: &str) -> Result<()> {
+    let lock = lock_one(name)?;
+    remove(name)?;
+    lock.discard()
+}
 
 /// Removes one cluster. The caller holds its lock.
 pub(crate) fn remove(name: &str) -> Result<()> {

@@ -1,6 +1,7 @@
 //! What is known of a cluster on disk: written before anything is made, so that `down` can always undo it.
 
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -161,18 +162,39 @@ pub(crate) fn free_id() -> Result<u8> {
 /// A held lock; the kernel frees it when the holder dies.
 #[derive(Debug)]
 pub(crate) struct Lock {
-    _file: Flock<File>,
+    path: PathBuf,
+    file: Flock<File>,
+}
+
+impl Lock {
+    /// Frees the lock and removes its file: the cluster that it guarded is gone.
+    pub(crate) fn discard(self) -> Result<()> {
+        fs::remove_file(&self.path).with_context(|| format!("removing {}", self.path.display()))
+    }
+
+    /// Whether the path still leads to the locked file, and not to a successor.
+    fn current(&self) -> bool {
+        let there = fs::metadata(&self.path).ok();
+        let held = self.file.metadata().ok();
+        there.zip(held).is_some_and(|(there, held)| (there.dev(), there.ino()) == (held.dev(), held.ino()))
+    }
+}
+
+fn try_lock(path: &Path) -> Result<Option<Lock>> {
+    let file = File::options().create(true).append(true).open(path)?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(file) => Ok(Some(Lock { path: path.to_path_buf(), file }).filter(Lock::current)),
+        Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, error)) => Err(error).with_context(|| format!("locking {}", path.display())),
+    }
 }
 
 fn lock(path: &Path, what: &str) -> Result<Lock> {
     fs::create_dir_all(path.parent().context("a lock file lies in a directory")?)?;
-    let mut file = File::options().create(true).append(true).open(path)?;
     let mut told = false;
     loop {
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(held) => return Ok(Lock { _file: held }),
-            Err((back, Errno::EWOULDBLOCK)) => file = back,
-            Err((_, error)) => return Err(error).with_context(|| format!("locking {}", path.display())),
+        if let Some(held) = try_lock(path)? {
+            return Ok(held);
         }
         if !told {
             crate::progress::say(format_args!("  .. waiting: another command works on {what}"));

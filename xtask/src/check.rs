@@ -1,0 +1,53 @@
+//! `cargo xtask check`: what a reviewer should not have to look for.
+
+mod dependencies;
+mod sources;
+
+use anyhow::{Result, bail};
+
+use crate::command::{output, show};
+use crate::report::Report;
+use crate::workspace::{self, Package, cargo};
+
+/// Runs every check and reports each as one test.
+pub(crate) fn run(report: &mut Report) -> Result<()> {
+    let packages = workspace::packages()?;
+    report.case("format", || show(cargo().args(["fmt", "--all", "--check"])));
+    report.case("dependency direction", || all(dependencies::violations(&packages)));
+    report.case("unsafe code stays in its crates", || all(sources::unsafe_outside(&packages)?));
+    report.case("file lengths", || all(sources::long_files()?));
+    report.case("workspace lints in every package", || all(sources::without_lints(&packages)?));
+    generated(report, &packages);
+    report.case("clippy", || {
+        show(cargo().args(["clippy", "--quiet", "--workspace", "--all-targets", "--", "--deny", "warnings"]))
+    });
+    deny(report);
+    Ok(())
+}
+
+fn all(problems: Vec<String>) -> Result<()> {
+    if problems.is_empty() { Ok(()) } else { bail!("{}", problems.join("\n     ")) }
+}
+
+/// The program that writes the CRDs' YAML, in the package of the API types.
+pub(crate) const GENERATOR: (&str, &str) = ("axoneme-crds", "crdgen");
+
+fn generated(report: &mut Report, packages: &[Package]) {
+    let (package, bin) = GENERATOR;
+    let there = packages.iter().any(|of| of.name == package && of.targets("bin").any(|name| name == bin));
+    if !there {
+        report.skip("generated files", &format!("package {package} has no program {bin} yet"));
+        return;
+    }
+    report.case("generated files are those of the types", || {
+        output(cargo().args(["run", "--quiet", "--package", package, "--bin", bin, "--", "--check"])).map(drop)
+    });
+}
+
+fn deny(report: &mut Report) {
+    if output(cargo().args(["deny", "--version"])).is_err() {
+        report.skip("licences, advisories and bans", "cargo-deny is not installed: cargo install cargo-deny --locked");
+        return;
+    }
+    report.case("licences, advisories and bans", || show(cargo().args(["deny", "--log-level=error", "check"])));
+}

@@ -1,0 +1,113 @@
+//! `cargo xtask test [rung|filter]`: the ladder of tests, cheapest first.
+//!
+//! | rung | what | where |
+//! |---|---|---|
+//! | check | format, lints, architecture, generated files | `check` |
+//! | unit | everything that needs no root | `cargo test --workspace` |
+//! | bpf | the compiled programs, by `BPF_PROG_TEST_RUN` | `tests/root_bpf_*.rs` |
+//! | netns | real links in network namespaces | the other `tests/root_*.rs` |
+//! | cluster | real Kubernetes clusters | `testbed`, and the product's own tests on it |
+//!
+//! A test that needs root lies in a file `tests/root_*.rs` and is `#[ignore = "needs root: ..."]`.
+
+mod libtest;
+mod testbed;
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+
+use crate::report::Report;
+use crate::setup::{self, Part};
+use crate::workspace::{self, cargo};
+use crate::{bpf, check};
+
+/// A step of the ladder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Rung {
+    /// Format, lints, dependency direction, generated files.
+    Check,
+    /// Tests that need nothing.
+    Unit,
+    /// The compiled BPF programs.
+    Bpf,
+    /// Network namespaces with real links.
+    Netns,
+    /// Local Kubernetes clusters.
+    Cluster,
+}
+
+impl Rung {
+    fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
+    fn needs(self) -> Part {
+        if self == Rung::Cluster { Part::Cluster } else { Part::Build }
+    }
+
+    fn run(self, report: &mut Report, filter: Option<&str>) -> Result<()> {
+        match self {
+            Rung::Check => check::run(report),
+            Rung::Unit => unit(report, filter),
+            Rung::Bpf => root_tests(report, filter, "bpf", &|file| file.starts_with("root_bpf")),
+            Rung::Netns => root_tests(report, filter, "netns", &|file| !file.starts_with("root_bpf")),
+            Rung::Cluster => testbed::run(report, filter),
+        }
+    }
+}
+
+/// Runs the named rung, or with another word all rungs but `check` with that filter on test names, or everything.
+pub(crate) fn run(word: Option<&str>) -> Result<()> {
+    let rung = word.and_then(|word| Rung::from_str(word, true).ok());
+    let filter = word.filter(|_| rung.is_none());
+    let mut rungs: Vec<Rung> = rung.map_or_else(|| Rung::value_variants().to_vec(), |rung| vec![rung]);
+    rungs.retain(|rung| filter.is_none() || *rung != Rung::Check);
+    let mut report = Report::default();
+    report.phase("setup", |_| {
+        let parts = rungs.iter().map(|rung| rung.needs());
+        parts
+            .fold(Vec::new(), |mut known: Vec<Part>, part| {
+                if !known.contains(&part) {
+                    known.push(part);
+                }
+                known
+            })
+            .into_iter()
+            .try_for_each(setup::run_quietly)
+    });
+    for rung in rungs {
+        report.phase(&rung.name(), |report| rung.run(report, filter));
+    }
+    if report.close() { Ok(()) } else { bail!("some tests failed") }
+}
+
+fn unit(report: &mut Report, filter: Option<&str>) -> Result<()> {
+    let mut command = cargo();
+    command.args(["test", "--workspace", "--no-fail-fast"]).args(filter);
+    libtest::run(report, "unit", &mut command)
+}
+
+/// The tests that need root, of the files that `belongs` picks.
+fn root_tests(report: &mut Report, filter: Option<&str>, rung: &str, belongs: &dyn Fn(&str) -> bool) -> Result<()> {
+    let mut words: Vec<String> = Vec::new();
+    for package in workspace::packages()? {
+        let files: Vec<&str> =
+            package.targets("test").filter(|name| name.starts_with("root_") && belongs(name)).collect();
+        if !files.is_empty() {
+            words.extend(["--package".to_owned(), package.name.clone()]);
+            words.extend(files.iter().flat_map(|file| ["--test".to_owned(), (*file).to_owned()]));
+        }
+    }
+    if words.is_empty() {
+        report.skip(rung, "no test of this rung exists yet");
+        return Ok(());
+    }
+    if !nix::unistd::geteuid().is_root() {
+        bail!("these tests need root: run `cargo xtask test {rung}` as root");
+    }
+    bpf::object()?;
+    let mut command = cargo();
+    // One at a time: they share the machine's links and the two cores.
+    command.args(["test", "--no-fail-fast"]).args(words).args(["--", "--ignored", "--test-threads=1"]).args(filter);
+    libtest::run(report, rung, &mut command)
+}
