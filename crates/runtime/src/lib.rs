@@ -10,6 +10,7 @@
 //! in a drain has a deadline. It decides nothing and knows no domain word.
 
 pub mod admin;
+pub mod apiserver;
 pub mod clock;
 pub mod config;
 pub mod drain;
