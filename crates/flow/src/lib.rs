@@ -1,1 +1,46 @@
-//! Placeholder until its first content lands.
+//! From event bytes to flows.
+//!
+//! ```text
+//!  kernel rings ─▶ decode ─▶ Record (ids, fixed size) ─push─▶ History (ring, fixed memory, wait-free)
+//!                    │ counted                                   │
+//!                    ▼                                           ▼  Reader: position + Filter
+//!                  Lost ◀──────── overwritten unread ───────── Enricher + Names ─▶ Flow (names, Hubble's JSON)
+//! ```
+//!
+//! Nouns: a [`Record`] is what the kernel said; a [`Flow`] is a record with names; the [`History`] keeps the last
+//! records; a [`Reader`] walks it for one client; [`Names`] answers for ids, a [`NameBook`] is one made of rows;
+//! [`Lost`] counts what nobody saw, by cause.
+//!
+//! Invariants: pushing never waits for a reader, never allocates, never fails. Memory is fixed by the capacities given.
+//! Any bytes decode to a record or to an error. Names are joined when a flow is read, as of the time of the record, so
+//! an address that has changed hands shows the pod that held it then.
+//!
+//! This crate does not read the kernel's rings, a clock or a socket, and it decides nothing.
+
+pub mod decode;
+pub mod enrich;
+pub mod filter;
+pub mod flow;
+pub mod history;
+pub mod lost;
+pub mod names;
+pub mod reason;
+pub mod record;
+pub mod spec;
+pub mod stream;
+#[cfg(test)]
+mod testing;
+pub mod time;
+
+pub use decode::{ClockOffset, DecodeError, decode_drop, decode_flow};
+pub use enrich::Enricher;
+pub use filter::{Condition, Filter};
+pub use flow::{Content, Flow, Response};
+pub use history::{Found, History};
+pub use lost::{Cause, Lost};
+pub use names::{NameBook, Names, Peer};
+pub use reason::DropReason;
+pub use record::{Event, Point, Record, TcpFlags, Traffic, Transport, Verdict};
+pub use spec::{FieldError, FilterSpec};
+pub use stream::{Query, Reader, Step};
+pub use time::Time;

@@ -1,0 +1,404 @@
+//! Joins a record's ids with names.
+
+use std::net::IpAddr;
+
+use axoneme_model::{Identity, Labels, rows::RuleId};
+
+use crate::{
+    flow::{
+        Counters, Endpoint, EventType, Extension, Flow, FlowType, Interface, Ip, IpVersion, Layer4, PolicyRef, RuleHit,
+        Service, TrafficDirection,
+    },
+    names::{Names, Peer},
+    reason::DropReason,
+    record::{Event, Point, Record, Transport, Verdict},
+};
+
+/// Makes flows of records. Cheap to keep, holds no names itself.
+#[derive(Clone, Debug)]
+pub struct Enricher {
+    node: String,
+    cluster: String,
+    /// Sets the flows of this process apart from those of all others.
+    instance: u64,
+}
+
+impl Enricher {
+    /// For records of `node` in `cluster` (may be empty). `instance` differs for each start of the process: the time of
+    /// start in nanoseconds will do.
+    #[must_use]
+    pub fn new(node: &str, cluster: &str, instance: u64) -> Self {
+        Self { node: node.into(), cluster: cluster.into(), instance: instance ^ fnv1a(node.as_bytes()) }
+    }
+
+    #[must_use]
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// The flow of the record with that sequence number. Total: what has no name stays a number.
+    #[must_use]
+    pub fn flow(&self, sequence: u64, r: &Record, names: &impl Names) -> Flow {
+        let dropped = matches!(r.verdict, Verdict::Dropped | Verdict::Error);
+        let peer = |end: Option<IpAddr>| names.peer(end?, r.time);
+        let (source, destination) = r.ends.unzip();
+        let (source_peer, destination_peer) = (peer(source), peer(destination));
+        let (source_port, destination_port) = r.transport.ports().unzip();
+        let service = |address: Option<IpAddr>, port: Option<u16>| {
+            let (namespace, name) = names.service(address?, r.transport.protocol(), port?)?;
+            Some(Service { name: name.to_string(), namespace: namespace.to_string() })
+        };
+        let rule = hit(r, names);
+        let policies = |direction, allow| policies(rule.as_ref(), direction, allow);
+        Flow {
+            time: r.time,
+            uuid: self.uuid(sequence),
+            verdict: r.verdict,
+            drop_reason: if dropped { u32::from(r.reason.0) } else { 0 },
+            ip: r.ends.map(|(source, destination)| Ip {
+                source,
+                destination,
+                version: if source.is_ipv4() { IpVersion::IPv4 } else { IpVersion::IPv6 },
+            }),
+            l4: r.ends.and_then(|_| Layer4::of(r.transport)),
+            source: self.endpoint(r.source_identity, source_peer.as_ref(), names),
+            destination: self.endpoint(r.destination_identity, destination_peer.as_ref(), names),
+            flow_type: FlowType::L3L4,
+            node_name: self.node.clone(),
+            event_type: event_type(r),
+            source_service: service(source, source_port),
+            destination_service: service(destination, destination_port),
+            traffic_direction: r.direction.map(Into::into),
+            trace_observation_point: (r.event != Event::Drop && r.point != Point::UnknownPoint).then_some(r.point),
+            drop_reason_desc: (dropped && r.reason != DropReason::UNKNOWN).then_some(r.reason),
+            is_reply: r.reply,
+            interface: (r.ifindex != 0).then(|| Interface {
+                index: r.ifindex,
+                name: names.interface(r.ifindex).map(|n| n.to_string()).unwrap_or_default(),
+            }),
+            summary: if r.ends.is_some() { summary(r.transport) } else { "no IP header".into() },
+            egress_allowed_by: policies(TrafficDirection::Egress, true),
+            ingress_allowed_by: policies(TrafficDirection::Ingress, true),
+            egress_denied_by: policies(TrafficDirection::Egress, false),
+            ingress_denied_by: policies(TrafficDirection::Ingress, false),
+            extensions: extension(r, rule, source_peer.as_ref(), destination_peer.as_ref()),
+        }
+    }
+
+    fn endpoint(&self, identity: Identity, peer: Option<&Peer>, names: &impl Names) -> Endpoint {
+        let identity = match (identity, peer) {
+            (Identity::UNKNOWN, Some(p)) => p.identity,
+            (known, _) => known,
+        };
+        let pod = peer.map(|p| &*p.pod).filter(|p| !p.is_empty());
+        let labels = pod
+            .and_then(|p| names.pod_labels(p))
+            .or_else(|| names.identity_labels(identity))
+            .as_ref()
+            .map(Labels::to_strings)
+            .unwrap_or_default();
+        let (namespace, pod_name) = pod.and_then(|p| p.split_once('/')).unwrap_or_default();
+        Endpoint {
+            identity: identity.0,
+            cluster_name: if pod.is_some() { self.cluster.clone() } else { String::new() },
+            namespace: namespace.into(),
+            labels,
+            pod_name: pod_name.into(),
+            workloads: Vec::new(),
+        }
+    }
+
+    /// A UUID of version 8 (RFC 9562, "custom"): node and start, then the sequence number.
+    fn uuid(&self, sequence: u64) -> String {
+        let (high, middle, low) = (self.instance >> 32, self.instance >> 16 & 0xffff, self.instance & 0xfff);
+        let (variant, node) = (0x8000 | (sequence >> 48 & 0x3fff), sequence & 0xffff_ffff_ffff);
+        format!("{high:08x}-{middle:04x}-8{low:03x}-{variant:04x}-{node:012x}")
+    }
+}
+
+/// FNV-1a: stable over builds, unlike the standard hasher's promise.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
+}
+
+fn event_type(r: &Record) -> EventType {
+    if r.event == Event::Drop {
+        EventType { kind: EventType::DROP, sub_type: i32::from(r.reason.0) }
+    } else {
+        EventType { kind: EventType::TRACE, sub_type: i32::from(r.point.sub_type()) }
+    }
+}
+
+/// The rule that decided, if one did and it has a name. A connection between two pods of a node is judged for both, and
+/// the record names the last to judge: the rule's own path tells whose it was.
+fn hit(r: &Record, names: &impl Names) -> Option<RuleHit> {
+    let rule = (r.rule != RuleId::default()).then(|| names.rule(r.rule)).flatten()?;
+    let direction = rule_direction(&rule.path).or(r.direction.map(Into::into))?;
+    Some(RuleHit {
+        direction,
+        kind: rule.object.kind.as_str().into(),
+        namespace: rule.object.namespace.to_string(),
+        name: rule.object.name.to_string(),
+        path: rule.path.to_string(),
+        allow: !matches!(r.verdict, Verdict::Dropped | Verdict::Error | Verdict::Audit),
+    })
+}
+
+/// `spec.ingress[0]`, `specs[1].egressDeny[0].toPorts[2]`: the first field that says so.
+fn rule_direction(path: &str) -> Option<TrafficDirection> {
+    path.split('.').find_map(|field| {
+        let starts = |with: &str| field.get(..with.len()).is_some_and(|f| f.eq_ignore_ascii_case(with));
+        if starts("ingress") {
+            Some(TrafficDirection::Ingress)
+        } else if starts("egress") {
+            Some(TrafficDirection::Egress)
+        } else {
+            None
+        }
+    })
+}
+
+fn policies(rule: Option<&RuleHit>, direction: TrafficDirection, allow: bool) -> Vec<PolicyRef> {
+    rule.iter()
+        .filter(|r| r.direction == direction && r.allow == allow)
+        .map(|r| PolicyRef { name: r.name.clone(), namespace: r.namespace.clone(), kind: r.kind.clone() })
+        .collect()
+}
+
+fn extension(r: &Record, rule: Option<RuleHit>, source: Option<&Peer>, destination: Option<&Peer>) -> Extension {
+    let closed = r.event == Event::Closed;
+    let node = |p: Option<&Peer>| p.map(|p| p.node.to_string()).unwrap_or_default();
+    Extension {
+        type_url: Extension::TYPE.into(),
+        event: r.event,
+        protocol: r.transport.protocol().0,
+        length: r.length,
+        forward: closed.then_some(Counters { packets: r.forward.packets, bytes: r.forward.bytes }),
+        backward: closed.then_some(Counters { packets: r.backward.packets, bytes: r.backward.bytes }),
+        rule,
+        source_node: node(source),
+        destination_node: node(destination),
+    }
+}
+
+/// `TCP Flags: SYN, ACK`, `UDP`, `ICMPv4 EchoRequest`: what Hubble's `Summary` says.
+fn summary(transport: Transport) -> String {
+    match transport {
+        Transport::Tcp { flags, .. } => {
+            let names: Vec<_> = flags.set_names().collect();
+            if names.is_empty() { "TCP".into() } else { format!("TCP Flags: {}", names.join(", ")) }
+        }
+        Transport::Icmp { kind, code } => icmp("ICMPv4", icmpv4_name(kind), kind, code),
+        Transport::Icmpv6 { kind, code } => icmp("ICMPv6", icmpv6_name(kind), kind, code),
+        other => other.protocol().to_string(),
+    }
+}
+
+fn icmp(family: &str, name: Option<&str>, kind: u8, code: u8) -> String {
+    match (name, code) {
+        (Some(name), 0) => format!("{family} {name}"),
+        (Some(name), code) => format!("{family} {name} code {code}"),
+        (None, code) => format!("{family} type {kind} code {code}"),
+    }
+}
+
+/// IANA "ICMP Type Numbers", the ones in use.
+fn icmpv4_name(kind: u8) -> Option<&'static str> {
+    Some(match kind {
+        0 => "EchoReply",
+        3 => "DestinationUnreachable",
+        4 => "SourceQuench",
+        5 => "Redirect",
+        8 => "EchoRequest",
+        9 => "RouterAdvertisement",
+        10 => "RouterSolicitation",
+        11 => "TimeExceeded",
+        12 => "ParameterProblem",
+        13 => "TimestampRequest",
+        14 => "TimestampReply",
+        _ => return None,
+    })
+}
+
+/// IANA "ICMPv6 type Numbers", the ones in use.
+fn icmpv6_name(kind: u8) -> Option<&'static str> {
+    Some(match kind {
+        1 => "DestinationUnreachable",
+        2 => "PacketTooBig",
+        3 => "TimeExceeded",
+        4 => "ParameterProblem",
+        128 => "EchoRequest",
+        129 => "EchoReply",
+        130 => "MLDv1MulticastListenerQueryMessage",
+        133 => "RouterSolicitation",
+        134 => "RouterAdvertisement",
+        135 => "NeighborSolicitation",
+        136 => "NeighborAdvertisement",
+        137 => "Redirect",
+        143 => "MLDv2MulticastListenerReportMessageV2",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use axoneme_model::{Direction, Protocol};
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        record::{TcpFlags, Traffic},
+        testing,
+        time::Time,
+    };
+
+    fn enricher() -> Enricher {
+        Enricher::new("n1", "prod", 42)
+    }
+
+    fn dropped() -> Record {
+        Record {
+            time: Time(1_795_269_600_123_000_000),
+            event: Event::Drop,
+            verdict: Verdict::Dropped,
+            reason: DropReason::POLICY_DENY,
+            direction: Some(Direction::Egress),
+            reply: None,
+            point: Point::FromEndpoint,
+            ends: Some(("10.0.0.3".parse().unwrap(), "10.0.0.2".parse().unwrap())),
+            transport: Transport::Tcp { source: 40_000, destination: 80, flags: TcpFlags(2) },
+            source_identity: Identity(6),
+            destination_identity: Identity::UNKNOWN,
+            rule: RuleId(2),
+            ifindex: 2,
+            length: 74,
+            forward: Traffic::default(),
+            backward: Traffic::default(),
+        }
+    }
+
+    fn json(record: &Record) -> serde_json::Value {
+        serde_json::to_value(enricher().flow(7, record, &testing::names())).unwrap()
+    }
+
+    #[test]
+    fn a_drop_reads_as_hubble_writes_it() {
+        assert_eq!(
+            json(&dropped()),
+            json!({
+                "time": "2026-11-21T14:00:00.123Z",
+                "uuid": enricher().uuid(7),
+                "verdict": "DROPPED",
+                "drop_reason": 181,
+                "IP": {"source": "10.0.0.3", "destination": "10.0.0.2", "ipVersion": "IPv4"},
+                "l4": {"TCP": {"source_port": 40000, "destination_port": 80, "flags": {"SYN": true}}},
+                "source": {
+                    "identity": 6, "cluster_name": "prod", "namespace": "shop",
+                    "labels": ["k8s:app=web", "cni:tier=front"], "pod_name": "web-3",
+                },
+                "destination": {},
+                "Type": "L3_L4",
+                "node_name": "n1",
+                "event_type": {"type": 1, "sub_type": 181},
+                "destination_service": {"name": "front", "namespace": "shop"},
+                "traffic_direction": "EGRESS",
+                "drop_reason_desc": "POLICY_DENY",
+                "interface": {"index": 2, "name": "axo2"},
+                "Summary": "TCP Flags: SYN",
+                "egress_denied_by": [{"name": "p2", "namespace": "shop", "kind": "CiliumNetworkPolicy"}],
+                "extensions": {
+                    "@type": "type.googleapis.com/axoneme.flow.v1.Detail",
+                    "event": "DROP", "protocol": 6, "length": 74, "source_node": "n1",
+                    "rule": {
+                        "direction": "EGRESS", "kind": "CiliumNetworkPolicy", "namespace": "shop", "name": "p2",
+                        "path": "specs[1].egressDeny[0]", "allow": false,
+                    },
+                },
+            })
+        );
+    }
+
+    #[test]
+    fn a_close_carries_counters_as_text_and_the_rule_tells_whose_it_was() {
+        let record = Record {
+            event: Event::Closed,
+            verdict: Verdict::Forwarded,
+            reason: DropReason::UNKNOWN,
+            reply: Some(false),
+            rule: RuleId(1),
+            length: 0,
+            forward: Traffic { packets: 10, bytes: u64::MAX },
+            ..dropped()
+        };
+        let flow = json(&record);
+        assert_eq!(flow["extensions"]["forward"], json!({"packets": "10", "bytes": "18446744073709551615"}));
+        // seen on the sender's way out, decided by the receiver's rule
+        assert_eq!(flow["traffic_direction"], "EGRESS");
+        assert_eq!(flow["ingress_allowed_by"][0]["name"], "p1");
+        assert_eq!((&flow["egress_allowed_by"], &flow["drop_reason_desc"]), (&json!(null), &json!(null)));
+        assert_eq!(flow["trace_observation_point"], "FROM_ENDPOINT");
+        assert_eq!(flow["event_type"], json!({"type": 4, "sub_type": 5}));
+        assert_eq!(flow["is_reply"], false);
+    }
+
+    #[test]
+    fn unknown_ids_stay_numbers() {
+        let record = Record {
+            ends: Some(("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap())),
+            source_identity: Identity(70_000),
+            destination_identity: Identity::WORLD,
+            rule: RuleId(99),
+            ifindex: 9,
+            ..dropped()
+        };
+        let flow = json(&record);
+        assert_eq!(flow["source"], json!({"identity": 70000}));
+        assert_eq!(flow["destination"]["identity"], 2);
+        assert_eq!(flow["interface"], json!({"index": 9}));
+        assert!(flow.get("egress_denied_by").is_none() && flow["extensions"].get("rule").is_none());
+    }
+
+    #[test]
+    fn a_packet_without_an_ip_header_has_no_addresses_and_no_ports() {
+        let flow = json(&Record { ends: None, ..dropped() });
+        assert!(flow.get("IP").is_none() && flow.get("l4").is_none());
+        assert_eq!(flow["Summary"], "no IP header");
+    }
+
+    #[test]
+    fn summaries_read_as_hubbles() {
+        for (protocol, a, b, flags, expected) in [
+            (6, 1, 2, 0x12, "TCP Flags: SYN, ACK"),
+            (6, 1, 2, 0, "TCP"),
+            (17, 1, 2, 0, "UDP"),
+            (132, 1, 2, 0, "SCTP"),
+            (1, 8, 0, 0, "ICMPv4 EchoRequest"),
+            (1, 3, 4, 0, "ICMPv4 DestinationUnreachable code 4"),
+            (58, 128, 0, 0, "ICMPv6 EchoRequest"),
+            (58, 200, 1, 0, "ICMPv6 type 200 code 1"),
+            (112, 0, 0, 0, "VRRP"),
+        ] {
+            assert_eq!(summary(Transport::new(Protocol(protocol), a, b, flags)), expected);
+        }
+    }
+
+    #[test]
+    fn uuids_differ_by_record_node_and_start() {
+        let of = |node: &str, start, n| Enricher::new(node, "", start).uuid(n);
+        let all = [of("n1", 1, 0), of("n1", 1, 1), of("n1", 2, 0), of("n2", 1, 0)];
+        assert!(all.iter().enumerate().all(|(i, a)| all.iter().skip(i + 1).all(|b| a != b)));
+        let u = of("n1", u64::MAX, u64::MAX);
+        assert_eq!(u.len(), 36);
+        assert_eq!((u.as_bytes()[14], u.as_bytes()[19]), (b'8', b'b'), "version 8, variant 10xx");
+    }
+
+    proptest! {
+        #[test]
+        fn flows_survive_json(record in testing::arbitrary_record()) {
+            let flow = enricher().flow(3, &record, &testing::names());
+            let text = serde_json::to_string(&flow).unwrap();
+            prop_assert_eq!(serde_json::from_str::<Flow>(&text).unwrap(), flow);
+        }
+    }
+}

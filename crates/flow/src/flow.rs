@@ -1,0 +1,380 @@
+//! A flow with names, in Hubble's JSON spelling.
+//!
+//! Field names, enums and omissions are those of the JSON form of `flow.Flow` and `observer.GetFlowsResponse` (Cilium's
+//! `api/v1/flow/flow.proto`, proto field names, default values left out, 64-bit numbers as strings), so that scripts
+//! that read Hubble's output read this, and the gRPC API can be built on the same type. What Hubble has no field for is
+//! under `extensions`, the place that its API keeps for that.
+
+use std::net::IpAddr;
+
+use axoneme_model::Direction;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    lost::LostEvents,
+    reason::DropReason,
+    record::{Event, Point, TcpFlags, Transport, Verdict},
+    time::Time,
+};
+
+/// One line of the stream: a flow, or how many were lost before it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Response {
+    #[serde(flatten)]
+    pub content: Content,
+    pub node_name: String,
+    pub time: Time,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Content {
+    #[serde(rename = "flow")]
+    Flow(Box<Flow>),
+    #[serde(rename = "lost_events")]
+    Lost(LostEvents),
+}
+
+/// What was seen, of whom, and what became of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flow {
+    pub time: Time,
+    pub uuid: String,
+    pub verdict: Verdict,
+    /// Number of `drop_reason_desc`; kept for clients that only know this one.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub drop_reason: u32,
+    /// Absent: the packet had no (readable) IP header.
+    #[serde(rename = "IP", default, skip_serializing_if = "Option::is_none")]
+    pub ip: Option<Ip>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub l4: Option<Layer4>,
+    pub source: Endpoint,
+    pub destination: Endpoint,
+    #[serde(rename = "Type")]
+    pub flow_type: FlowType,
+    pub node_name: String,
+    pub event_type: EventType,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_service: Option<Service>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination_service: Option<Service>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic_direction: Option<TrafficDirection>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace_observation_point: Option<Point>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drop_reason_desc: Option<DropReason>,
+    /// Absent: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub is_reply: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<Interface>,
+    #[serde(rename = "Summary")]
+    pub summary: String,
+    pub extensions: Extension,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub egress_allowed_by: Vec<PolicyRef>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ingress_allowed_by: Vec<PolicyRef>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub egress_denied_by: Vec<PolicyRef>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ingress_denied_by: Vec<PolicyRef>,
+}
+
+impl Flow {
+    /// Source and destination port, where the protocol has ports.
+    #[must_use]
+    pub fn ports(&self) -> Option<(u16, u16)> {
+        match self.l4? {
+            Layer4::Tcp { source_port, destination_port, .. }
+            | Layer4::Udp { source_port, destination_port }
+            | Layer4::Sctp { source_port, destination_port } => Some((source_port, destination_port)),
+            Layer4::Icmpv4 { .. } | Layer4::Icmpv6 { .. } => None,
+        }
+    }
+
+    /// The policies that decided, with what they said: denials first.
+    pub fn decided_by(&self) -> impl Iterator<Item = (&PolicyRef, bool)> {
+        let denied = self.egress_denied_by.iter().chain(&self.ingress_denied_by).map(|p| (p, false));
+        denied.chain(self.egress_allowed_by.iter().chain(&self.ingress_allowed_by).map(|p| (p, true)))
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ip {
+    pub source: IpAddr,
+    pub destination: IpAddr,
+    #[serde(rename = "ipVersion")]
+    pub version: IpVersion,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum IpVersion {
+    IPv4,
+    IPv6,
+}
+
+/// `flow.Layer4`. Proto3 leaves zeros out of JSON, and so does this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Layer4 {
+    #[serde(rename = "TCP")]
+    Tcp {
+        #[serde(default, skip_serializing_if = "is_zero")]
+        source_port: u16,
+        #[serde(default, skip_serializing_if = "is_zero")]
+        destination_port: u16,
+        #[serde(default, skip_serializing_if = "is_zero", with = "flags")]
+        flags: TcpFlags,
+    },
+    #[serde(rename = "UDP")]
+    Udp {
+        #[serde(default, skip_serializing_if = "is_zero")]
+        source_port: u16,
+        #[serde(default, skip_serializing_if = "is_zero")]
+        destination_port: u16,
+    },
+    #[serde(rename = "ICMPv4")]
+    Icmpv4 {
+        #[serde(default, skip_serializing_if = "is_zero", rename = "type")]
+        kind: u8,
+        #[serde(default, skip_serializing_if = "is_zero")]
+        code: u8,
+    },
+    #[serde(rename = "ICMPv6")]
+    Icmpv6 {
+        #[serde(default, skip_serializing_if = "is_zero", rename = "type")]
+        kind: u8,
+        #[serde(default, skip_serializing_if = "is_zero")]
+        code: u8,
+    },
+    #[serde(rename = "SCTP")]
+    Sctp {
+        #[serde(default, skip_serializing_if = "is_zero")]
+        source_port: u16,
+        #[serde(default, skip_serializing_if = "is_zero")]
+        destination_port: u16,
+    },
+}
+
+impl Layer4 {
+    /// None for protocols that Hubble's API has no message for.
+    #[must_use]
+    pub fn of(transport: Transport) -> Option<Self> {
+        Some(match transport {
+            Transport::Tcp { source, destination, flags } => {
+                Self::Tcp { source_port: source, destination_port: destination, flags }
+            }
+            Transport::Udp { source, destination } => Self::Udp { source_port: source, destination_port: destination },
+            Transport::Sctp { source, destination } => {
+                Self::Sctp { source_port: source, destination_port: destination }
+            }
+            Transport::Icmp { kind, code } => Self::Icmpv4 { kind, code },
+            Transport::Icmpv6 { kind, code } => Self::Icmpv6 { kind, code },
+            Transport::Other(_) => return None,
+        })
+    }
+}
+
+/// One end of a flow.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub identity: u32,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub cluster_name: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub namespace: String,
+    /// `source:key=value`, sorted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<String>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub pod_name: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub workloads: Vec<Workload>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Workload {
+    pub name: String,
+    pub kind: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FlowType {
+    #[serde(rename = "L3_L4")]
+    L3L4,
+    L7,
+    #[serde(rename = "SOCK")]
+    Sock,
+}
+
+/// `flow.CiliumEventType`: 1 a drop with its reason, 4 a trace with its observation point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventType {
+    #[serde(rename = "type")]
+    pub kind: i32,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub sub_type: i32,
+}
+
+impl EventType {
+    pub const DROP: i32 = 1;
+    pub const TRACE: i32 = 4;
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    pub name: String,
+    pub namespace: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum TrafficDirection {
+    Ingress,
+    Egress,
+}
+
+impl TrafficDirection {
+    /// The direction of that name, in any case.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name.to_ascii_lowercase().as_str() {
+            "ingress" => Some(Self::Ingress),
+            "egress" => Some(Self::Egress),
+            _ => None,
+        }
+    }
+}
+
+impl From<Direction> for TrafficDirection {
+    fn from(d: Direction) -> Self {
+        match d {
+            Direction::Ingress => Self::Ingress,
+            Direction::Egress => Self::Egress,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    pub index: u32,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+}
+
+/// `flow.Policy`: the object that decided. The rule within it is in [`Extension::rule`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyRef {
+    pub name: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub namespace: String,
+    pub kind: String,
+}
+
+impl std::fmt::Display for PolicyRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.namespace.is_empty() {
+            write!(f, "{} {}", self.kind, self.name)
+        } else {
+            write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
+        }
+    }
+}
+
+/// What Hubble's flow has no field for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extension {
+    /// [`Self::TYPE`], always.
+    #[serde(rename = "@type")]
+    pub type_url: String,
+    pub event: Event,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Bytes of the dropped packet with its link-layer header.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub length: u32,
+    /// What the end that opened the connection sent; only of [`Event::Closed`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forward: Option<Counters>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backward: Option<Counters>,
+    /// The rule that decided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<RuleHit>,
+    /// Nodes that hold the addresses, where known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub source_node: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub destination_node: String,
+}
+
+impl Extension {
+    pub const TYPE: &str = "type.googleapis.com/axoneme.flow.v1.Detail";
+}
+
+/// A rule that decided.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleHit {
+    /// Whose: of the receiver (ingress) or the sender (egress).
+    pub direction: TrafficDirection,
+    pub kind: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub namespace: String,
+    pub name: String,
+    /// Field path in the object: `spec.ingress[0].toPorts[1]`.
+    pub path: String,
+    pub allow: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    #[serde(with = "number_text")]
+    pub packets: u64,
+    /// With link-layer headers.
+    #[serde(with = "number_text")]
+    pub bytes: u64,
+}
+
+fn is_zero<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// 64-bit numbers as strings, as protobuf's JSON form has them (a JavaScript number holds 53 bits).
+pub(crate) mod number_text {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde's with asks for")]
+    pub(crate) fn serialize<S: Serializer>(n: &u64, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(n)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
+        String::deserialize(d)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// `flow.TCPFlags`: an object with a `true` for each flag that is set.
+mod flags {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error as _, ser::SerializeMap as _};
+
+    use crate::record::TcpFlags;
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde's with asks for")]
+    pub(super) fn serialize<S: Serializer>(flags: &TcpFlags, s: S) -> Result<S::Ok, S::Error> {
+        let mut map = s.serialize_map(None)?;
+        for name in flags.set_names() {
+            map.serialize_entry(name, &true)?;
+        }
+        map.end()
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<TcpFlags, D::Error> {
+        let map = std::collections::BTreeMap::<String, bool>::deserialize(d)?;
+        map.into_iter().filter(|f| f.1).try_fold(TcpFlags::default(), |sum, (name, _)| {
+            let flag = TcpFlags::from_name(&name).ok_or_else(|| D::Error::custom(format!("no TCP flag {name:?}")))?;
+            Ok(TcpFlags(sum.0 | flag.0))
+        })
+    }
+}

@@ -1,0 +1,204 @@
+//! A ring of the last records, in memory that never grows.
+//!
+//! ```text
+//!   writer ──push──▶ slot[n % capacity] ──▶ any number of readers, each with its own position
+//!                    overwritten when full: the reader that was too slow learns how many it missed
+//! ```
+//!
+//! *Guarantees*: `push` never waits, allocates or fails, whatever readers do; a reader sees a whole record or none.
+//! *Assumptions*: one thread pushes at a time (a second one would only mix up records, not memory: each slot is a
+//! sequence lock over plain atomics, after Boehm, "Can Seqlocks Get Along with Programming Language Memory Models?").
+
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+use crate::record::{Record, WORDS};
+
+/// One record behind a sequence lock. `version` is odd while it is written, else `2 × (sequence + 1)`; 0: never.
+#[derive(Debug)]
+struct Slot {
+    version: AtomicU64,
+    words: [AtomicU64; WORDS],
+}
+
+/// The last records of a node. Sequence numbers start at 0 and never repeat in a process.
+#[derive(Debug)]
+pub struct History {
+    slots: Box<[Slot]>,
+    head: AtomicU64,
+}
+
+/// What a reader finds at a position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    Record(Record),
+    /// Overwritten already; the oldest that is still there has this sequence number.
+    Gone {
+        oldest: u64,
+    },
+    /// Not written yet.
+    NotYet,
+}
+
+impl History {
+    /// Bytes that one record takes.
+    pub const RECORD_BYTES: usize = size_of::<Slot>();
+
+    /// Room for `capacity` records (at least one); takes `capacity × RECORD_BYTES` bytes for good.
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
+        let slot = || Slot { version: AtomicU64::new(0), words: [const { AtomicU64::new(0) }; WORDS] };
+        Self { slots: std::iter::repeat_with(slot).take(capacity.max(1)).collect(), head: AtomicU64::new(0) }
+    }
+
+    #[must_use]
+    pub fn capacity(&self) -> u64 {
+        self.slots.len() as u64
+    }
+
+    /// How many records were ever pushed: the sequence number of the next one.
+    #[must_use]
+    pub fn head(&self) -> u64 {
+        self.head.load(Ordering::Acquire)
+    }
+
+    /// Sequence number of the oldest record that is still there (equal to [`Self::head`] when there is none).
+    #[must_use]
+    pub fn oldest(&self) -> u64 {
+        self.head().saturating_sub(self.capacity())
+    }
+
+    fn slot(&self, sequence: u64) -> Option<&Slot> {
+        self.slots.get((sequence % self.capacity()) as usize)
+    }
+
+    /// Appends, over the oldest record if the ring is full.
+    pub fn push(&self, record: &Record) {
+        let sequence = self.head.load(Ordering::Relaxed);
+        let Some(slot) = self.slot(sequence) else { return };
+        slot.version.store(2 * sequence + 1, Ordering::Relaxed);
+        fence(Ordering::Release);
+        for (to, from) in slot.words.iter().zip(record.pack()) {
+            to.store(from, Ordering::Relaxed);
+        }
+        slot.version.store(2 * sequence + 2, Ordering::Release);
+        self.head.store(sequence + 1, Ordering::Release);
+    }
+
+    /// The record at a position.
+    #[must_use]
+    pub fn get(&self, sequence: u64) -> Found {
+        if sequence >= self.head() {
+            return Found::NotYet;
+        }
+        let Some(slot) = self.slot(sequence) else { return Found::NotYet };
+        let before = slot.version.load(Ordering::Acquire);
+        let words = std::array::from_fn(|i| slot.words.get(i).map_or(0, |w| w.load(Ordering::Relaxed)));
+        fence(Ordering::Acquire);
+        if before == 2 * sequence + 2 && slot.version.load(Ordering::Relaxed) == before {
+            Found::Record(Record::unpack(&words))
+        } else {
+            // the writer is at least one lap ahead, or in this very slot
+            Found::Gone { oldest: self.oldest().max(sequence + 1) }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, thread};
+
+    use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
+
+    use super::*;
+    use crate::{record::Traffic, testing::arbitrary_record, time::Time};
+
+    fn sample() -> Record {
+        arbitrary_record().new_tree(&mut TestRunner::deterministic()).unwrap().current()
+    }
+
+    #[test]
+    fn a_record_takes_two_cache_lines() {
+        assert_eq!(History::RECORD_BYTES, 128);
+    }
+
+    #[test]
+    fn a_full_ring_keeps_the_newest_and_names_the_oldest() {
+        let h = History::new(4);
+        assert_eq!((h.head(), h.oldest(), h.get(0)), (0, 0, Found::NotYet));
+        for n in 0..10 {
+            h.push(&Record { time: Time(n), ..sample() });
+        }
+        assert_eq!((h.head(), h.oldest()), (10, 6));
+        assert_eq!(h.get(5), Found::Gone { oldest: 6 });
+        for n in 6..10 {
+            assert!(matches!(h.get(n), Found::Record(r) if r.time == Time(n)), "{n}");
+        }
+        assert_eq!(h.get(10), Found::NotYet);
+    }
+
+    #[test]
+    fn a_ring_of_no_room_still_holds_one() {
+        let h = History::new(0);
+        h.push(&sample());
+        assert_eq!(h.get(0), Found::Record(sample()));
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_pushed_is_read(records in proptest::collection::vec(arbitrary_record(), 0..40), room in 1..20usize) {
+            let h = History::new(room);
+            for r in &records {
+                h.push(r);
+            }
+            for (n, r) in records.iter().enumerate() {
+                let expected = if n + room < records.len() {
+                    Found::Gone { oldest: (records.len() - room) as u64 }
+                } else {
+                    Found::Record(*r)
+                };
+                prop_assert_eq!(h.get(n as u64), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn readers_never_see_half_a_record_while_the_writer_laps_them() {
+        let h = Arc::new(History::new(3));
+        let readers: Vec<_> = (0..2)
+            .map(|_| {
+                let h = h.clone();
+                thread::spawn(move || {
+                    let (mut seen, mut gone, mut at) = (0u64, 0u64, 0);
+                    while at < 200_000 {
+                        match h.get(at) {
+                            Found::Record(r) => {
+                                // every field of record n is n
+                                assert_eq!(r.time, Time(at));
+                                assert_eq!(r.forward, Traffic { packets: at, bytes: at });
+                                assert_eq!(r.backward, Traffic { packets: at, bytes: at });
+                                seen += 1;
+                                at += 1;
+                            }
+                            Found::Gone { oldest } => {
+                                assert!(oldest > at);
+                                gone += oldest - at;
+                                at = oldest;
+                            }
+                            Found::NotYet => std::hint::spin_loop(),
+                        }
+                    }
+                    (seen, gone, at)
+                })
+            })
+            .collect();
+        let base = sample();
+        for n in 0..200_000 {
+            let t = Traffic { packets: n, bytes: n };
+            h.push(&Record { time: Time(n), forward: t, backward: t, ..base });
+        }
+        for r in readers {
+            let (seen, gone, at) = r.join().unwrap();
+            assert_eq!(seen + gone, at, "each record is either read or counted as lost");
+        }
+    }
+}

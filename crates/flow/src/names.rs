@@ -1,0 +1,395 @@
+//! From ids to names: what the rows say, and for a while what they said.
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    hash::Hash,
+    net::IpAddr,
+    sync::Arc,
+};
+
+use axoneme_model::{
+    Cidr, Identity, Labels, Protocol, RuleRef,
+    rows::{EndpointRow, IdentityRow, IpRow, RowSet, RuleId, RuleRow, ServiceRow},
+};
+
+use crate::time::Time;
+
+/// Who holds an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    pub identity: Identity,
+    /// `namespace/pod`; empty for addresses that are no pod's.
+    pub pod: Arc<str>,
+    /// Node that holds it; empty for outside.
+    pub node: Arc<str>,
+}
+
+/// Answers for the enricher. Absence is an answer: the flow then shows the bare id or address.
+pub trait Names {
+    /// The holder of the address at that time.
+    fn peer(&self, address: IpAddr, at: Time) -> Option<Peer>;
+    /// All labels of the pod that holds the address, where this node knows the pod itself.
+    fn pod_labels(&self, pod: &str) -> Option<Labels>;
+    fn identity_labels(&self, identity: Identity) -> Option<Labels>;
+    fn rule(&self, rule: RuleId) -> Option<RuleRef>;
+    /// Namespace and name of the service with this frontend.
+    fn service(&self, address: IpAddr, protocol: Protocol, port: u16) -> Option<(Arc<str>, Arc<str>)>;
+    fn interface(&self, index: u32) -> Option<Arc<str>>;
+}
+
+/// Namespace and name.
+type ServiceName = (Arc<str>, Arc<str>);
+
+/// A map whose removed entries stay readable until `room` others have been removed after them: a flow of a pod or rule
+/// that is gone still has its name.
+#[derive(Debug)]
+struct Retained<K, V> {
+    /// Removals so far at the time when this entry was removed; none while it is current.
+    entries: HashMap<K, (V, Option<u64>)>,
+    departed: VecDeque<(K, u64)>,
+    removals: u64,
+    room: usize,
+}
+
+impl<K: Hash + Eq + Clone, V> Retained<K, V> {
+    fn new(room: usize) -> Self {
+        Self { entries: HashMap::new(), departed: VecDeque::new(), removals: 0, room }
+    }
+
+    fn upsert(&mut self, key: K, value: V) {
+        self.entries.insert(key, (value, None));
+    }
+
+    fn remove(&mut self, key: &K) {
+        let Some((_, gone @ None)) = self.entries.get_mut(key) else { return };
+        self.removals += 1;
+        *gone = Some(self.removals);
+        self.departed.push_back((key.clone(), self.removals));
+        while self.departed.len() > self.room {
+            let Some((oldest, removal)) = self.departed.pop_front() else { return };
+            // it may have come back meanwhile, and gone once more
+            if self.entries.get(&oldest).is_some_and(|e| e.1 == Some(removal)) {
+                self.entries.remove(&oldest);
+            }
+        }
+    }
+
+    fn get<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> Option<&V>
+    where
+        K: std::borrow::Borrow<Q>,
+    {
+        self.entries.get(key).map(|e| &e.0)
+    }
+
+    fn current(&self) -> impl Iterator<Item = &K> {
+        self.entries.iter().filter(|e| e.1.1.is_none()).map(|e| e.0)
+    }
+}
+
+/// A holder of a prefix and from when on.
+#[derive(Clone, Debug)]
+struct Tenure {
+    since: Time,
+    /// None: nobody held it from then on.
+    peer: Option<Peer>,
+}
+
+/// Tenures of a prefix that are kept, the current one included. Addresses are reused slowly; more than this many
+/// holders within the history's span means that the older ones are shown without names.
+const TENURES: usize = 4;
+
+/// Names from rows, fed by the one that holds the rows. Bounded by the rows plus the departed entries it keeps.
+#[derive(Debug)]
+pub struct NameBook {
+    prefixes: HashMap<Cidr, Vec<Tenure>>,
+    /// Prefix lengths in use, longest first by `.rev()`: a lookup is one probe for each.
+    lengths_v4: BTreeSet<u8>,
+    lengths_v6: BTreeSet<u8>,
+    departed_prefixes: VecDeque<(Cidr, Time)>,
+    pods: Retained<Arc<str>, Labels>,
+    identities: Retained<Identity, Labels>,
+    rules: Retained<RuleId, RuleRef>,
+    services: HashMap<(IpAddr, Protocol, u16), ServiceName>,
+    interfaces: Retained<u32, Arc<str>>,
+    node: Arc<str>,
+    room: usize,
+}
+
+impl NameBook {
+    /// Departed entries of each kind that an agent keeps: two days of a node where a pod a minute comes and goes.
+    pub const DEPARTED: usize = 4096;
+
+    /// The book of `node`. Keeps up to `departed` entries of each kind after their rows have gone.
+    #[must_use]
+    pub fn new(node: &str, departed: usize) -> Self {
+        Self {
+            node: node.into(),
+            prefixes: HashMap::new(),
+            lengths_v4: BTreeSet::new(),
+            lengths_v6: BTreeSet::new(),
+            departed_prefixes: VecDeque::new(),
+            pods: Retained::new(departed),
+            identities: Retained::new(departed),
+            rules: Retained::new(departed),
+            services: HashMap::new(),
+            interfaces: Retained::new(departed),
+            room: departed,
+        }
+    }
+
+    /// Brings the book to what the rows say. `now` is from when on changed holders count; the first call may pass
+    /// zero, so that older records have names too. Cost: the size of the rows; single changes go by the other methods.
+    pub fn sync(&mut self, rows: &RowSet, now: Time) {
+        let gone: Vec<Cidr> = self.prefixes.keys().filter(|p| !rows.ips.contains_key(*p)).copied().collect();
+        for prefix in gone {
+            self.remove_ip(prefix, now);
+        }
+        for row in rows.ips.values() {
+            self.upsert_ip(row, now);
+        }
+        let names: BTreeSet<Arc<str>> = rows.endpoints.values().map(pod_name).collect();
+        let gone: Vec<Arc<str>> = self.pods.current().filter(|n| !names.contains(*n)).cloned().collect();
+        for name in gone {
+            self.pods.remove(&name);
+        }
+        for row in rows.endpoints.values() {
+            self.upsert_endpoint(row);
+        }
+        let gone: Vec<Identity> =
+            self.identities.current().filter(|i| !rows.identities.contains_key(*i)).copied().collect();
+        for id in gone {
+            self.identities.remove(&id);
+        }
+        for row in rows.identities.values() {
+            self.upsert_identity(row);
+        }
+        let gone: Vec<RuleId> = self.rules.current().filter(|i| !rows.rules.contains_key(*i)).copied().collect();
+        for id in gone {
+            self.rules.remove(&id);
+        }
+        for row in rows.rules.values() {
+            self.upsert_rule(row);
+        }
+        self.services.clear();
+        for row in rows.services.values() {
+            self.upsert_service(row);
+        }
+    }
+
+    pub fn upsert_ip(&mut self, row: &IpRow, now: Time) {
+        let identity = if row.node == self.node { row.local_identity } else { row.identity };
+        let peer = Peer { identity, pod: row.pod.clone(), node: row.node.clone() };
+        self.set_holder(row.prefix, Some(peer), now);
+    }
+
+    pub fn remove_ip(&mut self, prefix: Cidr, now: Time) {
+        if !self.prefixes.contains_key(&prefix) {
+            return;
+        }
+        self.set_holder(prefix, None, now);
+        self.departed_prefixes.push_back((prefix, now));
+        while self.departed_prefixes.len() > self.room {
+            let Some((oldest, gone)) = self.departed_prefixes.pop_front() else { return };
+            let last = self.prefixes.get(&oldest).and_then(|t| t.last());
+            if last.is_some_and(|t| t.peer.is_none() && t.since == gone) {
+                // a prefix length that nobody uses any more costs a probe and no more: it stays
+                self.prefixes.remove(&oldest);
+            }
+        }
+    }
+
+    fn set_holder(&mut self, prefix: Cidr, peer: Option<Peer>, now: Time) {
+        let prefix = axoneme_model::cidr::normalise(prefix);
+        let lengths = if prefix.is_ipv4() { &mut self.lengths_v4 } else { &mut self.lengths_v6 };
+        lengths.insert(prefix.prefix());
+        let tenures = self.prefixes.entry(prefix).or_default();
+        if tenures.last().is_some_and(|t| t.peer == peer) {
+            return;
+        }
+        if tenures.len() == TENURES {
+            tenures.remove(0);
+        }
+        // the first holder that we learn of counts as the holder ever since
+        let since = if tenures.is_empty() { Time(0) } else { now };
+        tenures.push(Tenure { since, peer });
+    }
+
+    pub fn upsert_endpoint(&mut self, row: &EndpointRow) {
+        self.pods.upsert(pod_name(row), row.labels.clone());
+    }
+
+    pub fn remove_endpoint(&mut self, row: &EndpointRow) {
+        self.pods.remove(&pod_name(row));
+    }
+
+    pub fn upsert_identity(&mut self, row: &IdentityRow) {
+        self.identities.upsert(row.id, row.labels.clone());
+    }
+
+    pub fn remove_identity(&mut self, id: Identity) {
+        self.identities.remove(&id);
+    }
+
+    pub fn upsert_rule(&mut self, row: &RuleRow) {
+        self.rules.upsert(row.id, row.rule.clone());
+    }
+
+    pub fn remove_rule(&mut self, id: RuleId) {
+        self.rules.remove(&id);
+    }
+
+    pub fn upsert_service(&mut self, row: &ServiceRow) {
+        for f in &row.frontends {
+            self.services.insert((f.address, f.protocol, f.port), (row.namespace.clone(), row.name.clone()));
+        }
+    }
+
+    pub fn remove_service(&mut self, row: &ServiceRow) {
+        for f in &row.frontends {
+            self.services.remove(&(f.address, f.protocol, f.port));
+        }
+    }
+
+    pub fn upsert_interface(&mut self, index: u32, name: &str) {
+        self.interfaces.upsert(index, name.into());
+    }
+
+    pub fn remove_interface(&mut self, index: u32) {
+        self.interfaces.remove(&index);
+    }
+}
+
+impl Names for NameBook {
+    fn peer(&self, address: IpAddr, at: Time) -> Option<Peer> {
+        let lengths = if address.is_ipv4() { &self.lengths_v4 } else { &self.lengths_v6 };
+        lengths.iter().rev().find_map(|&length| {
+            let prefix = axoneme_model::cidr::normalise(Cidr::new(address, length).ok()?);
+            let tenures = self.prefixes.get(&prefix)?;
+            tenures.iter().rev().find(|t| t.since <= at)?.peer.clone()
+        })
+    }
+
+    fn pod_labels(&self, pod: &str) -> Option<Labels> {
+        self.pods.get(pod).cloned()
+    }
+
+    fn identity_labels(&self, identity: Identity) -> Option<Labels> {
+        self.identities.get(&identity).cloned().or_else(|| identity.reserved_labels())
+    }
+
+    fn rule(&self, rule: RuleId) -> Option<RuleRef> {
+        self.rules.get(&rule).cloned()
+    }
+
+    fn service(&self, address: IpAddr, protocol: Protocol, port: u16) -> Option<(Arc<str>, Arc<str>)> {
+        self.services.get(&(address, protocol, port)).cloned()
+    }
+
+    fn interface(&self, index: u32) -> Option<Arc<str>> {
+        self.interfaces.get(&index).cloned()
+    }
+}
+
+fn pod_name(row: &EndpointRow) -> Arc<str> {
+    format!("{}/{}", row.namespace, row.name).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use axoneme_model::{Kind, ObjectRef, PeerClass};
+
+    use super::*;
+
+    fn row(prefix: &str, identity: u32, pod: &str) -> IpRow {
+        IpRow {
+            prefix: prefix.parse().unwrap(),
+            identity: Identity(identity),
+            peer: PeerClass(identity),
+            local_identity: Identity(identity),
+            local_peer: PeerClass(identity),
+            tunnel: None,
+            node: "n1".into(),
+            pod: pod.into(),
+        }
+    }
+
+    fn pod_at(book: &NameBook, at: u64) -> Option<String> {
+        book.peer("10.0.0.1".parse().unwrap(), Time(at)).map(|p| p.pod.to_string())
+    }
+
+    #[test]
+    fn the_longest_prefix_names_the_peer() {
+        let mut book = NameBook::new("n0", 8);
+        book.upsert_ip(&row("0.0.0.0/0", 2, ""), Time(5));
+        book.upsert_ip(&row("10.0.0.1/32", 300, "shop/web"), Time(5));
+        assert_eq!(pod_at(&book, 5).as_deref(), Some("shop/web"));
+        let other = book.peer("10.0.0.2".parse().unwrap(), Time(5)).unwrap();
+        assert_eq!(other.identity, Identity::WORLD);
+        assert_eq!(book.peer("fd00::1".parse().unwrap(), Time(5)), None);
+    }
+
+    #[test]
+    fn a_reused_address_names_the_pod_that_held_it_then() {
+        let mut book = NameBook::new("n0", 8);
+        book.upsert_ip(&row("10.0.0.1/32", 300, "shop/old"), Time(10));
+        book.remove_ip("10.0.0.1/32".parse().unwrap(), Time(20));
+        book.upsert_ip(&row("10.0.0.1/32", 301, "shop/new"), Time(30));
+        assert_eq!(pod_at(&book, 19).as_deref(), Some("shop/old"));
+        assert_eq!(pod_at(&book, 25), None, "nobody held it");
+        assert_eq!(pod_at(&book, 30).as_deref(), Some("shop/new"));
+    }
+
+    #[test]
+    fn departed_entries_are_bounded_and_current_ones_never_go() {
+        let mut book = NameBook::new("n0", 2);
+        let rule = |n: u32| RuleRow {
+            id: RuleId(n),
+            rule: RuleRef { object: ObjectRef::new(Kind::NetworkPolicy, "shop", "p"), path: "spec".into() },
+            allow: true,
+        };
+        for n in 1..=4 {
+            book.upsert_rule(&rule(n));
+        }
+        book.remove_rule(RuleId(1));
+        book.upsert_rule(&rule(1));
+        for n in 2..=4 {
+            book.remove_rule(RuleId(n));
+        }
+        assert!(book.rule(RuleId(1)).is_some(), "came back");
+        assert!(book.rule(RuleId(2)).is_none(), "pushed out");
+        assert!(book.rule(RuleId(3)).is_some() && book.rule(RuleId(4)).is_some(), "gone, still named");
+        for n in 0..100u64 {
+            let prefix = format!("10.1.0.{n}/32");
+            book.upsert_ip(&row(&prefix, 300, "a/b"), Time(n));
+            book.remove_ip(prefix.parse().unwrap(), Time(n));
+        }
+        assert_eq!((book.prefixes.len(), book.departed_prefixes.len()), (2, 2));
+        for n in 0..100 {
+            book.upsert_ip(&row("10.2.0.1/32", n, "a/b"), Time(u64::from(n)));
+        }
+        assert_eq!(book.prefixes[&"10.2.0.1/32".parse().unwrap()].len(), TENURES);
+    }
+
+    #[test]
+    fn a_sync_says_what_single_changes_say() {
+        let mut rows = RowSet::default();
+        let r = row("10.0.0.1/32", 300, "shop/web");
+        rows.ips.insert(r.prefix, r);
+        let id = IdentityRow { id: Identity(300), labels: Labels::default() };
+        rows.identities.insert(id.id, id);
+        let mut book = NameBook::new("n0", 8);
+        book.sync(&rows, Time(1));
+        assert_eq!(pod_at(&book, 1).as_deref(), Some("shop/web"));
+        assert!(book.identity_labels(Identity(300)).is_some());
+        book.sync(&RowSet::default(), Time(7));
+        assert_eq!(pod_at(&book, 6).as_deref(), Some("shop/web"));
+        assert_eq!(pod_at(&book, 7), None);
+        book.sync(&rows, Time(9));
+        assert_eq!(pod_at(&book, 9).as_deref(), Some("shop/web"));
+        assert_eq!(
+            book.identity_labels(Identity::HOST).unwrap().to_strings(),
+            ["reserved:host"],
+            "reserved identities need no row"
+        );
+    }
+}
