@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -15,6 +15,9 @@ use crate::message::{EndpointReport, NodeMessage, NodeReport, Resume};
 /// First and longest pause between two rounds over all replicas; doubled in between, each with up to half as jitter.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// Between two redirects that are followed.
+const REDIRECT_PAUSE: Duration = Duration::from_secs(30);
 
 /// Commands and batches that may wait. A batch queue that is full holds back the stream, and the operator then folds.
 const COMMANDS: usize = 1024;
@@ -49,6 +52,8 @@ pub(super) struct State {
     pub(super) node: Option<NodeReport>,
     /// Replica to ask first, after a redirect.
     pub(super) preferred: Option<String>,
+    /// When a redirect was followed last.
+    redirected: Option<Instant>,
 }
 
 impl State {
@@ -60,6 +65,18 @@ impl State {
             NodeMessage::Node(n) => self.node = Some(n.clone()),
             _ => {}
         }
+    }
+
+    /// Whether to follow a redirect. A replica that can't be reached from here must not cost the stream to one that can
+    /// again and again.
+    pub(super) fn follow(&mut self, address: &str) -> bool {
+        let now = Instant::now();
+        let follow = self.redirected.is_none_or(|at| now - at > REDIRECT_PAUSE);
+        if follow {
+            self.redirected = Some(now);
+            self.preferred = Some(address.to_owned());
+        }
+        follow
     }
 
     /// What a new session says first, after its hello.

@@ -163,10 +163,10 @@ impl Session<'_> {
                 self.commit(c.revision);
                 Ok(())
             }
-            Some(Body::Redirect(r)) => {
-                self.driver.state.preferred = Some(r.address.clone());
-                Err(format!("redirected to {}", r.address))
-            }
+            Some(Body::Redirect(r)) => match self.driver.state.follow(&r.address) {
+                true => Err(format!("redirected to {}", r.address)),
+                false => Ok(()),
+            },
             // a newer operator may say more than this version knows
             Some(Body::Welcome(_)) | None => Ok(()),
         }

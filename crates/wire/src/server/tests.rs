@@ -1,0 +1,5 @@
+//! Both ends of the stream over loopback, and the views against a naive model.
+
+mod rig;
+mod stream;
+mod views;
