@@ -8,3 +8,4 @@
 //! It speaks in addresses, interface indexes and numbers and knows no policy, pod or Kubernetes word.
 
 pub mod datapath;
+pub mod net;

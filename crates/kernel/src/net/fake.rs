@@ -1,0 +1,228 @@
+//! A network stack in memory, for tests of what uses one.
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    os::fd::BorrowedFd,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use ipnetwork::IpNetwork;
+
+use super::{HOST_MAC, Link, Masquerade, Network, NetworkError, OVERLAY_LINK, Overlay, PodLink, Result, Route};
+
+/// What the fake holds. Public, so that tests can look and meddle.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    pub links: BTreeMap<u32, Link>,
+    /// By host side name: the pod's side as [`Network::configure_pod`] left it.
+    pub pods: BTreeMap<String, PodLink>,
+    pub addresses: Vec<(u32, IpNetwork)>,
+    pub default_devices: Vec<u32>,
+    pub routes: BTreeMap<(IpNetwork, u32), Route>,
+    pub sysctls: BTreeMap<String, String>,
+    pub overlay: Option<Overlay>,
+    pub masquerade: Option<Masquerade>,
+    next_ifindex: u32,
+}
+
+/// [`Network`] in memory; counts its writes.
+#[derive(Debug, Default)]
+pub struct FakeNetwork {
+    state: Mutex<State>,
+    writes: std::sync::atomic::AtomicUsize,
+}
+
+impl FakeNetwork {
+    /// A node with loopback and one uplink `eth0` (index 2, MTU 1500) that holds these addresses and a default route.
+    pub fn node(addresses: &[IpAddr]) -> Self {
+        let fake = Self::default();
+        {
+            let mut s = fake.state();
+            for (name, ifindex, mtu) in [("lo", 1, 65536), ("eth0", 2, 1500)] {
+                let link = Link {
+                    name: name.to_owned(),
+                    ifindex,
+                    mac: None,
+                    mtu,
+                    up: true,
+                    alias: String::new(),
+                    loopback: name == "lo",
+                };
+                s.links.insert(ifindex, link);
+            }
+            s.addresses = addresses.iter().map(|a| (2, IpNetwork::from(*a))).collect();
+            s.default_devices = vec![2];
+            s.next_ifindex = 10;
+            for key in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", "net/ipv4/conf/eth0/rp_filter"] {
+                s.sysctls.insert(key.to_owned(), if key.ends_with("rp_filter") { "1" } else { "0" }.to_owned());
+            }
+        }
+        fake
+    }
+
+    /// Look at the state, or change it behind the agent's back.
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Calls so far that changed something.
+    pub fn writes(&self) -> usize {
+        self.writes.load(std::sync::atomic::Ordering::SeqCst)
+    }
+
+    fn write(&self) -> MutexGuard<'_, State> {
+        self.writes.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        self.state()
+    }
+}
+
+impl State {
+    fn add(&mut self, name: &str, mtu: u32, alias: &str) -> u32 {
+        let ifindex = self.next_ifindex;
+        self.next_ifindex += 1;
+        let link = Link {
+            name: name.to_owned(),
+            ifindex,
+            mac: Some(HOST_MAC),
+            mtu,
+            up: false,
+            alias: alias.to_owned(),
+            loopback: false,
+        };
+        self.links.insert(ifindex, link);
+        ifindex
+    }
+
+    fn remove(&mut self, name: &str) -> bool {
+        let Some(ifindex) = self.links.values().find(|l| l.name == name).map(|l| l.ifindex) else { return false };
+        self.links.remove(&ifindex);
+        self.pods.remove(name);
+        self.routes.retain(|(_, i), _| *i != ifindex);
+        true
+    }
+
+    /// Links that the agent made.
+    pub fn owned_links(&self) -> Vec<&Link> {
+        self.links.values().filter(|l| l.name.starts_with(super::LINK_PREFIX)).collect()
+    }
+}
+
+impl Network for FakeNetwork {
+    fn create_pod_link(&self, _netns: BorrowedFd<'_>, link: &PodLink) -> Result<u32> {
+        let mut s = self.write();
+        s.remove(&link.host_name);
+        Ok(s.add(&link.host_name, link.mtu, &link.alias))
+    }
+
+    fn configure_pod(&self, _netns: BorrowedFd<'_>, link: &PodLink) -> Result<()> {
+        let mut s = self.write();
+        if !s.links.values().any(|l| l.name == link.host_name) {
+            return Err(NetworkError::Kernel {
+                operation: format!("find {}", link.pod_name),
+                errno: libc::ENODEV,
+                message: "no such device".to_owned(),
+            });
+        }
+        s.pods.insert(link.host_name.clone(), link.clone());
+        Ok(())
+    }
+
+    fn connect_pod_link(&self, ifindex: u32, link: &PodLink) -> Result<()> {
+        let mut s = self.write();
+        let Some(host) = s.links.get_mut(&ifindex) else {
+            return Err(NetworkError::Kernel {
+                operation: format!("set link {ifindex} up"),
+                errno: libc::ENODEV,
+                message: "no such device".to_owned(),
+            });
+        };
+        host.up = true;
+        for a in &link.addresses {
+            let source = link.sources.iter().copied().find(|s| s.is_ipv4() == a.is_ipv4());
+            let destination = IpNetwork::from(*a);
+            s.routes
+                .insert((destination, ifindex), Route { destination, ifindex, gateway: None, onlink: false, source });
+        }
+        Ok(())
+    }
+
+    fn pod_faults(&self, _netns: BorrowedFd<'_>, link: &PodLink) -> Result<Vec<String>> {
+        let s = self.state();
+        let mut faults = Vec::new();
+        if s.pods.get(&link.host_name) != Some(link) {
+            faults.push(format!("interface {} is not as it was made", link.pod_name));
+        }
+        if !s.links.values().any(|l| l.name == link.host_name && l.up) {
+            faults.push(format!("host side {} is missing or down", link.host_name));
+        }
+        Ok(faults)
+    }
+
+    fn remove_link(&self, name: &str) -> Result<bool> {
+        Ok(self.write().remove(name))
+    }
+
+    fn links(&self) -> Result<Vec<Link>> {
+        Ok(self.state().links.values().cloned().collect())
+    }
+
+    fn addresses(&self) -> Result<Vec<(u32, IpNetwork)>> {
+        Ok(self.state().addresses.clone())
+    }
+
+    fn default_devices(&self) -> Result<Vec<u32>> {
+        Ok(self.state().default_devices.clone())
+    }
+
+    fn ensure_overlay(&self, overlay: Overlay) -> Result<u32> {
+        let present = {
+            let s = self.state();
+            let link = s.links.values().find(|l| l.name == OVERLAY_LINK);
+            link.filter(|_| s.overlay == Some(overlay)).map(|l| l.ifindex)
+        };
+        if let Some(ifindex) = present {
+            return Ok(ifindex);
+        }
+        let mut s = self.write();
+        s.remove(OVERLAY_LINK);
+        s.overlay = Some(overlay);
+        let ifindex = s.add(OVERLAY_LINK, overlay.mtu, "axoneme overlay");
+        if let Some(l) = s.links.get_mut(&ifindex) {
+            l.up = true;
+        }
+        Ok(ifindex)
+    }
+
+    fn upsert_route(&self, route: &Route) -> Result<()> {
+        self.write().routes.insert((route.destination, route.ifindex), route.clone());
+        Ok(())
+    }
+
+    fn remove_route(&self, route: &Route) -> Result<()> {
+        self.write().routes.remove(&(route.destination, route.ifindex));
+        Ok(())
+    }
+
+    fn routes(&self) -> Result<Vec<Route>> {
+        Ok(self.state().routes.values().cloned().collect())
+    }
+
+    fn sysctl(&self, key: &str) -> Result<Option<String>> {
+        Ok(self.state().sysctls.get(key).cloned())
+    }
+
+    fn set_sysctl(&self, key: &str, value: &str) -> Result<()> {
+        self.write().sysctls.insert(key.to_owned(), value.to_owned());
+        Ok(())
+    }
+
+    fn set_masquerade(&self, rules: Option<&Masquerade>) -> Result<()> {
+        let same = self.state().masquerade.as_ref() == rules;
+        if same {
+            return Ok(());
+        }
+        self.write().masquerade = rules.cloned();
+        Ok(())
+    }
+}

@@ -1,0 +1,151 @@
+//! Work inside a pod's network namespace.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use netlink_packet_route::{RouteNetlinkMessage, address::AddressAttribute, route::RouteMessage};
+use nix::sched::{CloneFlags, setns};
+
+use super::{HOST_MAC, Link, NetworkError, PodLink, Result, Route, gateway, message, socket::Socket, sysctl};
+
+/// Runs `work` on a thread of its own that has entered the namespace. The thread ends afterwards, so no thread of the
+/// agent is ever left in a pod's namespace, whatever happens.
+pub(super) fn inside<T: Send>(netns: BorrowedFd<'_>, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let entered = |source: nix::Error| {
+        if source == nix::Error::EPERM {
+            return NetworkError::Permission { operation: "enter the pod's network namespace".to_owned() };
+        }
+        NetworkError::Io { operation: "enter the pod's network namespace".to_owned(), source: source.into() }
+    };
+    std::thread::scope(|scope| {
+        std::thread::Builder::new()
+            .name("pod-netns".to_owned())
+            .spawn_scoped(scope, move || {
+                setns(netns, CloneFlags::CLONE_NEWNET).map_err(entered)?;
+                work()
+            })
+            .map_err(|source| NetworkError::Io { operation: "start a thread".to_owned(), source })?
+            .join()
+            .unwrap_or_else(|_| {
+                Err(NetworkError::Io {
+                    operation: format!("work in network namespace fd {}", netns.as_raw_fd()),
+                    source: std::io::Error::other("the thread panicked"),
+                })
+            })
+    })
+}
+
+fn find(socket: &mut Socket, name: &str) -> Result<Link> {
+    let answers = socket.send(vec![message::get_link(name)])?;
+    answers
+        .iter()
+        .find_map(|a| if let RouteNetlinkMessage::NewLink(m) = a { Some(message::read_link(m)) } else { None })
+        .ok_or_else(|| NetworkError::Kernel {
+            operation: format!("find link {name} in the pod"),
+            errno: libc::ENODEV,
+            message: "no such device".to_owned(),
+        })
+}
+
+fn default_route(ifindex: u32, address: std::net::IpAddr) -> Route {
+    let unspecified: std::net::IpAddr = match address {
+        std::net::IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        std::net::IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let destination = ipnetwork::IpNetwork::new(unspecified, 0).unwrap_or_else(|_| unspecified.into());
+    Route { destination, ifindex, gateway: Some(gateway(address)), onlink: address.is_ipv4(), source: None }
+}
+
+/// Addresses, up, neighbours, default routes, in one system call after the lookup of the interface.
+pub(super) fn configure(link: &PodLink) -> Result<()> {
+    let mut socket = Socket::open()?;
+    if link.addresses.iter().any(std::net::IpAddr::is_ipv6) {
+        prepare_v6(&link.pod_name)?;
+    }
+    let ifindex = find(&mut socket, &link.pod_name)?.ifindex;
+    let mut requests: Vec<_> = link.addresses.iter().map(|a| message::add_address(ifindex, *a)).collect();
+    requests.push(message::link_up(ifindex));
+    for address in &link.addresses {
+        requests.push(message::permanent_neighbour(ifindex, gateway(*address), HOST_MAC));
+        requests.push(message::upsert_route(&default_route(ifindex, *address)));
+    }
+    socket.send(requests).map(|_| ())
+}
+
+/// Runtimes start pods with IPv6 switched off when the node's default says so.
+fn prepare_v6(interface: &str) -> Result<()> {
+    for (setting, value) in [("disable_ipv6", "0"), ("accept_ra", "0"), ("accept_dad", "0")] {
+        let key = format!("net/ipv6/conf/{interface}/{setting}");
+        match sysctl::read(&key)? {
+            Some(now) if now == value => {}
+            Some(_) => sysctl::write(&key, value)?,
+            None => {
+                return Err(NetworkError::Kernel {
+                    operation: format!("set sysctl {key}"),
+                    errno: libc::ENOENT,
+                    message:
+                        "this kernel has IPv6 switched off: remove ipv6.disable=1 or turn IPv6 off in AxonemeConfig"
+                            .to_owned(),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What differs from [`configure`].
+pub(super) fn faults(link: &PodLink) -> Result<Vec<String>> {
+    let mut socket = Socket::open()?;
+    let mut faults = Vec::new();
+    let found = match find(&mut socket, &link.pod_name) {
+        Ok(found) => found,
+        Err(NetworkError::Kernel { errno: libc::ENODEV, .. }) => {
+            return Ok(vec![format!("interface {} is missing in the pod", link.pod_name)]);
+        }
+        Err(e) => return Err(e),
+    };
+    if !found.up {
+        faults.push(format!("interface {} is down in the pod", link.pod_name));
+    }
+    if found.mac != Some(link.pod_mac) {
+        faults.push(format!("interface {} has another MAC than {}", link.pod_name, link.pod_mac));
+    }
+    let present = addresses(&mut socket, found.ifindex)?;
+    let routes = routes(&mut socket)?;
+    for address in &link.addresses {
+        if !present.contains(address) {
+            faults.push(format!("address {address} is missing on {} in the pod", link.pod_name));
+        }
+        let wanted = default_route(found.ifindex, *address);
+        if !routes.iter().any(|r| r.destination == wanted.destination && r.ifindex == wanted.ifindex) {
+            faults.push(format!("the default route over {} is missing in the pod", gateway(*address)));
+        }
+    }
+    Ok(faults)
+}
+
+fn addresses(socket: &mut Socket, ifindex: u32) -> Result<Vec<std::net::IpAddr>> {
+    let dump = socket.dump(RouteNetlinkMessage::GetAddress(Default::default()), "list addresses in the pod")?;
+    Ok(dump
+        .iter()
+        .filter_map(|m| match m {
+            RouteNetlinkMessage::NewAddress(m) if m.header.index == ifindex => {
+                m.attributes.iter().find_map(|a| match a {
+                    AddressAttribute::Address(ip) => Some(*ip),
+                    _ => None,
+                })
+            }
+            _ => None,
+        })
+        .collect())
+}
+
+fn routes(socket: &mut Socket) -> Result<Vec<Route>> {
+    let dump = socket.dump(RouteNetlinkMessage::GetRoute(RouteMessage::default()), "list routes in the pod")?;
+    Ok(dump
+        .iter()
+        .filter_map(|m| match m {
+            RouteNetlinkMessage::NewRoute(m) => message::read_route(m).map(|(r, _)| r),
+            _ => None,
+        })
+        .collect())
+}
