@@ -195,7 +195,7 @@ impl Filter {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     //! The filter against a naive model that reads the flow's JSON and the words of the spec, and shares no code.
 
     use std::net::IpAddr;
@@ -317,7 +317,7 @@ mod tests {
     const IDENTITIES: &[&str] = &["3", "health", "7", "11"];
     const LABELS: &[&str] = &["app=web", "k8s:app in (web, api)", "tier", "!k8s:tier", "app!=web"];
 
-    fn arbitrary_spec() -> impl Strategy<Value = FilterSpec> {
+    pub(crate) fn arbitrary_spec() -> impl Strategy<Value = FilterSpec> {
         let ends = |v| (some(v), some(v), some(v));
         let rest = (
             some(&["FORWARDED", "dropped", "AUDIT"]),

@@ -9,7 +9,8 @@
 //!
 //! Nouns: a [`Record`] is what the kernel said; a [`Flow`] is a record with names; the [`History`] keeps the last
 //! records; a [`Reader`] walks it for one client; [`Names`] answers for ids, a [`NameBook`] is one made of rows;
-//! [`Lost`] counts what nobody saw, by cause.
+//! [`Lost`] counts what nobody saw, by cause. [`admin`] is what an
+//! agent's socket says of itself, so that the agent and the command line cannot drift apart.
 //!
 //! Invariants: pushing never waits for a reader, never allocates, never fails. Memory is fixed by the capacities given.
 //! Any bytes decode to a record or to an error. Names are joined when a flow is read, as of the time of the record, so
@@ -17,6 +18,7 @@
 //!
 //! This crate does not read the kernel's rings, a clock or a socket, and it decides nothing.
 
+pub mod admin;
 pub mod decode;
 pub mod enrich;
 pub mod filter;
@@ -31,6 +33,7 @@ pub mod stream;
 #[cfg(test)]
 mod testing;
 pub mod time;
+mod url;
 
 pub use decode::{ClockOffset, DecodeError, decode_drop, decode_flow};
 pub use enrich::Enricher;

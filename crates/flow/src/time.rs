@@ -42,6 +42,19 @@ impl fmt::Display for Time {
     }
 }
 
+impl std::str::FromStr for Time {
+    type Err = NotATime;
+
+    fn from_str(text: &str) -> Result<Self, NotATime> {
+        Self::parse(text).ok_or(NotATime)
+    }
+}
+
+/// The text is no RFC 3339 time after 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not an RFC 3339 time after 1970")]
+pub struct NotATime;
+
 impl Serialize for Time {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         s.collect_str(self)

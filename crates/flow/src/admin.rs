@@ -1,0 +1,276 @@
+//! What an agent says on its admin socket: paths and documents, in one place for the agent and the command line.
+//!
+//! | `GET` | answer |
+//! |---|---|
+//! | [`STATUS`] | one [`Status`] |
+//! | [`ENDPOINTS`] | a list of [`EndpointView`] |
+//! | [`IDENTITIES`] | a list of [`IdentityView`] |
+//! | [`TABLES`] | a list of [`TableView`] |
+//! | [`FLOWS`]`?`[`Query`](crate::Query) | a [`Response`](crate::Response) a line, until the query ends or the peer leaves |
+//!
+//! Documents may grow fields; readers ignore what they do not know.
+
+use std::collections::BTreeMap;
+
+use axoneme_model::{
+    Direction, PeerClass, RuleRef,
+    rows::{DirectionDefault, IdentityRow, PolicyEntry, PolicyKey, RuleId, TableRow},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::time::Time;
+
+/// Where an agent listens unless it was told otherwise.
+pub const SOCKET: &str = "/run/axoneme/admin.sock";
+pub const STATUS: &str = "/status";
+pub const ENDPOINTS: &str = "/endpoints";
+pub const IDENTITIES: &str = "/identities";
+pub const TABLES: &str = "/policy/tables";
+pub const FLOWS: &str = "/flows";
+
+/// How a node is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Status {
+    pub node: String,
+    pub cluster: String,
+    /// Of the agent.
+    pub version: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started: Option<Time>,
+    /// Whether pods can be served.
+    pub ready: bool,
+    /// In the order in which they should be looked at: agent, datapath, row stream, IPAM, endpoints, …
+    pub checks: Vec<Check>,
+    /// Flow events that nobody saw, by cause.
+    pub lost_flows: BTreeMap<String, u64>,
+}
+
+/// One part of the node's health.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    pub name: String,
+    pub state: CheckState,
+    /// In numbers, where it is well (`tcx, 24 links`); what is wrong, where it is not.
+    #[serde(default)]
+    pub detail: String,
+    /// The line that mends it; empty where it is well or mends itself.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub mend: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CheckState {
+    Ok,
+    /// Not there yet, and expected to come.
+    Waiting,
+    /// Works, with something that needs attention.
+    Warning,
+    Failed,
+}
+
+impl Check {
+    #[must_use]
+    pub fn ok(name: &str, detail: &str) -> Self {
+        Self { name: name.into(), state: CheckState::Ok, detail: detail.into(), mend: String::new() }
+    }
+
+    #[must_use]
+    pub fn waiting(name: &str, cause: &str) -> Self {
+        Self { name: name.into(), state: CheckState::Waiting, detail: cause.into(), mend: String::new() }
+    }
+
+    #[must_use]
+    pub fn warning(name: &str, cause: &str, mend: &str) -> Self {
+        Self { name: name.into(), state: CheckState::Warning, detail: cause.into(), mend: mend.into() }
+    }
+
+    #[must_use]
+    pub fn failed(name: &str, cause: &str, mend: &str) -> Self {
+        Self { name: name.into(), state: CheckState::Failed, detail: cause.into(), mend: mend.into() }
+    }
+}
+
+/// A pod of the node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EndpointView {
+    pub namespace: String,
+    pub name: String,
+    pub uid: String,
+    pub addresses: Vec<String>,
+    pub identity: u32,
+    /// Id of its policy table, sixteen hex digits.
+    pub table: String,
+    /// Host side of its link.
+    pub interface: String,
+    /// `ready`, `creating`, `fenced`, …: the agent's word.
+    pub state: String,
+    /// Why it is not ready.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub cause: String,
+    pub labels: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct IdentityView {
+    pub id: u32,
+    pub labels: Vec<String>,
+}
+
+impl From<&IdentityRow> for IdentityView {
+    fn from(row: &IdentityRow) -> Self {
+        Self { id: row.id.0, labels: row.labels.to_strings() }
+    }
+}
+
+/// A policy table with its provenance.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TableView {
+    /// Sixteen hex digits.
+    pub id: String,
+    /// `namespace/name` of the node's pods that it judges.
+    pub endpoints: Vec<String>,
+    /// Policies with the generation that is enforced.
+    pub policies: Vec<PolicyView>,
+    pub ingress_default: DefaultView,
+    pub egress_default: DefaultView,
+    pub entries: Vec<EntryView>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PolicyView {
+    pub object: String,
+    pub generation: i64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DefaultView {
+    pub allow: bool,
+    pub rule: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EntryView {
+    /// `ingress` or `egress`.
+    pub direction: String,
+    /// Peer class; 0: whoever.
+    pub peer: u32,
+    /// `TCP`, …, or `any`.
+    pub protocol: String,
+    /// `80`, `8080-8095`, `any`; an ICMP type for ICMP.
+    pub port: String,
+    pub allow: bool,
+    /// `Kind namespace/name path`, or the bare id where the rule's name is not known.
+    pub rule: String,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub proxy_port: u16,
+}
+
+impl TableView {
+    /// The view of a row; `rule` resolves provenance.
+    #[must_use]
+    pub fn of(row: &TableRow, endpoints: Vec<String>, rule: impl Fn(RuleId) -> Option<RuleRef>) -> Self {
+        let name = |id: RuleId| match (id, rule(id)) {
+            (RuleId(0), _) => String::new(),
+            (_, Some(rule)) => rule.to_string(),
+            (RuleId(id), None) => format!("rule {id}"),
+        };
+        let default = |d: &DirectionDefault| DefaultView { allow: d.allow, rule: name(d.rule) };
+        Self {
+            id: format!("{:016x}", row.id.0),
+            endpoints,
+            policies: row
+                .policies
+                .iter()
+                .map(|(object, generation)| PolicyView { object: object.to_string(), generation: *generation })
+                .collect(),
+            ingress_default: default(&row.ingress_default),
+            egress_default: default(&row.egress_default),
+            entries: row.entries.iter().map(|(key, entry)| entry_view(key, entry, name(entry.rule))).collect(),
+        }
+    }
+}
+
+fn entry_view(key: &PolicyKey, entry: &PolicyEntry, rule: String) -> EntryView {
+    let PeerClass(peer) = key.peer;
+    EntryView {
+        direction: match key.direction {
+            Direction::Ingress => "ingress".into(),
+            Direction::Egress => "egress".into(),
+        },
+        peer,
+        protocol: key.protocol.map_or_else(|| "any".into(), |p| p.to_string()),
+        port: port_range(key.port, key.port_bits),
+        allow: entry.allow,
+        rule,
+        proxy_port: entry.proxy_port,
+    }
+}
+
+/// The ports whose leading bits are those of `port`.
+fn port_range(port: u16, bits: u8) -> String {
+    match bits {
+        0 => "any".into(),
+        1..=15 => format!("{port}-{}", port | u16::MAX >> bits),
+        _ => port.to_string(),
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde's skip_serializing_if asks for")]
+fn is_zero(n: &u16) -> bool {
+    *n == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use axoneme_model::{Kind, ObjectRef, Protocol, rows::TableId};
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_table_reads_without_its_numbers() {
+        let key = |protocol, port, port_bits| PolicyKey {
+            direction: Direction::Ingress,
+            peer: PeerClass(300),
+            protocol,
+            port,
+            port_bits,
+        };
+        let entry = |allow, rule| PolicyEntry { allow, rule: RuleId(rule), proxy_port: 0, auth: 0 };
+        let object = ObjectRef::new(Kind::NetworkPolicy, "shop", "web");
+        let row = TableRow {
+            id: TableId(0xab),
+            ingress_default: DirectionDefault { allow: false, rule: RuleId(1) },
+            egress_default: DirectionDefault { allow: true, rule: RuleId(0) },
+            entries: BTreeMap::from([
+                (key(None, 0, 0), entry(false, 1)),
+                (key(Some(Protocol::TCP), 80, 16), entry(true, 9)),
+                (key(Some(Protocol::UDP), 8080, 12), entry(true, 1)),
+            ]),
+            policies: BTreeMap::from([(object.clone(), 4)]),
+        };
+        let rule = RuleRef { object, path: "spec.ingress[0]".into() };
+        let view = TableView::of(&row, vec!["shop/web-1".into()], |id| (id.0 == 1).then(|| rule.clone()));
+        let name = "NetworkPolicy shop/web spec.ingress[0]";
+        let e = |protocol, port, allow, rule| json!({"direction": "ingress", "peer": 300, "protocol": protocol, "port": port, "allow": allow, "rule": rule});
+        assert_eq!(
+            serde_json::to_value(view).unwrap(),
+            json!({
+                "id": "00000000000000ab",
+                "endpoints": ["shop/web-1"],
+                "policies": [{"object": "NetworkPolicy shop/web", "generation": 4}],
+                "ingress_default": {"allow": false, "rule": name},
+                "egress_default": {"allow": true, "rule": ""},
+                "entries": [e("any", "any", false, name), e("TCP", "80", true, "rule 9"), e("UDP", "8080-8095", true, name)],
+            })
+        );
+    }
+}
