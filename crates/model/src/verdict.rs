@@ -22,8 +22,8 @@ use crate::{
     labels::{LabelKey, Labels, Source},
     object::{Kind, ObjectRef, RuleRef},
     policy::{
-        Action, CidrScope, DirectedRule, Direction, Entity, Peer, Peers, Policy, PortMatch, Ports, Rule, ServiceSelector,
-        Subject, Tier,
+        Action, CidrScope, DirectedRule, Direction, Entity, Peer, Peers, Policy, PortMatch, Ports, Rule,
+        ServiceSelector, Subject, Tier,
     },
     protocol::Protocol,
     selector::Selector,
@@ -357,9 +357,7 @@ impl<'w> Judge<'w> {
         let t = self.traffic;
         match port {
             PortMatch::Protocol(p) => *p == t.protocol,
-            PortMatch::Range { protocol, first, last } => {
-                *protocol == t.protocol && (*first..=*last).contains(&t.port)
-            }
+            PortMatch::Range { protocol, first, last } => *protocol == t.protocol && (*first..=*last).contains(&t.port),
             PortMatch::IcmpType { protocol, icmp_type } => *protocol == t.protocol && u16::from(*icmp_type) == t.port,
             PortMatch::Named { protocol, name } => {
                 let owner = match self.direction {

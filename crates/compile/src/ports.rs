@@ -1,0 +1,197 @@
+//! From an ordered list of rules to the fewest longest-match entries.
+//!
+//! ```text
+//!  rules in order of evaluation ─▶ winner of every port ─▶ a tree of port prefixes ─▶ the fewest prefixes
+//! ```
+//!
+//! The tree step is optimal routing table construction (Draves et al., "Constructing Optimal IP Routing Tables",
+//! INFOCOM 1999) with two additions: several rules may be acceptable for a port (all matching allows of the normal tier
+//! are equally right), and a port may be left to what the lookup falls back to.
+
+use std::collections::BTreeSet;
+
+use axoneme_model::{Action, Protocol, Tier};
+
+/// Ports of a rule after names are resolved. Sorted and disjoint within a protocol.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum PortSet {
+    Any,
+    OneOf(Vec<(Protocol, u16, u16)>),
+}
+
+impl PortSet {
+    /// Merges overlapping and adjacent ranges.
+    pub(crate) fn of(mut ranges: Vec<(Protocol, u16, u16)>) -> Self {
+        ranges.retain(|(_, first, last)| first <= last);
+        ranges.sort_unstable();
+        let mut merged: Vec<(Protocol, u16, u16)> = Vec::with_capacity(ranges.len());
+        for (protocol, first, last) in ranges {
+            match merged.last_mut() {
+                Some((p, _, end)) if *p == protocol && u32::from(first) <= u32::from(*end) + 1 => *end = last.max(*end),
+                _ => merged.push((protocol, first, last)),
+            }
+        }
+        Self::OneOf(merged)
+    }
+
+    fn covers(&self, protocol: Option<Protocol>, port: u16) -> bool {
+        match self {
+            Self::Any => true,
+            Self::OneOf(ranges) => protocol
+                .is_some_and(|p| ranges.iter().any(|(q, first, last)| *q == p && (*first..=*last).contains(&port))),
+        }
+    }
+}
+
+/// Which rule of the list decided, by its position; [`DEFAULT`]: none.
+pub(crate) type Colour = u32;
+/// The default of the table: last of all colours.
+pub(crate) const DEFAULT: Colour = u32::MAX;
+
+/// A rule as far as ports are concerned.
+#[derive(Clone, Debug)]
+pub(crate) struct Item<'a> {
+    pub(crate) colour: Colour,
+    pub(crate) tier: Tier,
+    pub(crate) action: Action,
+    pub(crate) ports: &'a PortSet,
+}
+
+/// An entry without its direction and peer: protocol, port, leading bits, who decided.
+pub(crate) type Slot = (Option<Protocol>, u16, u8, Colour);
+
+/// Longest match in a list of slots.
+pub(crate) fn look_up(slots: &[Slot], protocol: Option<Protocol>, port: u16) -> Option<Colour> {
+    let hit = |s: &&Slot| match (s.0, protocol) {
+        (None, _) => true,
+        (Some(p), Some(q)) => p == q && port & axoneme_model::lookup::mask(s.2) == s.1,
+        (Some(_), None) => false,
+    };
+    slots.iter().filter(hit).max_by_key(|s| (s.0.is_some(), s.2)).map(|s| s.3)
+}
+
+/// The fewest slots that give every port its winner. `items` are in order of evaluation; `isolated` says whether the
+/// default is default-deny, which keeps the baseline tier out; `fallback` is what a port gets that no slot covers.
+pub(crate) fn solve(
+    items: &[Item<'_>],
+    isolated: bool,
+    fallback: &dyn Fn(Option<Protocol>, u16) -> Colour,
+) -> Vec<Slot> {
+    let mut protocols = BTreeSet::new();
+    for item in items {
+        if let PortSet::OneOf(ranges) = item.ports {
+            protocols.extend(ranges.iter().map(|r| r.0));
+        }
+    }
+    let builder = Builder { items, isolated, fallback };
+    let trees: Vec<(Protocol, Tree)> = protocols.into_iter().map(|p| (p, builder.tree(p))).collect();
+    let rest = winners(items, isolated, None, 0);
+    let rest_may_miss = rest.contains(&fallback(None, 0));
+    let miss_cost = trees.iter().map(|(_, t)| t.miss_cost).sum::<u32>();
+    let colour_cost = |c: &Colour| 1 + trees.iter().map(|(_, t)| t.cost + u32::from(!t.best.contains(c))).sum::<u32>();
+    let chosen = rest.iter().map(|c| (colour_cost(c), *c)).min();
+    let mut out = vec![];
+    match chosen {
+        Some((cost, colour)) if !rest_may_miss || cost < miss_cost => {
+            out.push((None, 0, 0, colour));
+            trees.iter().for_each(|(p, t)| t.emit(*p, 0, 0, Some(colour), &mut out));
+        }
+        _ => trees.iter().for_each(|(p, t)| t.emit(*p, 0, 0, None, &mut out)),
+    }
+    out
+}
+
+/// All rules that may stand for the verdict of a port. Never empty; sorted.
+fn winners(items: &[Item<'_>], isolated: bool, protocol: Option<Protocol>, port: u16) -> Vec<Colour> {
+    let mut denies = vec![];
+    let mut allows = vec![];
+    let mut left_admin = false;
+    for item in items.iter().filter(|i| i.ports.covers(protocol, port)) {
+        match (item.tier, item.action) {
+            (Tier::Admin { .. }, _) if left_admin => {}
+            (Tier::Admin { .. }, Action::Pass) => left_admin = true,
+            (Tier::Admin { .. }, _) => return vec![item.colour],
+            (Tier::Normal, Action::Deny) => denies.push(item.colour),
+            (Tier::Normal, Action::Allow) => allows.push(item.colour),
+            (Tier::Normal, Action::Pass) => {}
+            (Tier::Baseline { .. }, action) => {
+                if isolated || !denies.is_empty() || !allows.is_empty() || action == Action::Pass {
+                    break;
+                }
+                return vec![item.colour];
+            }
+        }
+    }
+    [denies, allows].into_iter().find(|w| !w.is_empty()).unwrap_or_else(|| vec![DEFAULT])
+}
+
+struct Builder<'a> {
+    items: &'a [Item<'a>],
+    isolated: bool,
+    fallback: &'a dyn Fn(Option<Protocol>, u16) -> Colour,
+}
+
+/// A port prefix. All ports of a leaf have the same winners.
+struct Tree {
+    /// Fewest entries below, if this node's own colour may be chosen freely among `best`.
+    cost: u32,
+    best: Vec<Colour>,
+    /// Fewest entries below and here, if no wider entry is above.
+    miss_cost: u32,
+    halves: Option<Box<(Tree, Tree)>>,
+}
+
+impl Builder<'_> {
+    fn tree(&self, protocol: Protocol) -> Tree {
+        let mut cuts = BTreeSet::new();
+        for item in self.items {
+            if let PortSet::OneOf(ranges) = item.ports {
+                for (_, first, last) in ranges.iter().filter(|r| r.0 == protocol) {
+                    cuts.extend([u32::from(*first), u32::from(*last) + 1]);
+                }
+            }
+        }
+        self.node(protocol, 0, 0, &cuts)
+    }
+
+    fn node(&self, protocol: Protocol, port: u16, bits: u8, cuts: &BTreeSet<u32>) -> Tree {
+        let start = u32::from(port);
+        let size = 1u32 << (16 - bits);
+        if bits == 16 || cuts.range(start + 1..start + size).next().is_none() {
+            let best = winners(self.items, self.isolated, Some(protocol), port);
+            let may_miss = best.contains(&(self.fallback)(Some(protocol), port));
+            return Tree { cost: 0, miss_cost: u32::from(!may_miss), best, halves: None };
+        }
+        let low = self.node(protocol, port, bits + 1, cuts);
+        let high = self.node(protocol, port | 1 << (15 - bits), bits + 1, cuts);
+        let both: Vec<Colour> = low.best.iter().filter(|c| high.best.contains(c)).copied().collect();
+        let clash = both.is_empty();
+        let cost = low.cost + high.cost + u32::from(clash);
+        let best = if clash {
+            low.best.iter().chain(&high.best).copied().collect::<BTreeSet<_>>().into_iter().collect()
+        } else {
+            both
+        };
+        let miss_cost = (low.miss_cost + high.miss_cost).min(1 + cost);
+        Tree { cost, best, miss_cost, halves: Some(Box::new((low, high))) }
+    }
+}
+
+impl Tree {
+    /// `above`: the colour that a wider entry gives; none where nothing wider was emitted.
+    fn emit(&self, protocol: Protocol, port: u16, bits: u8, above: Option<Colour>, out: &mut Vec<Slot>) {
+        let stay = match (above, &self.halves) {
+            (Some(colour), _) => self.best.contains(&colour),
+            (None, None) => self.miss_cost == 0,
+            (None, Some(h)) => h.0.miss_cost + h.1.miss_cost <= 1 + self.cost,
+        };
+        let colour = if stay { above } else { self.best.first().copied() };
+        if let (false, Some(colour)) = (stay, colour) {
+            out.push((Some(protocol), port, bits, colour));
+        }
+        if let Some(halves) = &self.halves {
+            halves.0.emit(protocol, port, bits + 1, colour, out);
+            halves.1.emit(protocol, port | 1 << (15 - bits), bits + 1, colour, out);
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! The whole compiler as one plain function: slow, without memory, what the incremental engine must equal.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use axoneme_model::{
+    Cidr, Identity, Labels, PeerClass, World, cidr,
+    rows::{IpRow, RowSet, TableId},
+    verdict::{Holder, holder, selects_service},
+    world::{Enforcement, Pod, matches_plain},
+};
+
+use crate::{
+    Assignments, Compiled, Held, PodKey, everywhere,
+    feature::{Feature, Features, Reach},
+    identity::{identity_labels, names_read},
+    ids::Ids,
+    peer::{Base, ClassKey, Naming},
+    resolve::Class,
+    row,
+    rules::{RuleIds, RuleKey, Rules, rule_specs},
+    service::service_row,
+    spec::NamedPorts,
+    table::{Context, TableKey, table_ids, table_row},
+};
+
+/// Compiles a world. `held` gives the identity that a pod keeps while its own has no number yet.
+#[must_use]
+pub fn compile(world: &World, assignments: &Assignments, held: &Held) -> Compiled {
+    let rules = rule_specs(world);
+    let reads = Reads::of(&rules);
+    let pods = identified(world, &reads, assignments, held);
+    let members = members(world, &reads);
+    let peers = Peers::of(world, &members, &pods);
+    let rule_ids = RuleIds::of(rules.values());
+    let mut rows = RowSet { rules: rule_ids.rows(rules.values()), identities: row::reserved(), ..RowSet::default() };
+    for pod in pods.values() {
+        rows.identities.insert(pod.identity, row::identity(pod.identity, &pod.identity_labels));
+    }
+    rows.ips = ip_rows(world, &members, &peers, &pods);
+    let tables = tables(world, &rules, &pods, &peers, &rule_ids, &mut rows);
+    for (key, pod) in &pods {
+        let Some(table) = tables.get(key) else { continue };
+        let namespace = world.namespaces.get(&pod.pod.namespace);
+        let peer = peers.of_pod(pod);
+        let endpoint = row::endpoint(pod.pod, namespace, pod.security.clone(), pod.identity, peer, *table);
+        rows.endpoints.insert(pod.pod.uid.clone(), endpoint);
+    }
+    rows.nodes = world.nodes.values().map(|n| (n.name.clone(), row::node(n))).collect();
+    rows.services = world.services.iter().filter_map(|(k, s)| Some((k.clone(), service_row(s)?))).collect();
+    let wanted = world.pods.values().map(|p| identity_labels(&security(world, p), &reads.names)).collect();
+    Compiled { rows, wanted }
+}
+
+fn security(world: &World, pod: &Pod) -> Labels {
+    pod.security_labels(world.namespaces.get(&pod.namespace), &world.config.cluster_name)
+}
+
+/// What the loaded rules read.
+#[derive(Default)]
+struct Reads {
+    /// Label names of pods.
+    names: BTreeSet<Arc<str>>,
+    features: Features,
+    /// Named ports of peers.
+    ports: BTreeSet<Arc<str>>,
+}
+
+impl Reads {
+    fn of(rules: &Rules) -> Self {
+        let mut reads = Self::default();
+        for rule in rules.values() {
+            reads.names.extend(rule.selectors().flat_map(names_read).cloned());
+            reads.features.extend(rule.reads());
+            reads.ports.extend(rule.peer_ports().cloned());
+        }
+        reads
+    }
+
+    fn features_of(&self, world: &World, prefix: Cidr, holder: Holder<'_>) -> Features {
+        let address = (prefix == cidr::host(prefix.ip())).then(|| prefix.ip());
+        let reach = match holder {
+            Holder::Node(_) => Reach::Node,
+            Holder::Pod(_) => Reach::Pod,
+            Holder::Outside => Reach::Outside,
+        };
+        let has = |feature: &&Feature| match feature {
+            Feature::Cidr(block) => reach.within(block.scope) && block.holds(prefix),
+            Feature::Nodes(s) => matches!(holder, Holder::Node(n) if matches_plain(s, &n.labels)),
+            Feature::ApiServer | Feature::Service(_) => {
+                addresses_of(world, feature).iter().any(|a| Some(*a) == address)
+            }
+            Feature::Port { .. } => false,
+        };
+        let ports = match holder {
+            Holder::Pod(pod) => self.ports_of(pod),
+            Holder::Node(_) | Holder::Outside => Features::new(),
+        };
+        self.features.iter().filter(has).cloned().chain(ports).collect()
+    }
+
+    fn ports_of(&self, pod: &Pod) -> Features {
+        let bound = pod.named_ports.iter().filter(|(name, _)| self.ports.contains(*name));
+        bound
+            .flat_map(|(name, ports)| {
+                ports.iter().map(|(protocol, port)| Feature::Port {
+                    name: name.clone(),
+                    protocol: *protocol,
+                    port: *port,
+                })
+            })
+            .collect()
+    }
+}
+
+fn addresses_of(world: &World, feature: &Feature) -> BTreeSet<IpAddr> {
+    match feature {
+        Feature::ApiServer => world.apiserver_addresses.clone(),
+        Feature::Service(s) => {
+            let services = world.services.values().filter(|v| selects_service(s, v));
+            services.flat_map(|v| v.endpoints.iter().map(|e| e.address)).collect()
+        }
+        Feature::Cidr(_) | Feature::Nodes(_) | Feature::Port { .. } => BTreeSet::new(),
+    }
+}
+
+/// A pod that is bound to a node and has an identity.
+struct Identified<'w> {
+    pod: &'w Pod,
+    security: Labels,
+    /// What its labels ask for: what rules are matched against.
+    labels: Labels,
+    identity: Identity,
+    identity_labels: Labels,
+    ports: Features,
+}
+
+fn identified<'w>(
+    world: &'w World,
+    reads: &Reads,
+    assignments: &Assignments,
+    held: &Held,
+) -> BTreeMap<PodKey, Identified<'w>> {
+    let mut pods = BTreeMap::new();
+    for (key, pod) in world.pods.iter().filter(|(_, p)| !p.node.is_empty()) {
+        let security = security(world, pod);
+        let labels = identity_labels(&security, &reads.names);
+        let own = assignments.get(&labels).map(|n| (*n, labels.clone()));
+        if let Some((identity, identity_labels)) = own.or_else(|| held.get(key).cloned()) {
+            let ports = reads.ports_of(pod);
+            pods.insert(key.clone(), Identified { pod, security, labels, identity, identity_labels, ports });
+        }
+    }
+    pods
+}
+
+/// An address or prefix with its holder and features.
+struct Member<'w> {
+    prefix: Cidr,
+    holder: Holder<'w>,
+    features: Features,
+}
+
+fn members<'w>(world: &'w World, reads: &Reads) -> Vec<Member<'w>> {
+    let mut held = BTreeSet::new();
+    held.extend(world.nodes.values().flat_map(row::addresses));
+    held.extend(world.pods.values().filter(|p| !p.node.is_empty()).flat_map(|p| p.addresses.iter().copied()));
+    let mut prefixes: BTreeSet<Cidr> = held.into_iter().map(cidr::host).collect();
+    prefixes.extend(everywhere());
+    for feature in &reads.features {
+        prefixes.extend(addresses_of(world, feature).into_iter().map(cidr::host));
+        if let Feature::Cidr(block) = feature {
+            prefixes.extend(block.boundaries());
+        }
+    }
+    let member = |prefix: Cidr| {
+        let holder = if prefix == cidr::host(prefix.ip()) { holder(world, prefix.ip()) } else { Holder::Outside };
+        Member { prefix, holder, features: reads.features_of(world, prefix, holder) }
+    };
+    prefixes.into_iter().map(member).collect()
+}
+
+/// Names and numbers of all peers.
+struct Peers {
+    names: HashMap<Base, Naming>,
+    ids: Ids<ClassKey>,
+    classes: BTreeMap<PeerClass, OwnedClass>,
+    /// Of each pod with an address, the class of its first one.
+    first: BTreeMap<PodKey, PeerClass>,
+}
+
+struct OwnedClass {
+    base: Base,
+    labels: BTreeSet<Labels>,
+    features: Features,
+}
+
+impl Peers {
+    fn of(world: &World, members: &[Member<'_>], pods: &BTreeMap<PodKey, Identified<'_>>) -> Self {
+        let mut bases: HashMap<Base, [Vec<&Features>; 2]> = HashMap::new();
+        let placed: Vec<(&Member<'_>, Base)> =
+            members.iter().flat_map(|m| bases_of(world, m, pods).into_iter().map(move |b| (m, b))).collect();
+        for (m, base) in &placed {
+            let [v4, v6] = bases.entry(*base).or_default();
+            if m.prefix.is_ipv6() { v6 } else { v4 }.push(&m.features);
+        }
+        let names = bases.into_iter().map(|(b, m)| (b, Naming::of(m.map(Vec::into_iter)))).collect();
+        let mut peers = Self { names, ids: crate::class_ids(), classes: BTreeMap::new(), first: BTreeMap::new() };
+        let keys: Vec<ClassKey> = placed.iter().map(|(m, b)| peers.key(m, *b)).collect();
+        keys.iter().filter(|k| k.plain().is_none()).for_each(|k| drop(peers.ids.insert(k)));
+        for ((m, base), key) in placed.iter().zip(&keys) {
+            let id = crate::class_id(&peers.ids, key);
+            let class = peers.classes.entry(id).or_insert_with(|| OwnedClass {
+                base: *base,
+                labels: BTreeSet::new(),
+                features: m.features.clone(),
+            });
+            if let Holder::Pod(pod) = m.holder {
+                let key = (pod.namespace.clone(), pod.name.clone());
+                class.labels.extend(pods.get(&key).map(|p| p.labels.clone()));
+                peers.first.entry(key).or_insert(id);
+            }
+        }
+        peers.add_pods_to_come(pods);
+        peers
+    }
+
+    /// A pod that has no address yet goes by its identity's number, so that policy about it is in place when it gets one.
+    fn add_pods_to_come(&mut self, pods: &BTreeMap<PodKey, Identified<'_>>) {
+        let mut common: BTreeMap<Identity, (Features, BTreeSet<Labels>)> = BTreeMap::new();
+        for pod in pods.values() {
+            let (features, labels) = common.entry(pod.identity).or_insert_with(|| (pod.ports.clone(), BTreeSet::new()));
+            features.retain(|f| pod.ports.contains(f));
+            labels.insert(pod.labels.clone());
+        }
+        for (identity, (features, labels)) in common {
+            let class = OwnedClass { base: Base::Pod(identity), labels: BTreeSet::new(), features };
+            self.classes.entry(identity.into()).or_insert(class).labels.extend(labels);
+        }
+    }
+
+    fn key(&self, member: &Member<'_>, base: Base) -> ClassKey {
+        self.names[&base].key(base, member.prefix.is_ipv6(), &member.features)
+    }
+
+    fn class(&self, member: &Member<'_>, base: Base) -> PeerClass {
+        crate::class_id(&self.ids, &self.key(member, base))
+    }
+
+    fn of_pod(&self, pod: &Identified<'_>) -> PeerClass {
+        let key = (pod.pod.namespace.clone(), pod.pod.name.clone());
+        self.first.get(&key).copied().unwrap_or_else(|| pod.identity.into())
+    }
+}
+
+fn bases_of(world: &World, member: &Member<'_>, pods: &BTreeMap<PodKey, Identified<'_>>) -> Vec<Base> {
+    match member.holder {
+        Holder::Node(_) => vec![Base::RemoteNode, Base::Host],
+        Holder::Pod(pod) => {
+            let pod = pods.get(&(pod.namespace.clone(), pod.name.clone()));
+            pod.map(|p| Base::Pod(p.identity)).into_iter().collect()
+        }
+        Holder::Outside => vec![Base::world(world.config.dual_stack_world, member.prefix.is_ipv6())],
+    }
+}
+
+fn ip_rows(
+    world: &World,
+    members: &[Member<'_>],
+    peers: &Peers,
+    pods: &BTreeMap<PodKey, Identified<'_>>,
+) -> BTreeMap<Cidr, IpRow> {
+    let mut rows = BTreeMap::new();
+    for m in members {
+        let bases = bases_of(world, m, pods);
+        let classes: Vec<PeerClass> = bases.iter().map(|b| peers.class(m, *b)).collect();
+        let row = match (m.holder, &*bases, &*classes) {
+            (Holder::Node(node), _, [remote, local]) => row::node_ip(m.prefix, node, *remote, *local),
+            (Holder::Pod(pod), [base], [class]) => {
+                row::pod_ip(m.prefix, pod, world.nodes.get(&pod.node), base.identity(), *class)
+            }
+            (Holder::Outside, [base], [class]) => row::world_ip(m.prefix, base.identity(), *class),
+            _ => continue,
+        };
+        rows.insert(m.prefix, row);
+    }
+    rows
+}
+
+fn tables(
+    world: &World,
+    rules: &Rules,
+    pods: &BTreeMap<PodKey, Identified<'_>>,
+    peers: &Peers,
+    rule_ids: &RuleIds,
+    rows: &mut RowSet,
+) -> BTreeMap<PodKey, TableId> {
+    let keys: BTreeMap<&PodKey, TableKey> = pods.iter().map(|(k, p)| (k, table_key(world, rules, p))).collect();
+    let mut ids = table_ids();
+    keys.values().for_each(|k| drop(ids.insert(k)));
+    let classes: Vec<Class<'_>> = peers
+        .classes
+        .iter()
+        .map(|(id, c)| Class { id: *id, base: c.base, labels: c.labels.iter().collect(), features: &c.features })
+        .collect();
+    let mut used = BTreeMap::new();
+    for (pod, key) in &keys {
+        let Some(id) = ids.get(key).map(TableId) else { continue };
+        used.insert((*pod).clone(), id);
+        rows.tables.entry(id).or_insert_with(|| {
+            table_row(&Context { config: &world.config, rules, rule_ids, classes: &classes }, id, key)
+        });
+    }
+    used
+}
+
+fn table_key(world: &World, rules: &Rules, pod: &Identified<'_>) -> TableKey {
+    let enforced = world.config.enforcement != Enforcement::Never;
+    let selects = |r: &crate::spec::RuleSpec| r.subject.as_ref().is_some_and(|s| s.matches(&pod.labels));
+    let applying: Vec<RuleKey> = rules.iter().filter(|(_, r)| enforced && selects(r)).map(|(k, _)| k.clone()).collect();
+    let names: BTreeSet<&Arc<str>> = applying.iter().filter_map(|k| rules.get(k)).flat_map(|r| r.own_ports()).collect();
+    let bound = pod.pod.named_ports.iter().filter(|(name, _)| names.contains(name));
+    let named_ports: NamedPorts = bound.map(|(name, ports)| (name.clone(), ports.clone())).collect();
+    TableKey { rules: applying, named_ports }
+}
