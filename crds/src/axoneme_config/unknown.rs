@@ -180,7 +180,7 @@ mod tests {
 
     use super::*;
 
-    fn messages(spec: Value) -> Vec<String> {
+    fn messages(spec: &Value) -> Vec<String> {
         let object = json!({"apiVersion": "axoneme.io/v1alpha1", "kind": "AxonemeConfig", "spec": spec});
         validate_unknown(&object).iter().map(ToString::to_string).collect()
     }
@@ -208,16 +208,16 @@ mod tests {
 
     #[test]
     fn names_of_cilium_are_refused_with_the_new_name() {
-        assert_eq!(messages(json!({"tunnel": "vxlan"})), ["spec.tunnel: no such setting; use spec.routing.mode"]);
+        assert_eq!(messages(&json!({"tunnel": "vxlan"})), ["spec.tunnel: no such setting; use spec.routing.mode"]);
         assert_eq!(
-            messages(json!({"enable-ipv4": true, "ipv6": {"enabled": true}})),
+            messages(&json!({"enable-ipv4": true, "ipv6": {"enabled": true}})),
             [
                 "spec.enable-ipv4: no such setting; use spec.ipFamilies",
                 "spec.ipv6.enabled: no such setting; use spec.ipFamilies"
             ]
         );
         assert_eq!(
-            messages(json!({"ipam": {"mode": "ClusterPool", "operator": {
+            messages(&json!({"ipam": {"mode": "ClusterPool", "operator": {
                 "clusterPoolIPv4PodCIDRList": ["10.0.0.0/8"],
                 "clusterPoolIPv4MaskSize": 24
             }}})),
@@ -227,7 +227,7 @@ mod tests {
             ]
         );
         assert_eq!(
-            messages(json!({"bpf": {"masquerade": true, "ctTcpMax": 65536}})),
+            messages(&json!({"bpf": {"masquerade": true, "ctTcpMax": 65536}})),
             [
                 "spec.bpf.ctTcpMax: no such setting; use spec.conntrack.maxEntries",
                 "spec.bpf.masquerade: no such setting; masquerading is always done in eBPF"
@@ -238,14 +238,14 @@ mod tests {
     #[test]
     fn a_mistyped_name_gets_its_neighbour() {
         assert_eq!(
-            messages(json!({"routing": {"mod": "Native", "overlay": {"prot": 1}}})),
+            messages(&json!({"routing": {"mod": "Native", "overlay": {"prot": 1}}})),
             [
                 "spec.routing.mod: no such setting; did you mean spec.routing.mode?",
                 "spec.routing.overlay.prot: no such setting; did you mean spec.routing.overlay.port?"
             ]
         );
         assert_eq!(
-            messages(json!({"ip_families": ["IPv4"]})),
+            messages(&json!({"ip_families": ["IPv4"]})),
             ["spec.ip_families: no such setting; did you mean spec.ipFamilies?"]
         );
     }
@@ -253,7 +253,7 @@ mod tests {
     #[test]
     fn a_setting_in_the_wrong_place_gets_its_path() {
         assert_eq!(
-            messages(json!({"overlay": {"port": 8472}})),
+            messages(&json!({"overlay": {"port": 8472}})),
             ["spec.overlay: no such setting; did you mean spec.routing.overlay?"]
         );
     }
@@ -261,7 +261,7 @@ mod tests {
     #[test]
     fn a_name_like_no_other_gets_the_choices() {
         assert_eq!(
-            messages(json!({"masquerade": {"whatever": true}})),
+            messages(&json!({"masquerade": {"whatever": true}})),
             ["spec.masquerade.whatever: no such setting; settings here: excludeCIDRs, ipv4, ipv6"]
         );
     }
@@ -269,11 +269,13 @@ mod tests {
     #[test]
     fn all_settings_are_known_and_foreign_plugin_settings_are_left_alone() {
         let spec = serde_json::to_value(super::super::AxonemeConfigSpec::default()).expect("settings are JSON");
-        assert_eq!(messages(spec), [""; 0]);
+        assert_eq!(messages(&spec), [""; 0]);
         assert_eq!(
-            messages(json!({"cni": {"chainedPlugins": [{"type": "portmap", "capabilities": {"portMappings": true}}]}})),
+            messages(
+                &json!({"cni": {"chainedPlugins": [{"type": "portmap", "capabilities": {"portMappings": true}}]}})
+            ),
             [""; 0]
         );
-        assert_eq!(messages(json!({"ipam": {"multiPool": {"preAllocate": {"blue": 16}}}})), [""; 0]);
+        assert_eq!(messages(&json!({"ipam": {"multiPool": {"preAllocate": {"blue": 16}}}})), [""; 0]);
     }
 }

@@ -169,6 +169,7 @@ pub struct IpamStatus {
 pub struct PodCidrStatus {
     /// Whether pods use the block.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "PodCidrState")]
     pub status: Option<PodCidrState>,
 }
 

@@ -71,6 +71,7 @@ pub struct HttpRule {
 pub struct HeaderMatch {
     /// What to do with a request that lacks the header or has another value. Without it, the request is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "MismatchAction")]
     pub mismatch: Option<MismatchAction>,
 
     /// The header's name.

@@ -62,6 +62,7 @@ pub struct PortProtocol {
 
     /// The protocol. Without it, or with ANY: TCP, UDP and SCTP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Protocol")]
     pub protocol: Option<Protocol>,
 }
 
@@ -144,6 +145,7 @@ pub struct EnvoyConfigRef {
     /// The object's kind. Without it, CiliumEnvoyConfig in a CiliumNetworkPolicy and CiliumClusterwideEnvoyConfig in a
     /// CiliumClusterwideNetworkPolicy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "EnvoyConfigKind")]
     pub kind: Option<EnvoyConfigKind>,
     /// The object's name.
     #[schemars(length(min = 1))]
