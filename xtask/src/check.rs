@@ -12,11 +12,11 @@ use crate::workspace::{self, Package, cargo};
 /// Runs every check and reports each as one test.
 pub(crate) fn run(report: &mut Report) -> Result<()> {
     let packages = workspace::packages()?;
-    report.case("format", || show(cargo().args(["fmt", "--all", "--check"])));
-    report.case("dependency direction", || all(dependencies::violations(&packages)));
-    report.case("unsafe code stays in its crates", || all(sources::unsafe_outside(&packages)?));
-    report.case("file lengths", || all(sources::long_files()?));
-    report.case("workspace lints in every package", || all(sources::without_lints(&packages)?));
+    report.case("format", format);
+    report.case("dependency direction", || all(&dependencies::violations(&packages)));
+    report.case("unsafe code stays in its crates", || all(&sources::unsafe_outside(&packages)?));
+    report.case("file lengths", || all(&sources::long_files()?));
+    report.case("workspace lints in every package", || all(&sources::without_lints(&packages)?));
     generated(report, &packages);
     report.case("clippy", || {
         show(cargo().args(["clippy", "--quiet", "--workspace", "--all-targets", "--", "--deny", "warnings"]))
@@ -25,7 +25,14 @@ pub(crate) fn run(report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-fn all(problems: Vec<String>) -> Result<()> {
+fn format() -> Result<()> {
+    // Names of files on standard output; a long difference would bury the other checks.
+    let done = cargo().args(["fmt", "--all", "--", "--check", "--files-with-diff"]).output()?;
+    let text = format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    if done.status.success() { Ok(()) } else { bail!("run `cargo fmt --all`; it would change:\n{}", text.trim_end()) }
+}
+
+fn all(problems: &[String]) -> Result<()> {
     if problems.is_empty() { Ok(()) } else { bail!("{}", problems.join("\n     ")) }
 }
 

@@ -4,6 +4,9 @@ mod bpf;
 mod check;
 mod cluster;
 mod command;
+mod demo;
+mod image;
+mod lab;
 mod oci;
 mod progress;
 mod report;
@@ -52,6 +55,10 @@ enum Task {
         /// A rung, or a part of test names.
         rung_or_filter: Option<String>,
     },
+    /// Build the product's images as OCI archives into target/images.
+    Image,
+    /// Show the main job on a real cluster.
+    Demo(demo::DemoArgs),
     /// Local Kubernetes clusters.
     Cluster(cluster::cli::ClusterArgs),
     #[command(name = "__component", hide = true)]
@@ -87,6 +94,8 @@ fn run(task: Task) -> Result<()> {
         Task::Crds { check } => bpf::crds(check),
         Task::Check => check_alone(),
         Task::Test { rung_or_filter } => test::run(rung_or_filter.as_deref()),
+        Task::Image => images(),
+        Task::Demo(args) => demo::run(&args),
         Task::Cluster(args) => cluster::cli::run(args),
         Task::Component { cluster, name, words } => cluster::launch::component(&cluster, &name, &words),
         Task::Node { cluster, node } => cluster::launch::node(&cluster, &node),
@@ -94,6 +103,14 @@ fn run(task: Task) -> Result<()> {
         Task::Exec { cluster, place, words } => cluster::launch::exec(&cluster, &place, &words),
         Task::Become { words } => cluster::launch::become_command(&words),
     }
+}
+
+fn images() -> Result<()> {
+    setup::run_quietly(setup::Part::Build)?;
+    for archive in image::build()? {
+        println!("{}", archive.display());
+    }
+    Ok(())
 }
 
 fn check_alone() -> Result<()> {

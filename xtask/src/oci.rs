@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -59,29 +58,6 @@ impl Rootfs {
     /// Whether the path is there already.
     pub(crate) fn has(&self, path: &str) -> bool {
         self.entries.contains_key(path.trim_matches('/'))
-    }
-
-    /// A directory of this machine with all that is in it.
-    ///
-    /// # Errors
-    /// When something in it cannot be read, or is neither file, directory nor symbolic link.
-    pub(crate) fn tree(&mut self, path: &str, from: &Path) -> Result<&mut Self> {
-        for entry in fs::read_dir(from).with_context(|| format!("reading {}", from.display()))? {
-            let entry = entry?;
-            let inner = format!("{}/{}", path.trim_end_matches('/'), entry.file_name().to_string_lossy());
-            let kind = entry.file_type()?;
-            let mode = entry.metadata()?.permissions().mode() & 0o7777;
-            if kind.is_dir() {
-                self.dir(&inner, mode).tree(&inner, &entry.path())?;
-            } else if kind.is_symlink() {
-                self.link(&inner, &fs::read_link(entry.path())?.to_string_lossy());
-            } else if kind.is_file() {
-                self.file(&inner, entry.path(), mode);
-            } else {
-                anyhow::bail!("{}: an image holds files, directories and links only", entry.path().display());
-            }
-        }
-        Ok(self)
     }
 
     fn put(&mut self, path: &str, entry: Entry) -> &mut Self {

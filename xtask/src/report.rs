@@ -23,6 +23,9 @@ struct Note {
     reason: String,
 }
 
+/// A test of this program's own: its name, a promise, and what proves it.
+pub(crate) type Case = (&'static str, fn() -> Result<()>);
+
 /// The outcome of a whole run.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
@@ -75,6 +78,13 @@ impl Report {
                 self.passed += 1;
             }
             Err(error) => self.fail(name, &format!("{error:#}")),
+        }
+    }
+
+    /// Runs those of the cases whose names have the filter in them.
+    pub(crate) fn cases(&mut self, filter: Option<&str>, cases: &[Case]) {
+        for (name, test) in cases.iter().filter(|(name, _)| filter.is_none_or(|filter| name.contains(filter))) {
+            self.case(name, test);
         }
     }
 

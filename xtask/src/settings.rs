@@ -48,3 +48,8 @@ pub(crate) fn search_path() -> String {
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     search_path().split(':').map(|dir| Path::new(dir).join(name)).find(|path| path.is_file())
 }
+
+/// cargo's own directory, whose path must not appear in what ships.
+pub(crate) fn cargo_home() -> Option<PathBuf> {
+    variable("CARGO_HOME").map(PathBuf::from).or_else(|| variable("HOME").map(|home| Path::new(&home).join(".cargo")))
+}

@@ -24,8 +24,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("axoneme-cni", &[]),
     ("axoneme-cli", ANY),
     ("axoneme-operator", ANY),
-    // Standalone mode runs the operator's logic in the agent's process.
-    ("axoneme-node-agent", &["*", "axoneme-operator"]),
+    // Standalone mode runs the operator's logic in the agent's process; agent and plugin share the plugin's protocol.
+    ("axoneme-node-agent", &["*", "axoneme-operator", "axoneme-cni"]),
     ("axoneme-xtask", ANY),
 ];
 

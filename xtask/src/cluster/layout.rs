@@ -147,7 +147,7 @@ impl Layout {
 
 /// The hexadecimal number that reads like this decimal one: node 11 is `::11`, as in its IPv4 address.
 fn decimal(number: u16) -> u16 {
-    (number / 100 % 10) << 8 | (number / 10 % 10) << 4 | number % 10
+    ((number / 100 % 10) << 8) | ((number / 10 % 10) << 4) | (number % 10)
 }
 
 /// A node's name by its number.

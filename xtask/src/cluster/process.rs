@@ -19,20 +19,35 @@ pub(crate) struct Recorded {
     started: u64,
 }
 
-/// State letter and start time; `None` when there is no such process.
-fn look(pid: i32) -> Option<(char, u64)> {
+/// What `/proc/<pid>/stat` says of a process.
+struct Look {
+    state: char,
+    threads: u32,
+    started: u64,
+}
+
+impl Look {
+    /// A zombie whose other threads have not ended yet still holds its files and sockets.
+    fn running(&self) -> bool {
+        !matches!(self.state, 'Z' | 'X') || self.threads > 1
+    }
+}
+
+/// `None` when there is no such process.
+fn look(pid: i32) -> Option<Look> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name in parentheses may hold anything, so count from its end.
     let mut fields = text.rsplit_once(')')?.1.split_whitespace();
     let state = fields.next()?.chars().next()?;
-    Some((state, fields.nth(18)?.parse().ok()?))
+    let threads = fields.nth(16)?.parse().ok()?;
+    Some(Look { state, threads, started: fields.nth(1)?.parse().ok()? })
 }
 
 impl Recorded {
     /// The process that has this pid now.
     pub(crate) fn of(pid: i32) -> Result<Self> {
-        let (_, started) = look(pid).with_context(|| format!("process {pid} is gone"))?;
-        Ok(Self { pid, started })
+        let found = look(pid).with_context(|| format!("process {pid} is gone"))?;
+        Ok(Self { pid, started: found.started })
     }
 
     /// Writes it where `down` will look.
@@ -56,7 +71,7 @@ impl Recorded {
 
     /// Whether it still runs; a zombie does not.
     pub(crate) fn alive(self) -> bool {
-        look(self.pid).is_some_and(|(state, started)| started == self.started && !matches!(state, 'Z' | 'X'))
+        look(self.pid).is_some_and(|found| found.started == self.started && found.running())
     }
 
     /// Sends a signal, if it still is that process.
@@ -85,7 +100,7 @@ mod tests {
 
     #[test]
     fn record_of_another_start_is_not_this_process() {
-        let me = Recorded::of(std::process::id() as i32).unwrap();
+        let me = Recorded::of(std::process::id().cast_signed()).unwrap();
         assert!(me.alive());
         let earlier = Recorded { started: me.started - 1, ..me };
         assert!(!earlier.alive());

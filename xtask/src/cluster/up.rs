@@ -163,7 +163,7 @@ fn start_node(cluster: &Cluster, name: &str, number: u8) -> Result<()> {
     let Cluster { paths, state } = cluster;
     node::prepare(paths, state, name, number)?;
     node::start(paths, state, name)?;
-    wait("containerd", Duration::from_secs(60), SOON, || {
+    wait("containerd", Duration::from_mins(1), SOON, || {
         if !cluster.node_alive(name) {
             let log = fs::read_to_string(paths.node(name).join("log/init.log")).unwrap_or_default();
             bail!("the node's first process has ended: {}", crate::command::tail(&log, 8));
@@ -175,7 +175,7 @@ fn start_node(cluster: &Cluster, name: &str, number: u8) -> Result<()> {
 
 /// Pods cannot be made before the default service account is there, nor without nodes.
 fn wait_for_accounts(cluster: &Cluster) -> Result<()> {
-    wait("default service account", Duration::from_secs(60), SOON, || {
+    wait("default service account", Duration::from_mins(1), SOON, || {
         control_plane::check(&cluster.paths, "controller-manager")?;
         Ok(cluster.kubectl(&["get", "serviceaccount", "default"]).ok().map(drop))
     })
@@ -185,7 +185,7 @@ fn wait_for_accounts(cluster: &Cluster) -> Result<()> {
 fn wait_for_ranges(cluster: &Cluster) -> Result<Vec<(String, Vec<String>)>> {
     let template = r#"jsonpath={range .items[*]}{.metadata.name}{" "}{.spec.podCIDRs[*]}{"\n"}{end}"#;
     let nodes = cluster.nodes();
-    wait("registration of the nodes", Duration::from_secs(60), SOON, || {
+    wait("registration of the nodes", Duration::from_mins(1), SOON, || {
         let text = cluster.kubectl(&["get", "nodes", "-o", template])?;
         let known: Vec<(String, Vec<String>)> = nodes.iter().filter_map(|node| ranges_of(&text, node)).collect();
         Ok((known.len() == nodes.len()).then_some(known))

@@ -226,12 +226,13 @@ impl Component {
             // Clients and admission compare these; an unset version reads as v0.0.0.
             let minor = version.split('.').nth(1).unwrap_or("0");
             let variable = "k8s.io/component-base/version";
-            flags +=
-                &format!(" -X {variable}.gitVersion={version} -X {variable}.gitMajor=1 -X {variable}.gitMinor={minor}");
+            for (name, value) in [("gitVersion", version), ("gitMajor", "1"), ("gitMinor", minor)] {
+                flags = format!("{flags} -X {variable}.{name}={value}");
+            }
         }
         if let Some(variable) = self.version_variable {
             let value = if variable == "main.version" { version.trim_start_matches('v') } else { version };
-            flags += &format!(" -X {variable}={value}");
+            flags = format!("{flags} -X {variable}={value}");
         }
         flags
     }
@@ -240,14 +241,8 @@ impl Component {
     fn build(&self, bin: &Path, version: &str) -> Result<()> {
         let fresh = bin.with_file_name(format!("fresh-{}", std::process::id()));
         fs::create_dir_all(&fresh)?;
-        let destination = match self.binaries {
-            [only] => fresh.join(only).into_os_string(),
-            _ => {
-                let mut dir = fresh.clone().into_os_string();
-                dir.push("/");
-                dir
-            }
-        };
+        // Ending in a slash: several binaries, each by its package's name.
+        let destination = fresh.join(if let [only] = self.binaries { only } else { "" });
         output(
             program("go")
                 .current_dir(modules().join(self.module))

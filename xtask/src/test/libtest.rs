@@ -53,7 +53,7 @@ pub(crate) fn run(report: &mut Report, rung: &str, command: &mut Command) -> Res
             }
             Line::Ignored { reason, .. } if reason.starts_with("needs root") => {}
             Line::Ignored { test, reason } => {
-                report.skip(test, if reason.is_empty() { "no reason given" } else { reason })
+                report.skip(test, if reason.is_empty() { "no reason given" } else { reason });
             }
             Line::Other => {}
         }

@@ -11,21 +11,12 @@ use nix::unistd::Pid;
 
 use crate::cluster::{Cluster, Cni, Family, Options};
 use crate::progress::wait;
-use crate::report::Report;
+use crate::report::Case;
 
-/// Runs the cases whose names have the filter in them.
-pub(crate) fn run(report: &mut Report, filter: Option<&str>) -> Result<()> {
-    let wanted = |name: &str| filter.is_none_or(|filter| name.contains(filter));
-    for (name, test) in CASES {
-        if wanted(name) {
-            report.case(name, test);
-        }
-    }
-    Ok(())
-}
-
-const CASES: &[(&str, fn() -> Result<()>)] = &[
+/// All cases.
+pub(crate) const CASES: &[Case] = &[
     ("testbed::pods_of_two_nodes_reach_each_other_in_both_families", pods_reach_each_other),
+    ("testbed::dns_answers_by_its_service_address", dns_answers),
     ("testbed::interrupted_up_is_removed_completely", interrupted_up_is_removed),
     ("testbed::two_clusters_run_side_by_side", two_side_by_side),
 ];
@@ -105,7 +96,38 @@ fn pods_reach_each_other() -> Result<()> {
                 cluster.outside_exec(&["ping", "-c1", "-W2", &ip.to_string()])?;
             }
         }
-        api_pause_is_noticed(cluster)
+        for ip in cluster.outside_addresses() {
+            cluster.router_exec(&["ping", "-c1", "-W2", &ip.to_string()])?;
+        }
+        api_pause_is_noticed(cluster)?;
+        api_server_comes_back(cluster)
+    })
+}
+
+/// Pods outlive the control plane, and what changed meanwhile is taken up.
+fn api_server_comes_back(cluster: &Cluster) -> Result<()> {
+    cluster.stop_component("apiserver")?;
+    ensure!(!cluster.healthy(), "a cluster without API server calls itself healthy");
+    cluster.start_component("apiserver")?;
+    wait("API server after its restart", Duration::from_mins(1), Duration::from_millis(100), || {
+        Ok(cluster.healthy().then_some(()))
+    })
+}
+
+/// CoreDNS answers by the address that pods are given, here through kube-proxy.
+fn dns_answers() -> Result<()> {
+    let options =
+        Options { name: name("dns"), nodes: 1, cni: Cni::Ref, kube_proxy: true, dns: true, ..Options::default() };
+    with_cluster(&options, |cluster| {
+        start_pods(cluster)?;
+        cluster.kubectl(&["-n", "kube-system", "rollout", "status", "deployment/coredns", "--timeout=60s"])?;
+        let ask = ["exec", "on-node1", "--", "dig", "+short", "+time=2", "kubernetes.default.svc.cluster.local"];
+        // kube-proxy programs the service a moment after its endpoint is ready.
+        let said = wait("an answer from DNS", Duration::from_secs(30), Duration::from_millis(200), || {
+            Ok(cluster.kubectl(&ask).ok())
+        })?;
+        ensure!(said.trim() == cluster.layout().service_address(1), "the API server's name resolves to {said:?}");
+        Ok(())
     })
 }
 
@@ -115,7 +137,7 @@ fn api_pause_is_noticed(cluster: &Cluster) -> Result<()> {
     let answered = ask();
     cluster.resume_api()?;
     ensure!(answered.is_err(), "a paused API server answered");
-    wait("API server after its pause", Duration::from_secs(10), Duration::from_millis(50), || Ok(ask().ok().map(drop)))
+    wait("API server after its pause", Duration::from_secs(20), Duration::from_millis(50), || Ok(ask().ok().map(drop)))
 }
 
 /// Kills `up` at the moment when the first node's process runs, and at the moment when its state is recorded.
@@ -128,7 +150,7 @@ fn interrupted_up_is_removed() -> Result<()> {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()?;
-        let seen = wait(file, Duration::from_secs(60), Duration::from_millis(1), || {
+        let seen = wait(file, Duration::from_mins(1), Duration::from_millis(1), || {
             if let Some(status) = child.try_wait()? {
                 bail!("`up` ended by itself with {status}");
             }
