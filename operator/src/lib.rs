@@ -1,1 +1,15 @@
-//! Placeholder until its first content lands.
+//! The operator: cluster decisions, made once, in pure code.
+//!
+//! ```text
+//!   source::{kube, directory} ──▶ core ──▶ state::Cluster ──▶ compiler ──▶ wire::server::Hub ══▶ nodes
+//!                                  │  ▲                                          │
+//!                                  │  └── acks, reports ◀────────────────────────┘
+//!                                  └─▶ identity, ipam, status (pure plans) ──▶ writer ──▶ API server   (leader only)
+//! ```
+//!
+//! Invariants: one task owns all state; nothing is compiled, sent or pruned before every source is initialised; only
+//! the holder of the Lease writes; a write that would change nothing is not made; a broken object stops nothing else.
+
+pub mod identity;
+pub mod ipam;
+pub mod source;

@@ -37,7 +37,7 @@ pub const SERVER_NAME: &str = "axoneme-operator";
 pub const TOKEN_AUDIENCE: &str = "axoneme";
 
 /// Port that operators serve the stream on, unless told otherwise.
-pub const DEFAULT_PORT: u16 = 9878;
+pub const DEFAULT_PORT: u16 = 4250;
 
 #[expect(
     clippy::pedantic,

@@ -1,0 +1,95 @@
+//! Which parts of the address space are taken.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use axoneme_model::Cidr;
+
+/// Taken ranges, by family: first address → last address. Ranges that touch or overlap are one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Blocks {
+    v4: BTreeMap<u128, u128>,
+    v6: BTreeMap<u128, u128>,
+}
+
+impl Blocks {
+    pub fn insert(&mut self, block: Cidr) {
+        let (mut first, mut last) = range(block);
+        let ranges = self.family_mut(block);
+        while let Some((f, l)) = touching(ranges, first, last) {
+            ranges.remove(&f);
+            first = first.min(f);
+            last = last.max(l);
+        }
+        ranges.insert(first, last);
+    }
+
+    #[must_use]
+    pub fn overlaps(&self, block: Cidr) -> bool {
+        let (first, last) = range(block);
+        overlapping(self.family(block), first, last).is_some()
+    }
+
+    /// The first block of `mask` bits in `pool` of which nothing is taken.
+    #[must_use]
+    pub fn first_free(&self, pool: Cidr, mask: u8) -> Option<Cidr> {
+        let width: u8 = if pool.is_ipv4() { 32 } else { 128 };
+        if mask < pool.prefix() || mask > width {
+            return None;
+        }
+        let host_bits = u32::from(width - mask);
+        // a block of the whole IPv6 space has no size that fits
+        let size = 1u128.checked_shl(host_bits)?;
+        let (pool_first, pool_last) = range(pool);
+        let mut at = pool_first;
+        while at <= pool_last {
+            let last = at + (size - 1);
+            let Some((_, taken_last)) = overlapping(self.family(pool), at, last) else {
+                return cidr(pool, at, mask);
+            };
+            // the next block that starts behind what is taken
+            at = (taken_last >> host_bits).checked_add(1)?.checked_shl(host_bits)?;
+            if at == 0 {
+                return None;
+            }
+        }
+        None
+    }
+
+    const fn family(&self, of: Cidr) -> &BTreeMap<u128, u128> {
+        match of {
+            Cidr::V4(_) => &self.v4,
+            Cidr::V6(_) => &self.v6,
+        }
+    }
+
+    const fn family_mut(&mut self, of: Cidr) -> &mut BTreeMap<u128, u128> {
+        match of {
+            Cidr::V4(_) => &mut self.v4,
+            Cidr::V6(_) => &mut self.v6,
+        }
+    }
+}
+
+fn overlapping(ranges: &BTreeMap<u128, u128>, first: u128, last: u128) -> Option<(u128, u128)> {
+    ranges.range(..=last).next_back().map(|(f, l)| (*f, *l)).filter(|(_, l)| *l >= first)
+}
+
+fn touching(ranges: &BTreeMap<u128, u128>, first: u128, last: u128) -> Option<(u128, u128)> {
+    overlapping(ranges, first.saturating_sub(1), last.saturating_add(1))
+}
+
+fn range(block: Cidr) -> (u128, u128) {
+    let number = |ip: IpAddr| match ip {
+        IpAddr::V4(a) => u128::from(a.to_bits()),
+        IpAddr::V6(a) => a.to_bits(),
+    };
+    (number(block.network()), number(block.broadcast()))
+}
+
+fn cidr(family: Cidr, first: u128, mask: u8) -> Option<Cidr> {
+    let address = match family {
+        Cidr::V4(_) => IpAddr::from(u32::try_from(first).ok()?.to_be_bytes()),
+        Cidr::V6(_) => IpAddr::from(first.to_be_bytes()),
+    };
+    Cidr::new(address, mask).ok()
+}

@@ -1,0 +1,187 @@
+//! Watches of an API server.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    time::Duration,
+};
+
+use axoneme_model::{Kind, ObjectRef};
+use futures::StreamExt;
+use kube::{
+    Api, Client,
+    core::{ApiResource, DynamicObject, GroupVersionKind},
+    runtime::{WatchStreamExt, watcher},
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::{SourceEvent, slim::slim};
+
+/// How often a kind is looked for whose definition is absent.
+const ABSENT_PAUSE: Duration = Duration::from_secs(10);
+
+/// The nobody who listens has gone.
+struct Gone;
+
+/// The API resource of a kind.
+#[must_use]
+pub fn resource(kind: Kind) -> ApiResource {
+    let (group, version, plural) = match kind {
+        Kind::Namespace => ("", "v1", "namespaces"),
+        Kind::Pod => ("", "v1", "pods"),
+        Kind::Node => ("", "v1", "nodes"),
+        Kind::Service => ("", "v1", "services"),
+        Kind::EndpointSlice => ("discovery.k8s.io", "v1", "endpointslices"),
+        Kind::NetworkPolicy => ("networking.k8s.io", "v1", "networkpolicies"),
+        Kind::ClusterNetworkPolicy => ("policy.networking.k8s.io", "v1alpha2", "clusternetworkpolicies"),
+        Kind::CiliumNetworkPolicy => ("cilium.io", "v2", "ciliumnetworkpolicies"),
+        Kind::CiliumClusterwideNetworkPolicy => ("cilium.io", "v2", "ciliumclusterwidenetworkpolicies"),
+        Kind::CiliumCIDRGroup => ("cilium.io", "v2", "ciliumcidrgroups"),
+        Kind::CiliumIdentity => ("cilium.io", "v2", "ciliumidentities"),
+        Kind::CiliumNode => ("cilium.io", "v2", "ciliumnodes"),
+        Kind::CiliumPodIPPool => ("cilium.io", "v2alpha1", "ciliumpodippools"),
+        Kind::AxonemeConfig | Kind::Builtin => ("axoneme.io", "v1alpha1", "axonemeconfigs"),
+    };
+    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind.as_str()), plural)
+}
+
+/// Watches one kind in all namespaces until cancelled. Relists after 410, on errors with backoff; what vanished in the
+/// meantime is deleted.
+pub async fn watch(client: Client, kind: Kind, events: mpsc::Sender<SourceEvent>, cancel: CancellationToken) {
+    let mut watch = Watch { kind, events, known: HashSet::new(), seen: HashSet::new(), synced: false };
+    let mut streaming = true;
+    loop {
+        let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource(kind));
+        let config = watcher::Config::default();
+        let config = if streaming { config.streaming_lists() } else { config };
+        let end = tokio::select! {
+            end = watch.run(api, config) => end,
+            () = cancel.cancelled() => return,
+        };
+        match end {
+            End::Gone => return,
+            End::Unsupported => {
+                info!(kind = kind.as_str(), "the API server has no streaming lists; listing in pages");
+                streaming = false;
+            }
+            End::Absent => {
+                debug!(kind = kind.as_str(), "kind not served");
+                tokio::select! {
+                    () = tokio::time::sleep(ABSENT_PAUSE) => {}
+                    () = cancel.cancelled() => return,
+                }
+            }
+        }
+    }
+}
+
+enum End {
+    /// Nobody listens.
+    Gone,
+    /// The API server doesn't know the kind.
+    Absent,
+    /// It knows no streaming lists.
+    Unsupported,
+}
+
+struct Watch {
+    kind: Kind,
+    events: mpsc::Sender<SourceEvent>,
+    /// Objects that were said to be there.
+    known: HashSet<ObjectRef>,
+    /// Objects of the list that is under way.
+    seen: HashSet<ObjectRef>,
+    synced: bool,
+}
+
+impl Watch {
+    async fn run(&mut self, api: Api<DynamicObject>, config: watcher::Config) -> End {
+        let streaming = config.initial_list_strategy == watcher::InitialListStrategy::StreamingList;
+        let mut stream = watcher(api, config).default_backoff().boxed();
+        while let Some(event) = stream.next().await {
+            let said = match event {
+                Ok(e) => self.event(e).await,
+                Err(e) => match status_of(&e) {
+                    Some(404) => return self.absent().await,
+                    Some(400 | 422) if streaming && !self.synced => return End::Unsupported,
+                    _ => {
+                        warn!(kind = self.kind.as_str(), error = %e, "watch interrupted, trying again");
+                        Ok(())
+                    }
+                },
+            };
+            if said.is_err() {
+                return End::Gone;
+            }
+        }
+        End::Gone
+    }
+
+    async fn event(&mut self, event: watcher::Event<DynamicObject>) -> Result<(), Gone> {
+        match event {
+            watcher::Event::Init => self.seen.clear(),
+            watcher::Event::InitApply(o) => {
+                self.seen.insert(self.object_ref(&o));
+                self.apply(o).await?;
+            }
+            watcher::Event::InitDone => self.listed().await?,
+            watcher::Event::Apply(o) => self.apply(o).await?,
+            watcher::Event::Delete(o) => {
+                let object = self.object_ref(&o);
+                self.known.remove(&object);
+                self.say(SourceEvent::Delete(object)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn apply(&mut self, o: DynamicObject) -> Result<(), Gone> {
+        self.known.insert(self.object_ref(&o));
+        // what came over the wire as JSON goes back into JSON
+        let Ok(mut object) = serde_json::to_value(o) else { return Ok(()) };
+        slim(self.kind, &mut object);
+        self.say(SourceEvent::Apply { kind: self.kind, object }).await
+    }
+
+    async fn listed(&mut self) -> Result<(), Gone> {
+        let seen = std::mem::take(&mut self.seen);
+        let gone: BTreeSet<_> = self.known.difference(&seen).cloned().collect();
+        self.known = seen;
+        for object in gone {
+            self.say(SourceEvent::Delete(object)).await?;
+        }
+        if !self.synced {
+            self.synced = true;
+            self.say(SourceEvent::Synced(self.kind)).await?;
+        }
+        Ok(())
+    }
+
+    async fn absent(&mut self) -> End {
+        self.seen.clear();
+        match self.listed().await {
+            Ok(()) => End::Absent,
+            Err(Gone) => End::Gone,
+        }
+    }
+
+    fn object_ref(&self, o: &DynamicObject) -> ObjectRef {
+        let namespace = o.metadata.namespace.as_deref().unwrap_or_default();
+        ObjectRef::new(self.kind, namespace, o.metadata.name.as_deref().unwrap_or_default())
+    }
+
+    async fn say(&self, event: SourceEvent) -> Result<(), Gone> {
+        self.events.send(event).await.map_err(|_| Gone)
+    }
+}
+
+fn status_of(e: &watcher::Error) -> Option<u16> {
+    match e {
+        watcher::Error::InitialListFailed(kube::Error::Api(s))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(s))
+        | watcher::Error::WatchFailed(kube::Error::Api(s)) => Some(s.code),
+        watcher::Error::WatchError(s) => Some(s.code),
+        _ => None,
+    }
+}
