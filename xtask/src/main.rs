@@ -13,6 +13,7 @@ mod report;
 mod settings;
 mod setup;
 mod test;
+mod vm;
 mod workspace;
 
 use std::path::Path;
@@ -59,6 +60,8 @@ enum Task {
     Image,
     /// Show the main job on a real cluster.
     Demo(demo::DemoArgs),
+    /// Run a command on another kernel, in QEMU.
+    Vm(vm::VmArgs),
     /// Local Kubernetes clusters.
     Cluster(cluster::cli::ClusterArgs),
     #[command(name = "__component", hide = true)]
@@ -96,6 +99,7 @@ fn run(task: Task) -> Result<()> {
         Task::Test { rung_or_filter } => test::run(rung_or_filter.as_deref()),
         Task::Image => images(),
         Task::Demo(args) => demo::run(&args),
+        Task::Vm(args) => vm::run(args),
         Task::Cluster(args) => cluster::cli::run(args),
         Task::Component { cluster, name, words } => cluster::launch::component(&cluster, &name, &words),
         Task::Node { cluster, node } => cluster::launch::node(&cluster, &node),

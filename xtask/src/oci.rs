@@ -70,6 +70,26 @@ impl Rootfs {
         self
     }
 
+    /// Writes the content as the kernel reads an initramfs: a `newc` archive.
+    /// <https://docs.kernel.org/driver-api/early-userspace/buffer-format.html>
+    ///
+    /// # Errors
+    /// When a source file cannot be read, or the output not written.
+    pub(crate) fn write_cpio(&self, out: &mut dyn Write) -> Result<()> {
+        for (number, (path, entry)) in self.entries.iter().enumerate() {
+            let (mode, content) = match entry {
+                Entry::Dir { mode } => (0o040_000 | mode, Vec::new()),
+                Entry::File { from, mode } => {
+                    (0o100_000 | mode, fs::read(from).with_context(|| format!("reading {}", from.display()))?)
+                }
+                Entry::Text { content, mode } => (0o100_000 | mode, content.clone()),
+                Entry::Link { to } => (0o120_777, to.clone().into_bytes()),
+            };
+            write_cpio_entry(out, number + 1, mode, path, &content)?;
+        }
+        write_cpio_entry(out, 0, 0, "TRAILER!!!", &[])
+    }
+
     fn pack(&self, out: &mut dyn Write) -> Result<()> {
         let mut tar = Builder::new(out);
         for (path, entry) in &self.entries {
@@ -78,6 +98,19 @@ impl Rootfs {
         tar.finish()?;
         Ok(())
     }
+}
+
+fn write_cpio_entry(out: &mut dyn Write, inode: usize, mode: u32, path: &str, content: &[u8]) -> Result<()> {
+    let (size, name) = (content.len(), path.len() + 1);
+    // Inode, mode, owner, group, links, time, size, four device numbers, length of the name, checksum.
+    write!(out, "070701{inode:08x}{mode:08x}{0:08x}{0:08x}{1:08x}{0:08x}{size:08x}", 0, 1)?;
+    write!(out, "{0:08x}{0:08x}{0:08x}{0:08x}{name:08x}{0:08x}{path}", 0)?;
+    // The header is 110 bytes; name and content each end on a multiple of four.
+    let zeros = [0; 4];
+    out.write_all(zeros.get(..1 + (4 - (110 + name) % 4) % 4).unwrap_or_default())?;
+    out.write_all(content)?;
+    out.write_all(zeros.get(..(4 - size % 4) % 4).unwrap_or_default())?;
+    Ok(())
 }
 
 fn header(kind: EntryType, mode: u32, size: u64) -> Header {
@@ -335,6 +368,24 @@ mod tests {
             }
         }
         assert_eq!(blobs, 3);
+    }
+
+    #[test]
+    fn initramfs_is_read_by_another_program() {
+        let dir = std::env::temp_dir().join(format!("axoneme-cpio-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        image(Layer::Plain).rootfs.write_cpio(&mut File::create(dir.join("a.cpio")).unwrap()).unwrap();
+        let input = File::open(dir.join("a.cpio")).unwrap();
+        let unpacked = std::process::Command::new("busybox")
+            .args(["cpio", "-i", "-d"])
+            .current_dir(&dir)
+            .stdin(input)
+            .output()
+            .unwrap();
+        assert!(unpacked.status.success(), "{unpacked:?}");
+        assert_eq!(fs::read_to_string(dir.join("etc/motd")).unwrap(), "hello");
+        assert_eq!(fs::read_link(dir.join("bin/sh")).unwrap(), Path::new("busybox"));
+        fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]

@@ -7,7 +7,7 @@ pub(crate) mod apt;
 pub(crate) mod bpf;
 pub(crate) mod go;
 pub(crate) mod images;
-mod rootfs;
+pub(crate) mod rootfs;
 
 use std::time::Instant;
 

@@ -1,5 +1,6 @@
 //! Parts of images that come from this machine: programs with the libraries that they load.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
@@ -14,6 +15,18 @@ pub(crate) fn add_program(root: &mut Rootfs, name: &str) -> Result<()> {
         settings::find_program(name).with_context(|| format!("`{name}` is missing: cargo xtask setup cluster"))?;
     root.file(&format!("/bin/{name}"), &path, 0o755);
     for library in libraries(&path) {
+        if !root.has(&library) {
+            root.file(&library, &library, 0o755);
+        }
+    }
+    Ok(())
+}
+
+/// Adds a file or program of this machine at its own path, with its shared libraries.
+pub(crate) fn add_same_path(root: &mut Rootfs, path: &Path) -> Result<()> {
+    let mode = std::fs::metadata(path).with_context(|| format!("reading {}", path.display()))?.permissions().mode();
+    root.file(&path.display().to_string(), path, mode & 0o777);
+    for library in libraries(path) {
         if !root.has(&library) {
             root.file(&library, &library, 0o755);
         }
