@@ -57,8 +57,10 @@ pub fn cilium_node(object: &Value) -> Result<CiliumNode, ObjectErrors> {
         if let Some(spec) = root.require("spec").filter(Field::object) {
             node.boot_id = spec.get("bootid").and_then(|b| b.str()).unwrap_or_default().into();
             if let Some(list) = spec.get("addresses") {
-                node.addresses = addresses(&list, &["InternalIP", "ExternalIP"]);
-                node.internal_addresses = addresses(&list, &["CiliumInternalIP"]);
+                let all = addresses(&list);
+                let of = |wanted: &'static str| all.iter().filter(move |(kind, _)| kind == wanted).map(|(_, ip)| *ip);
+                node.addresses = of("InternalIP").chain(of("ExternalIP")).collect();
+                node.internal_addresses = of("CiliumInternalIP").collect();
             }
             if let Some(ipam) = spec.get("ipam").filter(Field::object) {
                 read_ipam(&ipam, &mut node);
@@ -73,14 +75,13 @@ pub fn cilium_node(object: &Value) -> Result<CiliumNode, ObjectErrors> {
     })
 }
 
-/// Addresses of these types, type by type.
-fn addresses(list: &Field<'_>, types: &[&str]) -> Vec<IpAddr> {
+/// Addresses with their types.
+fn addresses(list: &Field<'_>) -> Vec<(String, IpAddr)> {
     let mut out = Vec::new();
-    for wanted in types {
-        for item in list.items().filter(Field::object) {
-            if item.get("type").is_some_and(|t| t.raw() == wanted) {
-                out.extend(item.require("ip").and_then(|a| ip(&a)));
-            }
+    for item in list.items().filter(Field::object) {
+        let kind = item.get("type").and_then(|t| t.str()).unwrap_or_default();
+        if let Some(address) = item.require("ip").and_then(|a| ip(&a)) {
+            out.push((kind.to_owned(), address));
         }
     }
     out
@@ -95,18 +96,19 @@ fn read_ipam(ipam: &Field<'_>, node: &mut CiliumNode) {
     }
     let Some(pools) = ipam.get("pools").filter(Field::object) else { return };
     for item in pools.get("requested").iter().flat_map(Field::items).filter(Field::object) {
-        let Some(name) = item.require("pool").and_then(|p| p.str()) else { continue };
-        let share = node.pools.entry(name.into()).or_default();
-        if let Some(needed) = item.get("needed").filter(Field::object) {
-            let count = |family| needed.get(family).and_then(|n| n.int(0..=u32::MAX)).unwrap_or(0);
-            share.needed_ipv4 = count("ipv4-addrs");
-            share.needed_ipv6 = count("ipv6-addrs");
+        let needed = item.get("needed").filter(Field::object);
+        let count = |family| needed.as_ref().and_then(|n| n.get(family)?.int(0..=u32::MAX)).unwrap_or(0);
+        let (needed_ipv4, needed_ipv6) = (count("ipv4-addrs"), count("ipv6-addrs"));
+        if let Some(name) = item.require("pool").and_then(|p| p.str().map(Arc::from)) {
+            let share = node.pools.entry(name).or_default();
+            (share.needed_ipv4, share.needed_ipv6) = (needed_ipv4, needed_ipv6);
         }
     }
     for item in pools.get("allocated").iter().flat_map(Field::items).filter(Field::object) {
-        let Some(name) = item.require("pool").and_then(|p| p.str()) else { continue };
         let blocks = item.get("cidrs").iter().flat_map(Field::items).filter_map(|c| prefix(&c)).collect();
-        node.pools.entry(name.into()).or_default().blocks = blocks;
+        if let Some(name) = item.require("pool").and_then(|p| p.str().map(Arc::from)) {
+            node.pools.entry(name).or_default().blocks = blocks;
+        }
     }
 }
 

@@ -119,10 +119,12 @@ fn rule(field: &Field<'_>, scope: &Scope<'_>, draft: &mut Draft) {
     }
     extras(field);
     if let Some(subject) = subject {
+        // a list that is there, even if it is empty, says that somebody cares for the direction
+        let speaks = |d: Direction| LISTS.iter().any(|(name, direction, _)| *direction == d && field.has(name));
         draft.closed.push(closed_rule(
             subject.clone(),
-            has_ingress || out.isolates_ingress,
-            has_egress || out.isolates_egress,
+            speaks(Direction::Ingress) || out.isolates_ingress,
+            speaks(Direction::Egress) || out.isolates_egress,
         ));
         out.subject = subject;
         draft.rules.push(out);
@@ -134,6 +136,11 @@ fn extras(field: &Field<'_>) {
     if let Some(labels) = field.get("labels") {
         for label in labels.items() {
             label.only(&["key", "value", "source"]);
+            for part in ["key", "value", "source"] {
+                if let Some(part) = label.get(part) {
+                    part.str();
+                }
+            }
         }
     }
     if let Some(description) = field.get("description") {

@@ -164,6 +164,13 @@ const KINDS: [(&str, &str, Kind); 15] = [
     ("axoneme.io/v1alpha1", "AxonemeConfig", Kind::AxonemeConfig),
 ];
 
+/// The objects of a list (`kind: List`, `kind: PodList`), as `kubectl get -o yaml` writes them; none if this is no list.
+pub fn items(object: &Value) -> Option<&[Value]> {
+    let kind = object.get("kind")?.as_str()?;
+    let items = object.get("items")?.as_array()?;
+    kind.ends_with("List").then_some(items)
+}
+
 /// Kinds of the `cilium.io` group that agents of the peer write for themselves.
 const KEPT_BY_OTHERS: [&str; 4] = ["CiliumEndpoint", "CiliumEndpointSlice", "CiliumNodeConfig", "CiliumBGPNodeConfig"];
 
@@ -208,6 +215,12 @@ fn find_kind(root: &Field<'_>) -> Option<Kind> {
     let version = version_field?.str();
     let kind_field = kind_field?;
     let (version, kind) = (version?, kind_field.str()?);
+    if let Some(single) = kind.strip_suffix("List")
+        && (version == "v1" && single.is_empty() || KINDS.iter().any(|(v, k, _)| (*v, *k) == (version, single)))
+    {
+        kind_field.invalid("is a list; its items are objects of their own");
+        return None;
+    }
     if let Some((_, _, found)) = KINDS.iter().find(|(v, k, _)| (*v, *k) == (version, kind)) {
         return Some(*found);
     }

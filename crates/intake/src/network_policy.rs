@@ -13,6 +13,7 @@ use crate::{
     address::{exceptions, prefix},
     error::ObjectErrors,
     field::Field,
+    pod::TRANSPORTS,
     policy::{Draft, closed_rule, is_ingress, path},
     read,
     selector::{Keys, is_pod, namespace_is, requirements},
@@ -133,29 +134,24 @@ fn all_ports(field: &Field<'_>) -> Ports {
 
 fn port(field: &Field<'_>) -> Option<PortMatch> {
     field.only(&["protocol", "port", "endPort"]);
-    let protocol = match field.get("protocol") {
-        Some(p) => p.choice(&[("TCP", Protocol::TCP), ("UDP", Protocol::UDP), ("SCTP", Protocol::SCTP)])?,
-        None => Protocol::TCP,
-    };
+    let protocol = field.get("protocol").map_or(Some(Protocol::TCP), |p| p.choice(&TRANSPORTS));
     let end = field.get("endPort");
     let Some(port) = field.get("port") else {
         if let Some(end) = end {
             end.invalid("needs port, the first of the range");
         }
-        return Some(PortMatch::Protocol(protocol));
+        return protocol.map(PortMatch::Protocol);
     };
     if port.raw().is_string() {
         if let Some(end) = end {
             end.invalid("needs a port number, not a name");
         }
-        return Some(PortMatch::Named { protocol: Some(protocol), name: port_name(&port)?.into() });
+        let name = port_name(&port);
+        return Some(PortMatch::Named { protocol: Some(protocol?), name: name?.into() });
     }
-    let first: u16 = port.int(1..=u16::MAX)?;
-    let last = match end {
-        Some(end) => end.int(first..=u16::MAX)?,
-        None => first,
-    };
-    Some(PortMatch::Range { protocol, first, last })
+    let first: Option<u16> = port.int(1..=u16::MAX);
+    let last = end.map_or(first, |end| end.int(first.unwrap_or(1)..=u16::MAX));
+    Some(PortMatch::Range { protocol: protocol?, first: first?, last: last? })
 }
 
 /// The name of a container port: lower case, RFC 6335.

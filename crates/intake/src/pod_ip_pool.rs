@@ -104,10 +104,9 @@ fn plain_selector(field: &Field<'_>) -> Selector {
 
 fn family(field: &Field<'_>, bits: u8) -> Option<PoolFamily> {
     field.only(&["cidrs", "maskSize"]);
-    let list = field.require("cidrs")?;
     let mask_size = field.require("maskSize").and_then(|m| m.int(1..=bits));
-    let cidrs = pool_cidrs(&list, bits, mask_size);
-    Some(PoolFamily { cidrs, mask_size: mask_size? })
+    let cidrs = field.require("cidrs").map(|list| pool_cidrs(&list, bits, mask_size));
+    Some(PoolFamily { cidrs: cidrs?, mask_size: mask_size? })
 }
 
 /// The prefixes of a pool of blocks: of one family (32 or 128 bits), no smaller than a block, none inside of another.

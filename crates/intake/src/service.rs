@@ -63,10 +63,9 @@ fn affinity(spec: &Field<'_>) -> Option<u32> {
         return None;
     }
     let (default, most) = AFFINITY_SECONDS;
-    let seconds = spec.get("sessionAffinityConfig").and_then(|config| {
-        let client = config.get("clientIP")?;
-        client.get("timeoutSeconds").and_then(|t| t.int(1..=most))
-    });
+    let config = spec.get("sessionAffinityConfig").filter(Field::object);
+    let client = config.as_ref().and_then(|c| c.get("clientIP").filter(Field::object));
+    let seconds = client.and_then(|c| c.get("timeoutSeconds")?.int(1..=most));
     Some(seconds.unwrap_or(default))
 }
 

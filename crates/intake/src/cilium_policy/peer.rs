@@ -91,12 +91,15 @@ pub(super) fn peers(field: &Field<'_>, names: &Names, scope: &Scope<'_>, action:
     }
     let present: Vec<Field<'_>> = names.lists().filter_map(|name| field.get(name)).collect();
     let used: Vec<&Field<'_>> = present.iter().filter(|list| list.len() > 0).collect();
-    if let [first, second, ..] = used.as_slice() {
-        let kind = |f: &Field<'_>| f.name().to_owned();
+    // both lists of prefixes are one kind: an address matches if it is in either
+    let kind = |name| if name == names.cidr { names.cidr_set } else { name };
+    if let Some(first) = used.first()
+        && let Some(second) = used.iter().find(|list| kind(list.name()) != kind(first.name()))
+    {
         field.invalid(format!(
             "combines {} and {}; an entry names one kind of peer: write an entry for each",
-            kind(first),
-            kind(second)
+            first.name(),
+            second.name()
         ));
     }
     let mut out = Vec::new();
