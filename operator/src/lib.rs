@@ -13,3 +13,4 @@
 pub mod identity;
 pub mod ipam;
 pub mod source;
+pub mod state;

@@ -93,3 +93,31 @@ fn cidr(family: Cidr, first: u128, mask: u8) -> Option<Cidr> {
     };
     Cidr::new(address, mask).ok()
 }
+
+impl Blocks {
+    /// The fewest prefixes that hold exactly what is taken, IPv4 first.
+    #[must_use]
+    pub fn prefixes(&self) -> Vec<Cidr> {
+        let v4 = Cidr::V4(ipnetwork::Ipv4Network::from(std::net::Ipv4Addr::UNSPECIFIED));
+        let v6 = Cidr::V6(ipnetwork::Ipv6Network::from(std::net::Ipv6Addr::UNSPECIFIED));
+        [(v4, 32u32), (v6, 128)]
+            .into_iter()
+            .flat_map(|(f, w)| self.family(f).iter().flat_map(move |(a, b)| cover(f, w, *a, *b)))
+            .collect()
+    }
+}
+
+fn cover(family: Cidr, width: u32, mut first: u128, last: u128) -> Vec<Cidr> {
+    let mut out = Vec::new();
+    loop {
+        let aligned = first.trailing_zeros().min(width);
+        let room = (last - first).checked_add(1).map_or(128, u128::ilog2);
+        let bits = aligned.min(room);
+        out.extend(cidr(family, first, u8::try_from(width - bits).unwrap_or(0)));
+        let step = 1u128.checked_shl(bits).and_then(|s| first.checked_add(s));
+        match step {
+            Some(next) if next <= last => first = next,
+            _ => return out,
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! What the API says, object by object, and what that means for the model.
+//!
+//! A broken object keeps its last-good version; a policy that never had one is in force as its fail-closed form. Nothing
+//! here does IO or reads a clock.
+
+mod apply;
+mod node;
+mod policy;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use axoneme_intake::{EndpointSlice, ObjectErrors, PodIpPool, Settings};
+use axoneme_model::{
+    Identity, Kind, Labels, ObjectRef,
+    policy::Policy,
+    world::{CidrGroup, ClusterConfig, Namespace, Node, Pod, Service},
+};
+use serde_json::Value;
+
+pub use node::NodeEntry;
+pub use policy::{Loaded, PolicyEntry};
+
+type Name = Arc<str>;
+/// Namespace and name.
+pub type Key = (Name, Name);
+
+/// A change of the compiler's input.
+#[derive(Clone, Debug, PartialEq)]
+pub enum WorldChange {
+    Config(ClusterConfig),
+    Namespace(Name, Option<Namespace>),
+    Pod(Key, Option<Box<Pod>>),
+    Node(Name, Option<Box<Node>>),
+    Service(Key, Option<Box<Service>>),
+    CidrGroup(Name, Option<CidrGroup>),
+    Policy(ObjectRef, Option<Box<Policy>>),
+    ApiServer(BTreeSet<IpAddr>),
+}
+
+/// The AxonemeConfig object, if there is one.
+#[derive(Clone, Debug, Default)]
+pub struct ConfigEntry {
+    pub raw: Value,
+    pub generation: i64,
+    pub errors: Option<ObjectErrors>,
+}
+
+/// All objects.
+#[derive(Debug, Default)]
+pub struct Cluster {
+    pub settings: Settings,
+    pub config: Option<ConfigEntry>,
+    pub namespaces: BTreeMap<Name, Namespace>,
+    pub pods: BTreeMap<Key, Pod>,
+    pub nodes: BTreeMap<Name, NodeEntry>,
+    pub policies: BTreeMap<ObjectRef, PolicyEntry>,
+    pub pools: BTreeMap<Name, PodIpPool>,
+    /// What is wrong with objects that are not policies.
+    pub errors: BTreeMap<ObjectRef, ObjectErrors>,
+    /// Manifest files that can't be used.
+    pub broken: BTreeMap<String, String>,
+    services: BTreeMap<Key, Service>,
+    slices: BTreeMap<Key, EndpointSlice>,
+    apiserver: BTreeSet<IpAddr>,
+    /// Addresses of pods as their nodes report them, by uid.
+    reported: HashMap<Name, BTreeSet<IpAddr>>,
+    /// Uids of pods whose endpoint is gone though the object is still there.
+    gone: HashSet<Name>,
+    synced: BTreeSet<Kind>,
+    /// Newest resource version of objects that the operator writes itself.
+    versions: HashMap<ObjectRef, u64>,
+    changes: Vec<WorldChange>,
+    touched: Touched,
+}
+
+/// What has to be planned anew.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Addresses: nodes, pools or settings changed.
+    pub ipam: bool,
+    /// Settings of nodes.
+    pub configs: bool,
+    pub nodes: BTreeSet<Name>,
+    pub policies: BTreeSet<ObjectRef>,
+    pub config: bool,
+    pub identities: Vec<(Identity, Option<Labels>)>,
+}
+
+impl Cluster {
+    #[must_use]
+    pub fn new() -> Self {
+        let mut c = Self::default();
+        c.changes.push(WorldChange::Config(c.settings.cluster.clone()));
+        c
+    }
+
+    /// Whether all objects of all kinds have been said.
+    #[must_use]
+    pub fn is_synced(&self) -> bool {
+        super::source::KINDS.iter().all(|k| self.synced.contains(k))
+    }
+
+    /// Kinds that are still awaited.
+    pub fn awaited(&self) -> impl Iterator<Item = Kind> {
+        super::source::KINDS.into_iter().filter(|k| !self.synced.contains(k))
+    }
+
+    /// Changes of the compiler's input since the last call.
+    pub fn take_changes(&mut self) -> Vec<WorldChange> {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// What has to be planned anew since the last call.
+    pub fn take_touched(&mut self) -> Touched {
+        std::mem::take(&mut self.touched)
+    }
+
+    /// The pod as the model sees it.
+    fn emit_pod(&mut self, key: &Key) {
+        let pod = self.pods.get(key).map(|p| {
+            let mut p = Box::new(p.clone());
+            if self.gone.contains(&p.uid) {
+                p.addresses.clear();
+            } else if let Some(a) = self.reported.get(&p.uid).filter(|a| !a.is_empty()) {
+                p.addresses.clone_from(a);
+            }
+            p
+        });
+        self.changes.push(WorldChange::Pod(key.clone(), pod));
+    }
+
+    /// Takes the addresses that a node reports for a pod; none with `removed`.
+    pub fn report(&mut self, key: &Key, uid: &Name, addresses: &BTreeSet<IpAddr>, removed: bool) {
+        let changed = if removed {
+            self.reported.remove(uid);
+            self.gone.insert(uid.clone())
+        } else {
+            let back = self.gone.remove(uid);
+            self.reported.insert(uid.clone(), addresses.clone()).as_ref() != Some(addresses) || back
+        };
+        if changed && self.pods.get(key).is_some_and(|p| p.uid == *uid) {
+            self.emit_pod(key);
+        } else if removed {
+            self.gone.retain(|u| u != uid || self.pods.get(key).is_some_and(|p| p.uid == *uid));
+        }
+    }
+
+    fn emit_service(&mut self, key: &Key) {
+        let service = self.services.get(key).map(|s| {
+            let mut s = Box::new(s.clone());
+            s.endpoints = axoneme_intake::merge(self.slices_of(key));
+            s
+        });
+        self.changes.push(WorldChange::Service(key.clone(), service));
+    }
+
+    fn slices_of<'a>(&'a self, key: &'a Key) -> impl Iterator<Item = &'a EndpointSlice> {
+        // a namespace's slices are together; names of slices begin with the service's by habit only
+        let from = (key.0.clone(), Name::from(""));
+        let of_namespace = self.slices.range(from..).take_while(|((ns, _), _)| *ns == key.0).map(|(_, s)| s);
+        of_namespace.filter(|s| s.service.as_ref() == Some(&key.1))
+    }
+
+    fn emit_apiserver(&mut self) {
+        let key = (Name::from("default"), Name::from("kubernetes"));
+        let addresses = axoneme_intake::apiserver_addresses(self.slices_of(&key));
+        if addresses != self.apiserver {
+            self.apiserver.clone_from(&addresses);
+            self.changes.push(WorldChange::ApiServer(addresses));
+        }
+    }
+
+    /// Pools whose selectors choose the pod, where no annotation does; the first by name.
+    #[must_use]
+    pub fn pool_of(&self, pod: &Pod) -> Option<&PodIpPool> {
+        let labels = self.namespaces.get(&pod.namespace).map(|n| &n.labels);
+        let none = BTreeMap::new();
+        self.pools.values().find(|p| p.selects(pod, labels.unwrap_or(&none)))
+    }
+}
+
+#[cfg(test)]
+mod tests;

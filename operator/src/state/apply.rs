@@ -1,0 +1,215 @@
+//! Takes objects in.
+
+use axoneme_intake::{ObjectErrors, Parsed, Settings, object_ref, parse_as};
+use axoneme_model::{Identity, Kind, ObjectRef};
+use serde_json::Value;
+use tracing::warn;
+
+use super::{Cluster, ConfigEntry, Key, WorldChange};
+use crate::source::SourceEvent;
+
+impl Cluster {
+    /// Takes one event in.
+    pub fn apply(&mut self, event: SourceEvent) {
+        match event {
+            SourceEvent::Apply { kind, object } => self.object(kind, object),
+            SourceEvent::Delete(object) => self.delete(object),
+            SourceEvent::Synced(kind) => drop(self.synced.insert(kind)),
+            SourceEvent::Broken { what, problem: Some(p) } => drop(self.broken.insert(what, p)),
+            SourceEvent::Broken { what, problem: None } => drop(self.broken.remove(&what)),
+        }
+    }
+
+    fn object(&mut self, kind: Kind, raw: Value) {
+        let object = match object_ref(kind, &raw) {
+            Ok(o) => o,
+            Err(e) => return warn!(error = %e, "object without a usable name left out"),
+        };
+        if self.is_older(&object, &raw) {
+            return;
+        }
+        if is_policy(kind) {
+            return self.apply_policy(object, raw);
+        }
+        match parse_as(kind, &raw, &self.settings.options()) {
+            Ok(parsed) => {
+                self.errors.remove(&object);
+                self.parsed(&object, parsed, raw);
+            }
+            Err(errors) => self.rejected(object, errors, raw),
+        }
+    }
+
+    /// Whether a newer version is known: what was just written may come back later than what it says.
+    fn is_older(&mut self, object: &ObjectRef, raw: &Value) -> bool {
+        let version = raw.pointer("/metadata/resourceVersion").and_then(Value::as_str).and_then(|v| v.parse().ok());
+        let Some(version) = version else { return false };
+        let known = self.versions.entry(object.clone()).or_insert(version);
+        let older = *known > version;
+        *known = version.max(*known);
+        older
+    }
+
+    fn rejected(&mut self, object: ObjectRef, errors: ObjectErrors, raw: Value) {
+        warn!(error = %errors, "object can't be used; its last good version stays");
+        if object.kind == Kind::AxonemeConfig {
+            self.config = Some(ConfigEntry { generation: errors.generation, errors: Some(errors.clone()), raw });
+            self.touched.config = true;
+        }
+        self.errors.insert(object, errors);
+    }
+
+    fn parsed(&mut self, object: &ObjectRef, parsed: Parsed, raw: Value) {
+        match parsed {
+            Parsed::Namespace(name, ns) => {
+                self.namespaces.insert(name.clone(), ns.clone());
+                self.changes.push(WorldChange::Namespace(name, Some(ns)));
+            }
+            Parsed::Pod(key, pod) => self.pod(key, pod.map(|p| *p)),
+            Parsed::Node(node) => {
+                let name = node.name.clone();
+                let entry = self.nodes.entry(name.clone()).or_default();
+                (entry.node, entry.node_raw) = (Some(*node), raw);
+                self.emit_node(&name);
+            }
+            Parsed::CiliumNode(node) => {
+                let name = node.name.clone();
+                let entry = self.nodes.entry(name.clone()).or_default();
+                (entry.cilium, entry.cilium_raw) = (Some(*node), raw);
+                self.touched.ipam = true;
+                self.touched.configs = true;
+                self.emit_node(&name);
+            }
+            Parsed::Service(service) => {
+                let key = (service.namespace.clone(), service.name.clone());
+                self.services.insert(key.clone(), *service);
+                self.emit_service(&key);
+            }
+            Parsed::EndpointSlice(slice) => self.slice((slice.namespace.clone(), slice.name.clone()), Some(slice)),
+            Parsed::CidrGroup(name, group) => self.changes.push(WorldChange::CidrGroup(name, Some(group))),
+            Parsed::Identity(id, labels) => self.touched.identities.push((id, Some(labels))),
+            Parsed::PodIpPool(pool) => {
+                self.pools.insert(pool.name.clone(), *pool);
+                (self.touched.ipam, self.touched.configs) = (true, true);
+            }
+            Parsed::Config(settings) => {
+                let generation = raw.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0);
+                self.config = Some(ConfigEntry { raw, generation, errors: None });
+                self.settings(*settings);
+            }
+            Parsed::Policy(_) | Parsed::Ignored => warn!(%object, "object of an unexpected kind left out"),
+        }
+    }
+
+    fn settings(&mut self, settings: Settings) {
+        let old = std::mem::replace(&mut self.settings, settings);
+        self.touched.config = true;
+        if old == self.settings {
+            return;
+        }
+        (self.touched.ipam, self.touched.configs) = (true, true);
+        if old.cluster != self.settings.cluster {
+            self.changes.push(WorldChange::Config(self.settings.cluster.clone()));
+        }
+        if old.options() != self.settings.options() {
+            self.reload_policies();
+        }
+        self.emit_nodes();
+    }
+
+    fn pod(&mut self, key: Key, pod: Option<axoneme_model::world::Pod>) {
+        let old = match pod {
+            Some(p) => self.pods.insert(key.clone(), p),
+            None => self.pods.remove(&key),
+        };
+        let new = self.pods.get(&key);
+        if let Some(old) = &old
+            && new.is_none_or(|n| n.uid != old.uid)
+        {
+            self.reported.remove(&old.uid);
+            self.gone.remove(&old.uid);
+        }
+        if old.as_ref() == new {
+            return;
+        }
+        // what a node's pods need of the pools
+        self.touched.ipam |= old.as_ref().map(|p| &p.node) != new.map(|p| &p.node);
+        self.emit_pod(&key);
+    }
+
+    fn slice(&mut self, key: Key, slice: Option<axoneme_intake::EndpointSlice>) {
+        let namespace = key.0.clone();
+        let new = slice.as_ref().and_then(|s| s.service.clone());
+        let old = match slice {
+            Some(s) => self.slices.insert(key, s),
+            None => self.slices.remove(&key),
+        };
+        let old = old.and_then(|s| s.service);
+        let services = old.iter().chain(new.iter().filter(|n| old.as_ref() != Some(*n)));
+        for service in services.cloned().collect::<Vec<_>>() {
+            if &*namespace == "default" && &*service == "kubernetes" {
+                self.emit_apiserver();
+            }
+            let key = (namespace.clone(), service);
+            if self.services.contains_key(&key) {
+                self.emit_service(&key);
+            }
+        }
+    }
+
+    fn delete(&mut self, object: ObjectRef) {
+        self.errors.remove(&object);
+        self.versions.remove(&object);
+        let key = (object.namespace.clone(), object.name.clone());
+        match object.kind {
+            Kind::Namespace => {
+                self.namespaces.remove(&object.name);
+                self.changes.push(WorldChange::Namespace(object.name, None));
+            }
+            Kind::Pod => self.pod(key, None),
+            Kind::Node => {
+                if let Some(e) = self.nodes.get_mut(&object.name) {
+                    (e.node, e.node_raw, e.report) = (None, Value::Null, None);
+                    self.emit_node(&object.name);
+                }
+            }
+            Kind::CiliumNode => {
+                if let Some(e) = self.nodes.get_mut(&object.name) {
+                    (e.cilium, e.cilium_raw) = (None, Value::Null);
+                    self.touched.ipam = true;
+                    self.emit_node(&object.name);
+                }
+            }
+            Kind::Service => {
+                self.services.remove(&key);
+                self.emit_service(&key);
+            }
+            Kind::EndpointSlice => self.slice(key, None),
+            Kind::CiliumCIDRGroup => self.changes.push(WorldChange::CidrGroup(object.name, None)),
+            Kind::CiliumIdentity => {
+                let id = object.name.parse().ok().map(Identity);
+                self.touched.identities.extend(id.map(|id| (id, None)));
+            }
+            Kind::CiliumPodIPPool => {
+                self.pools.remove(&object.name);
+                (self.touched.ipam, self.touched.configs) = (true, true);
+            }
+            Kind::AxonemeConfig => {
+                self.config = None;
+                self.settings(Settings::default());
+            }
+            kind if is_policy(kind) => self.delete_policy(object),
+            _ => {}
+        }
+    }
+}
+
+pub(super) const fn is_policy(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::NetworkPolicy
+            | Kind::CiliumNetworkPolicy
+            | Kind::CiliumClusterwideNetworkPolicy
+            | Kind::ClusterNetworkPolicy
+    )
+}
