@@ -1,0 +1,141 @@
+//! What a former process left: intents, kernel state.
+
+use axoneme_cni::protocol::Attachment;
+use axoneme_kernel::net::{LINK_PREFIX, OVERLAY_LINK};
+use ipnetwork::IpNetwork;
+
+use super::{Endpoint, Engine};
+use crate::{
+    Error,
+    endpoint::{DOCUMENT_PREFIX, Intent, Phase, SCHEMA},
+    store::{self, StoreError},
+};
+
+impl Engine {
+    /// Reads all intents. One that cannot be read is set aside and told; its pod keeps what it has in the kernel.
+    pub(super) fn load_intents(&mut self) -> Result<(), Error> {
+        let names = self.parts.store.names(DOCUMENT_PREFIX)?;
+        let links = self.parts.network.links()?;
+        for name in names {
+            let intent: Intent = match store::load(&*self.parts.store, &name) {
+                Ok(Some(intent)) => intent,
+                Ok(None) => continue,
+                Err(error @ StoreError::Broken { .. }) => {
+                    tracing::error!(%error, "an endpoint's intent is lost: its pod keeps its addresses until it is deleted");
+                    self.event(true, "IntentLost", error.to_string());
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            if intent.schema != SCHEMA {
+                return Err(Error::Node(format!(
+                    "intent {name} has schema {}, this agent knows {SCHEMA}: run the newer agent, or drain the node first",
+                    intent.schema
+                )));
+            }
+            for address in &intent.addresses {
+                if let Err(error) = self.ipam.claim(*address) {
+                    tracing::error!(%error, pod = %intent.name, "two intents hold one address");
+                }
+                self.local.insert(*address, intent.attachment.clone());
+            }
+            let ifindex = links.iter().find(|l| l.name == intent.host_name).map(|l| l.ifindex);
+            let endpoint = Endpoint { intent, ifindex, reported: None, fault: None, doomed: false };
+            let attachment = endpoint.intent.attachment.clone();
+            self.dirty.insert(attachment.clone());
+            self.endpoints.insert(attachment, endpoint);
+        }
+        Ok(())
+    }
+
+    /// Compares with what the datapath holds, then undoes and finishes what was left half done.
+    pub(super) fn adopt_datapath(&mut self) -> Result<(), Error> {
+        let Some(datapath) = self.datapath.clone() else { return Ok(()) };
+        self.tables.adopt(datapath.tables()?, &*self.parts.store)?;
+        for id in self.rows.rows().tables.keys() {
+            self.tables.want(*id);
+        }
+        self.ips.adopt(datapath.ips()?);
+        self.entries.adopt(datapath.endpoints()?);
+        self.services.adopt(datapath.services()?.into_iter().map(|s| ((s.address, s.protocol, s.port), s)));
+        let unfinished: Vec<Attachment> =
+            self.endpoints.iter().filter(|(_, e)| e.intent.phase != Phase::Live).map(|(a, _)| a.clone()).collect();
+        for attachment in unfinished {
+            tracing::info!(%attachment, "finishing what a former process left half done");
+            self.teardown(&attachment);
+            self.remove_links_now();
+        }
+        self.dirty.extend(self.endpoints.keys().cloned());
+        Ok(())
+    }
+
+    /// Routes to nodes that are there; those to pods belong to their links.
+    pub(super) fn adopt_routes(&mut self) -> Result<(), Error> {
+        let links = self.parts.network.links()?;
+        let pod_link = |ifindex: u32| {
+            links.iter().any(|l| l.ifindex == ifindex && l.name.starts_with(LINK_PREFIX) && l.name != OVERLAY_LINK)
+        };
+        let present = self.parts.network.routes()?.into_iter().filter(|r| !pod_link(r.ifindex));
+        self.routes.adopt(present.map(|r| (r.destination, r)));
+        Ok(())
+    }
+
+    /// Reads the kernel's state anew and mends what somebody else has changed. Returns how many rows differed.
+    pub fn repair(&mut self) -> Result<usize, Error> {
+        let Some(datapath) = self.datapath.clone() else { return Ok(0) };
+        let differences = self.drift()?.len();
+        self.ips.adopt(datapath.ips()?);
+        self.entries.adopt(datapath.endpoints()?);
+        self.services.adopt(datapath.services()?.into_iter().map(|s| ((s.address, s.protocol, s.port), s)));
+        self.adopt_routes()?;
+        self.base.dirty = true;
+        self.settle();
+        Ok(differences)
+    }
+
+    /// What the kernel holds that is not what is wanted, in words.
+    pub fn drift(&self) -> Result<Vec<String>, Error> {
+        let mut out = Vec::new();
+        let Some(datapath) = &self.datapath else { return Ok(out) };
+        differences("address", self.ips.iter_desired(), datapath.ips()?, &mut out);
+        differences("endpoint", self.entries.iter_desired(), datapath.endpoints()?, &mut out);
+        let services = datapath.services()?.into_iter().map(|s| ((s.address, s.protocol, s.port), s)).collect();
+        differences("frontend", self.services.iter_desired(), services, &mut out);
+        let links = self.parts.network.links()?;
+        for endpoint in self.endpoints.values().filter(|e| e.intent.phase == Phase::Live) {
+            if !links.iter().any(|l| l.name == endpoint.intent.host_name && l.up) {
+                out.push(format!(
+                    "link {} of pod {}/{} is missing or down",
+                    endpoint.intent.host_name, endpoint.intent.namespace, endpoint.intent.name
+                ));
+            }
+        }
+        let routes = self.parts.network.routes()?;
+        for (destination, wanted) in self.routes.iter_desired() {
+            if !routes.contains(wanted) {
+                out.push(format!("route {} is missing or different", IpNetwork::to_string(destination)));
+            }
+        }
+        Ok(out)
+    }
+}
+
+fn differences<'a, K, V>(
+    what: &str,
+    wanted: impl Iterator<Item = (&'a K, &'a V)>,
+    present: Vec<(K, V)>,
+    out: &mut Vec<String>,
+) where
+    K: Ord + std::fmt::Debug + 'a,
+    V: PartialEq + std::fmt::Debug + 'a,
+{
+    let mut present: std::collections::BTreeMap<K, V> = present.into_iter().collect();
+    for (key, value) in wanted {
+        match present.remove(key) {
+            Some(p) if p == *value => {}
+            Some(p) => out.push(format!("{what} {key:?} is {p:?}, should be {value:?}")),
+            None => out.push(format!("{what} {key:?} is missing")),
+        }
+    }
+    out.extend(present.keys().map(|k| format!("{what} {k:?} is there and nobody wants it")));
+}

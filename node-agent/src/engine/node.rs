@@ -1,0 +1,143 @@
+//! The node's own set-up: follows configuration and the node's addresses.
+
+use std::sync::Arc;
+
+use axoneme_kernel::datapath::Hook;
+
+use super::Engine;
+use crate::{
+    Error,
+    base::{self, Base, Observed},
+    plan,
+};
+
+impl Engine {
+    /// Makes the base so if something it depends on has changed or a retry is due.
+    pub(super) fn settle_base(&mut self) {
+        let now = self.parts.clock.now();
+        let due = self.base.retry_at.is_some_and(|at| at <= now);
+        if !(self.base.dirty || due) || self.rows.rows().config.is_none() {
+            return;
+        }
+        self.base.dirty = false;
+        match self.make_base() {
+            Ok(()) => {
+                self.base.error = None;
+                self.base.attempts = 0;
+                self.base.retry_at = None;
+            }
+            Err(error) => {
+                let message = error.to_string();
+                if self.base.error.as_deref() != Some(&message) {
+                    tracing::error!(error = message, "the node is not set up");
+                    self.event(true, "NodeNotSetUp", message.clone());
+                }
+                self.base.error = Some(message);
+                self.base.attempts += 1;
+                self.base.retry_at = Some(now + axoneme_table::Backoff::default().after(self.base.attempts));
+            }
+        }
+    }
+
+    fn make_base(&mut self) -> Result<(), Error> {
+        let Some(config) = self.rows.rows().config.clone() else { return Ok(()) };
+        let network = self.parts.network.clone();
+        let plan = base::plan(&config, self.own_node(), &Observed::read(&*network)?)?;
+        let changed = self.base.plan.as_ref() != Some(&plan);
+        if changed || self.base.attempts > 0 {
+            self.base.overlay_ifindex = plan.apply(&*network, &mut self.inventory, &*self.parts.store)?;
+        }
+        self.base.attached &= !changed;
+        let wanted = plan.datapath_config(&config, self.base.overlay_ifindex, &self.parts.paths);
+        self.base.plan = Some(plan);
+        self.adopt_routes()?;
+        for name in self.rows.rows().nodes.keys().cloned().collect::<Vec<_>>() {
+            self.wish_routes(&name);
+        }
+        if self.base.datapath.as_ref() != Some(&wanted) {
+            let first = self.datapath.is_none();
+            let datapath = self.factory.open(&wanted)?;
+            self.datapath = Some(datapath);
+            if first {
+                self.adopt_datapath()?;
+            }
+            self.base.attached = false;
+            self.base.datapath = Some(wanted);
+        }
+        self.masquerade(&config)
+    }
+
+    /// Puts programs on every device once what they judge by is complete: a new version of the programs may have maps of
+    /// its own, and until these are full the former programs go on with the former maps.
+    pub(super) fn settle_programs(&mut self) {
+        if self.base.attached || !self.initialized() || self.datapath.is_none() {
+            return;
+        }
+        match self.attach_all().and_then(|()| Ok(self.factory.attached()?)) {
+            Ok(()) => self.base.attached = true,
+            Err(error) => {
+                tracing::error!(%error, "programs are not attached");
+                self.base.error = Some(error.to_string());
+                self.base.attempts += 1;
+                let wait = axoneme_table::Backoff::default().after(self.base.attempts);
+                self.base.retry_at = Some(self.parts.clock.now() + wait);
+            }
+        }
+    }
+
+    /// Puts programs on every device that should have them, and takes them off devices that should not.
+    fn attach_all(&mut self) -> Result<(), Error> {
+        let (Some(datapath), Some(base)) = (self.datapath.clone(), self.base.plan.clone()) else { return Ok(()) };
+        for hook in self.wanted_hooks(&base) {
+            datapath.attach(hook.0, hook.1)?;
+        }
+        self.detach_strays(&base, &*datapath)
+    }
+
+    fn wanted_hooks(&self, base: &Base) -> Vec<(Hook, u32)> {
+        let mut wanted: Vec<(Hook, u32)> = base.devices.iter().map(|(_, i)| (Hook::Uplink, *i)).collect();
+        if base.overlay.is_some() {
+            wanted.push((Hook::Overlay, self.base.overlay_ifindex));
+        }
+        wanted.extend(self.endpoints.values().filter_map(|e| Some((Hook::Endpoint, e.ifindex?))));
+        wanted
+    }
+
+    fn detach_strays(&self, base: &Base, datapath: &dyn axoneme_kernel::datapath::Datapath) -> Result<(), Error> {
+        let wanted = self.wanted_hooks(base);
+        let links = self.parts.network.links()?;
+        for (hook, ifindex) in datapath.attached()? {
+            // a pod's link without an intent keeps its programs while it lives: without them it would be open
+            let alive = hook == Hook::Endpoint && links.iter().any(|l| l.ifindex == ifindex);
+            if !wanted.contains(&(hook, ifindex)) && !alive {
+                datapath.detach(ifindex)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn masquerade(&mut self, config: &axoneme_model::rows::NodeConfigRow) -> Result<(), Error> {
+        let Some(base) = &self.base.plan else { return Ok(()) };
+        let nodes: Vec<_> = self.rows.rows().nodes.values().collect();
+        let devices: Vec<String> = base.devices.iter().map(|(n, _)| n.clone()).collect();
+        let wanted = plan::masquerade(config, &nodes, &devices);
+        self.parts.network.set_masquerade(wanted.as_ref())?;
+        self.base.masquerade = wanted;
+        Ok(())
+    }
+
+    /// Something for a person; the operator makes an Event of it.
+    pub(super) fn event(&mut self, warning: bool, reason: &str, message: String) {
+        self.outgoing.push(super::Outgoing::Event(axoneme_wire::NodeEvent {
+            warning,
+            reason: reason.to_owned(),
+            message,
+            object: None,
+        }));
+    }
+
+    /// The packet path, once it is there.
+    pub fn datapath(&self) -> Option<Arc<dyn axoneme_kernel::datapath::Datapath>> {
+        self.datapath.clone()
+    }
+}

@@ -1,0 +1,147 @@
+//! Changes of rows become wishes.
+
+use axoneme_model::rows::{IpRow, NodeConfigRow, ServiceRow};
+use axoneme_wire::{Row, RowChange, RowKey, client::Batch};
+use ipnetwork::IpNetwork;
+use std::{collections::BTreeSet, sync::Arc};
+
+use super::{Engine, Outgoing};
+use crate::plan::{self, FrontendKey, RouteContext};
+
+impl Engine {
+    pub(super) fn fold(&mut self, batch: Batch) {
+        self.complete.extend(batch.complete.iter().copied());
+        let config = self.rows.rows().config.clone();
+        let changes = match self.rows.fold(batch) {
+            Ok(changes) => changes,
+            Err(error) => {
+                tracing::warn!(%error, "asking the operator for snapshots");
+                self.outgoing.push(Outgoing::Resync);
+                return;
+            }
+        };
+        let whole = self.rows.rows().config != config;
+        for change in &changes {
+            self.wish(change);
+        }
+        if whole {
+            self.replan(config.as_ref());
+        }
+    }
+
+    fn wish(&mut self, change: &RowChange) {
+        match change {
+            RowChange::Upsert(Row::Table(row)) => self.tables.want(row.id),
+            RowChange::Patch(patch) => self.tables.patch(patch.clone()),
+            RowChange::Remove(RowKey::Table(id)) => self.tables.unwant(*id),
+            RowChange::Upsert(Row::Ip(row)) => self.wish_ip(row.prefix),
+            RowChange::Remove(RowKey::Ip(prefix)) => self.wish_ip(*prefix),
+            RowChange::Upsert(Row::Service(row)) => self.wish_service(&(row.namespace.clone(), row.name.clone())),
+            RowChange::Remove(RowKey::Service(ns, name)) => self.wish_service(&(ns.clone(), name.clone())),
+            RowChange::Upsert(Row::Endpoint(row)) => self.touch(&row.uid),
+            RowChange::Remove(RowKey::Endpoint(uid)) => self.touch(uid),
+            RowChange::Upsert(Row::Node(row)) => self.node_changed(&row.name),
+            RowChange::Remove(RowKey::Node(name)) => self.node_changed(name),
+            // names for flows, and the configuration, which is compared as a whole
+            RowChange::Upsert(Row::Identity(_) | Row::Rule(_) | Row::Config(_))
+            | RowChange::Remove(RowKey::Identity(_) | RowKey::Rule(_) | RowKey::Config(_)) => {}
+        }
+    }
+
+    /// The configuration changed: everything that depends on it.
+    fn replan(&mut self, old: Option<&NodeConfigRow>) {
+        self.base.dirty = true;
+        let Some(config) = self.rows.rows().config.clone() else { return };
+        if old.is_none_or(|o| o.pools != config.pools) {
+            self.ipam.configure(config.pools.iter().map(|(n, c)| (&**n, c.as_slice())));
+        }
+        if old.is_none_or(|o| o.routing != config.routing) {
+            for prefix in self.rows.rows().ips.keys().copied().collect::<Vec<_>>() {
+                self.wish_ip(prefix);
+            }
+        }
+        if old.is_none_or(|o| o.services != config.services) {
+            for key in self.rows.rows().services.keys().cloned().collect::<Vec<_>>() {
+                self.wish_service(&key);
+            }
+        }
+    }
+
+    /// What the ipcache should say of a prefix: a local endpoint speaks for itself, else the row.
+    pub(super) fn wish_ip(&mut self, prefix: IpNetwork) {
+        if self.local.contains_key(&prefix.ip()) && prefix == IpNetwork::from(prefix.ip()) {
+            return;
+        }
+        let entry =
+            self.rows.rows().ips.get(&prefix).and_then(|row: &IpRow| {
+                plan::ip_entry(row, &self.parts.node, &self.rows.rows().config.as_ref()?.routing)
+            });
+        match entry {
+            Some(entry) => self.ips.set(prefix, entry),
+            None => self.ips.unset(&prefix),
+        };
+    }
+
+    fn wish_service(&mut self, key: &(Arc<str>, Arc<str>)) {
+        let rows = self.rows.rows();
+        let enabled = rows.config.as_ref().is_some_and(|c| c.services);
+        let wanted: Vec<_> = rows
+            .services
+            .get(key)
+            .filter(|_| enabled)
+            .map(|row: &ServiceRow| plan::services(row, &self.parts.node).collect())
+            .unwrap_or_default();
+        let keys: BTreeSet<FrontendKey> = wanted.iter().map(|(k, _)| *k).collect();
+        for old in self.frontends.remove(key).unwrap_or_default() {
+            // a frontend may have passed to another service in the same batch
+            if !keys.contains(&old) && !self.frontends.values().flatten().any(|k| *k == old) {
+                self.services.unset(&old);
+            }
+        }
+        for (k, entry) in wanted {
+            self.services.set(k, entry);
+        }
+        if !keys.is_empty() {
+            self.frontends.insert(key.clone(), keys.into_iter().collect());
+        }
+    }
+
+    /// The endpoints of a pod.
+    fn touch(&mut self, uid: &str) {
+        let of_pod = self.endpoints.iter().filter(|(_, e)| *e.intent.uid == *uid).map(|(a, _)| a.clone());
+        self.dirty.extend(of_pod);
+    }
+
+    fn node_changed(&mut self, name: &Arc<str>) {
+        self.base.dirty = true;
+        self.wish_routes(name);
+    }
+
+    /// Routes to a node's pods; all nodes' when the base changes.
+    pub(super) fn wish_routes(&mut self, name: &Arc<str>) {
+        let (Some(config), Some(base)) = (self.rows.rows().config.as_ref(), self.base.plan.as_ref()) else { return };
+        let context = RouteContext {
+            node: &self.parts.node,
+            routing: &config.routing,
+            overlay_ifindex: self.base.overlay_ifindex,
+            underlay: &base.underlay,
+            sources: &base.addresses,
+            ipv4: config.ipv4,
+            ipv6: config.ipv6,
+        };
+        let wanted = self.rows.rows().nodes.get(name).map(|n| plan::node_routes(n, &context)).unwrap_or_default();
+        let keys: Vec<IpNetwork> = wanted.iter().map(|r| r.destination).collect();
+        for old in self.node_routes.remove(name).unwrap_or_default() {
+            // a CIDR may have passed to another node in the same batch
+            if !keys.contains(&old) && !self.node_routes.values().flatten().any(|k| *k == old) {
+                self.routes.unset(&old);
+            }
+        }
+        for route in wanted {
+            self.routes.set(route.destination, route);
+        }
+        if !keys.is_empty() {
+            self.node_routes.insert(name.clone(), keys);
+        }
+    }
+}

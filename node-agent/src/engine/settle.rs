@@ -1,0 +1,258 @@
+//! Wishes become kernel state, acknowledgements and reports.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use axoneme_cni::protocol::Attachment;
+use axoneme_kernel::datapath::{Datapath, EndpointEntry, IpEntry};
+use axoneme_model::rows::TableId;
+use axoneme_table::Outcome;
+use axoneme_wire::{Nack, NodeReport, Resume, RowKey};
+use ipnetwork::IpNetwork;
+
+use super::{Engine, Outgoing, attach::Refusal, later, targets};
+use crate::{
+    endpoint::Phase,
+    store,
+    tables::{Refused, Run},
+};
+
+/// What an endpoint should be to the datapath.
+struct InForce {
+    identity: u32,
+    peer: u32,
+    slot: u16,
+    table: u64,
+}
+
+impl Engine {
+    /// Brings the kernel to what is wanted as far as it goes, answers who waits, and tells the operator.
+    pub(super) fn settle(&mut self) {
+        self.counters.reconciles += 1;
+        self.settle_base();
+        self.retry_removals();
+        if let Some(datapath) = self.datapath.clone() {
+            self.settle_datapath(&*datapath);
+            self.settle_programs();
+            self.acknowledge();
+        }
+        self.serve_waiting();
+        self.report_node();
+    }
+
+    /// Removals that failed before.
+    fn retry_removals(&mut self) {
+        let now = self.parts.clock.now();
+        if self.removal_retry_at.is_none_or(|at| at > now) {
+            return;
+        }
+        self.removal_retry_at = None;
+        let left = self.endpoints.iter().filter(|(_, e)| e.intent.phase == Phase::Removing && !e.doomed);
+        for attachment in left.map(|(a, _)| a.clone()).collect::<Vec<_>>() {
+            self.teardown(&attachment);
+        }
+    }
+
+    fn settle_datapath(&mut self, datapath: &dyn Datapath) {
+        let now = self.parts.clock.now();
+        let run = self.tables.run(now, &self.rows.rows().tables, datapath, &*self.parts.store);
+        self.counters.kernel_writes += run.writes as u64;
+        self.refuse_tables(&run);
+        if !run.settled.is_empty() {
+            self.touch_users(&run.settled);
+        }
+        let dirty = std::mem::take(&mut self.dirty);
+        for attachment in &dirty {
+            self.wish_endpoint(attachment);
+        }
+        let outcome = self.apply(datapath);
+        let in_use: BTreeSet<u16> =
+            self.entries.iter_desired().map(|(k, e)| self.entries.observed(k).unwrap_or(e).slot).collect();
+        let prune = self.initialized() && outcome.failures == 0;
+        match self.tables.sweep(&in_use, prune, datapath, &*self.parts.store) {
+            Ok(writes) => self.counters.kernel_writes += writes as u64,
+            Err(error) => tracing::warn!(%error, "a policy table that is no longer used stays for now"),
+        }
+        self.retry_at = [run.retry_at, outcome.retry_at].into_iter().flatten().min();
+        for attachment in dirty {
+            self.report_endpoint(&attachment);
+        }
+    }
+
+    /// Runs the reconcilers: addresses and services before the endpoints that need them.
+    pub(super) fn apply(&mut self, datapath: &dyn Datapath) -> Outcome {
+        let (now, prune) = (self.parts.clock.now(), self.initialized());
+        let mut total = Outcome::default();
+        let mut add = |o: Outcome| {
+            total.writes += o.writes;
+            total.failures += o.failures;
+            total.held += o.held;
+            total.retry_at = [total.retry_at, o.retry_at].into_iter().flatten().min();
+        };
+        add(self.ips.run(now, prune, &mut targets::Ips(datapath)));
+        add(self.services.run(now, prune, &mut targets::Services(datapath)));
+        add(self.entries.run(now, prune, &mut targets::Entries(datapath)));
+        add(self.routes.run(now, prune, &mut targets::Routes(&*self.parts.network)));
+        self.counters.kernel_writes += total.writes as u64;
+        total
+    }
+
+    /// Endpoints whose table has just come into force.
+    fn touch_users(&mut self, tables: &[TableId]) {
+        let rows = &self.rows.rows().endpoints;
+        let users = self.endpoints.iter().filter(|(_, e)| {
+            rows.get(&e.intent.uid).is_some_and(|r| tables.contains(&r.table))
+                || tables.contains(&TableId(e.intent.table))
+        });
+        self.dirty.extend(users.map(|(a, _)| a.clone()));
+    }
+
+    /// The row's view, where its table is in force; else what was last in force; none where nothing ever was.
+    fn in_force(&self, attachment: &Attachment) -> Option<InForce> {
+        let intent = &self.endpoints.get(attachment)?.intent;
+        let row = self.rows.rows().endpoints.get(&intent.uid);
+        let (identity, peer) = row.map_or((intent.identity, intent.peer), |r| (r.identity.0, r.peer.0));
+        if let Some(row) = row
+            && let Some(slot) = self.tables.slot_in_force(row.table)
+        {
+            return Some(InForce { identity, peer, slot, table: row.table.0 });
+        }
+        let held = intent.addresses.iter().find_map(|a| self.entries.observed(a)).map(|e| e.slot);
+        let slot = self.tables.slot_in_force(TableId(intent.table)).or(held)?;
+        Some(InForce { identity, peer, slot, table: intent.table })
+    }
+
+    /// Wants an endpoint's entries as they should be now.
+    pub(super) fn wish_endpoint(&mut self, attachment: &Attachment) {
+        let in_force = self.in_force(attachment);
+        let Some(endpoint) = self.endpoints.get_mut(attachment) else { return };
+        let wanted = endpoint.ifindex.zip(in_force).filter(|_| endpoint.intent.phase != Phase::Removing);
+        let Some((ifindex, state)) = wanted else {
+            if endpoint.intent.phase == Phase::Live {
+                endpoint.fault = Some(match endpoint.ifindex {
+                    None => format!("link {} is gone: its pod has no network", endpoint.intent.host_name),
+                    Some(_) => "no policy table is in force: its pod is fenced".to_owned(),
+                });
+            }
+            let addresses: Vec<IpAddr> = endpoint.intent.addresses.iter().copied().collect();
+            self.unwish(&addresses);
+            return;
+        };
+        endpoint.fault = None;
+        let entry = EndpointEntry {
+            ifindex,
+            identity: state.identity,
+            peer: state.peer,
+            slot: state.slot,
+            mac: endpoint.intent.pod_mac,
+        };
+        let ip = IpEntry { identity: state.identity, peer: state.peer, tunnel: None, is_node: false };
+        for address in &endpoint.intent.addresses {
+            self.ips.set(IpNetwork::from(*address), ip);
+            self.entries.set(*address, entry);
+        }
+        let intent = &mut endpoint.intent;
+        let before = (intent.identity, intent.peer, intent.table);
+        (intent.identity, intent.peer, intent.table) = (state.identity, state.peer, state.table);
+        if before != (intent.identity, intent.peer, intent.table)
+            && let Err(error) = store::save(&*self.parts.store, &intent.document(), intent)
+        {
+            tracing::warn!(%error, pod = %intent.name, "its state is not on disk: a restart would begin with the former one");
+        }
+    }
+
+    /// No longer wants entries for these addresses.
+    pub(super) fn unwish(&mut self, addresses: &[IpAddr]) {
+        for address in addresses {
+            self.entries.unset(address);
+            self.ips.unset(&IpNetwork::from(*address));
+        }
+    }
+
+    /// Whether the datapath holds exactly what is wanted for the endpoint.
+    pub(super) fn is_applied(&self, attachment: &Attachment) -> bool {
+        self.endpoints.get(attachment).is_some_and(|e| {
+            e.intent.addresses.iter().all(|a| self.entries.is_applied(a) && self.ips.is_applied(&IpNetwork::from(*a)))
+        })
+    }
+
+    fn report_endpoint(&mut self, attachment: &Attachment) {
+        let applied = self.is_applied(attachment);
+        let Some(endpoint) = self.endpoints.get_mut(attachment) else { return };
+        if endpoint.intent.phase != Phase::Live {
+            return;
+        }
+        let report = endpoint.intent.report(applied && endpoint.fault.is_none(), false);
+        if endpoint.reported.as_ref() != Some(&report) {
+            endpoint.reported = Some(report.clone());
+            self.outgoing.push(Outgoing::Endpoint(report));
+        }
+    }
+
+    fn refuse_tables(&mut self, run: &Run) {
+        let Resume { revision, .. } = self.rows.at().unwrap_or(Resume { epoch: 0, revision: 0 });
+        for Refused { id, message } in &run.refused {
+            let key = RowKey::Table(*id);
+            tracing::error!(row = %key, error = message, "not in force; the last good content stays");
+            self.refused.insert(key.to_string());
+            self.counters.rows_refused += 1;
+            self.outgoing.push(Outgoing::Nack(Nack { revision, key: Some(key), reason: message.clone() }));
+        }
+        for id in &run.settled {
+            if self.refused.remove(&RowKey::Table(*id).to_string()) {
+                // what was refused is in force now: say so once more
+                self.acked = None;
+            }
+        }
+    }
+
+    fn acknowledge(&mut self) {
+        if self.base.error.is_some() || self.rows.at() == self.acked {
+            return;
+        }
+        let Some(at) = self.rows.at() else { return };
+        let failures = self.ips.failures().map(|(k, f, _)| (RowKey::Ip(*k), f.message.clone()));
+        let services = self.services.failures().filter_map(|(k, f, _)| {
+            let owner = self.frontends.iter().find(|(_, keys)| keys.contains(k)).map(|(o, _)| o.clone())?;
+            Some((RowKey::Service(owner.0, owner.1), f.message.clone()))
+        });
+        let nacks: Vec<_> = failures
+            .chain(services)
+            .map(|(key, reason)| Outgoing::Nack(Nack { revision: at.revision, key: Some(key), reason }))
+            .collect();
+        self.outgoing.extend(nacks);
+        self.outgoing.push(Outgoing::Ack(at));
+        self.acked = Some(at);
+    }
+
+    /// Tries those who wait again, and turns away those who have waited too long.
+    fn serve_waiting(&mut self) {
+        let now = self.parts.clock.now();
+        for mut waiting in std::mem::take(&mut self.waiting) {
+            if waiting.reply.is_closed() {
+                continue;
+            }
+            let answer = match self.serve(&waiting.request, waiting.netns.as_ref()) {
+                Ok(value) => axoneme_cni::Answer::Done(value),
+                Err(Refusal::Failed(failure)) => axoneme_cni::Answer::Failed(failure),
+                Err(Refusal::Wait(reason)) if now < waiting.since + self.parts.add_deadline => {
+                    waiting.reason = reason;
+                    self.waiting.push(waiting);
+                    continue;
+                }
+                Err(Refusal::Wait(reason)) => axoneme_cni::Answer::Failed(later(reason)),
+            };
+            let _ = waiting.reply.send(answer);
+        }
+    }
+
+    fn report_node(&mut self) {
+        let reasons = self.unready();
+        let addresses = Vec::new();
+        let capabilities = self.parts.warnings.iter().map(|w| ("warning".to_owned(), w.clone())).collect();
+        let report = NodeReport { ready: reasons.is_empty(), reasons, addresses, capabilities };
+        if self.reported.as_ref() != Some(&report) {
+            self.reported = Some(report.clone());
+            self.outgoing.push(Outgoing::Node(report));
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! The engine's state for people.
+
+use axoneme_cni::protocol::Attachment;
+use axoneme_flow::admin::{EndpointStatus, IdentityView, PoolUsage, Problem, Status, Stream, TableView};
+
+use super::Engine;
+use crate::{endpoint::Phase, status::NodeStatus};
+
+impl Engine {
+    /// A snapshot for the admin socket.
+    pub fn view(&self) -> NodeStatus {
+        NodeStatus {
+            status: self.status_document(),
+            epoch: self.rows.at().map_or(0, |r| r.epoch),
+            counters: self.counters,
+        }
+    }
+
+    fn status_document(&self) -> Status {
+        let (rows, reasons) = (self.rows.rows(), self.unready());
+        let base = self.base.plan.as_ref();
+        Status {
+            node: self.parts.node.to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ready: reasons.is_empty(),
+            reasons,
+            warnings: self.parts.warnings.clone(),
+            stream: Stream {
+                connected: self.link.connected,
+                operator: self.link.operator.clone(),
+                address: self.link.address.clone(),
+                reason: self.link.reason.clone(),
+            },
+            revision: self.rows.at().map_or(0, |r| r.revision),
+            acknowledged: self.acked.map_or(0, |r| r.revision),
+            devices: base.iter().flat_map(|b| &b.devices).map(|(n, _)| n.clone()).collect(),
+            addresses: base.iter().flat_map(|b| &b.addresses).map(ToString::to_string).collect(),
+            mtu: base.map_or(0, |b| b.mtu),
+            nodes: rows.nodes.len() as u64,
+            identities: rows.identities.len() as u64,
+            ips: self.ips.len() as u64,
+            frontends: self.services.len() as u64,
+            tables: self.tables.iter().filter(|(.., in_force)| *in_force).count() as u64,
+            pools: self.pools(),
+            waiting: self.waiting.iter().map(|w| w.reason.clone()).collect(),
+            endpoints: self.endpoints.keys().filter_map(|a| self.view_endpoint(a)).collect(),
+            problems: self.problems(),
+            ..Status::default()
+        }
+    }
+
+    fn pools(&self) -> Vec<PoolUsage> {
+        let usage = self.ipam.usage().into_iter();
+        usage
+            .map(|u| PoolUsage {
+                pool: u.pool,
+                family: u.family.to_owned(),
+                size: u.size.into(),
+                used: u.used as u64,
+                resting: u.resting as u64,
+            })
+            .collect()
+    }
+
+    fn view_endpoint(&self, attachment: &Attachment) -> Option<EndpointStatus> {
+        let e = self.endpoints.get(attachment)?;
+        Some(EndpointStatus {
+            namespace: e.intent.namespace.to_string(),
+            name: e.intent.name.to_string(),
+            uid: e.intent.uid.to_string(),
+            container: attachment.container_id.clone(),
+            interface: attachment.ifname.clone(),
+            link: e.intent.host_name.clone(),
+            addresses: e.intent.addresses.iter().map(ToString::to_string).collect(),
+            identity: e.intent.identity,
+            table: format!("{:016x}", e.intent.table),
+            phase: match e.intent.phase {
+                Phase::Creating => "creating",
+                Phase::Live => "live",
+                Phase::Removing => "removing",
+            }
+            .to_owned(),
+            ready: e.intent.phase == Phase::Live && e.fault.is_none() && self.is_applied(attachment),
+            fault: e.fault.clone(),
+        })
+    }
+
+    /// Policy tables with their provenance and the pods that they judge.
+    pub fn view_tables(&self) -> Vec<TableView> {
+        let rows = self.rows.rows();
+        let of = |id: u64| {
+            let judged = self.endpoints.values().filter(|e| e.intent.table == id);
+            judged.map(|e| format!("{}/{}", e.intent.namespace, e.intent.name)).collect()
+        };
+        let rule = |id| rows.rules.get(&id).map(|r| r.rule.clone());
+        rows.tables.values().map(|t| TableView::of(t, of(t.id.0), rule)).collect()
+    }
+
+    /// Identities with their labels.
+    pub fn view_identities(&self) -> Vec<IdentityView> {
+        self.rows.rows().identities.values().map(IdentityView::from).collect()
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        let problem = |row: String, message: &str, attempts: u32| Problem { row, message: message.to_owned(), attempts };
+        let ips = self.ips.failures().map(|(k, f, n)| problem(format!("address {k}"), &f.message, n));
+        let entries = self.entries.failures().map(|(k, f, n)| problem(format!("endpoint {k}"), &f.message, n));
+        let services = self
+            .services
+            .failures()
+            .map(|((a, p, port), f, n)| problem(format!("frontend {a}:{port} (protocol {p})"), &f.message, n));
+        let routes = self.routes.failures().map(|(k, f, n)| problem(format!("route {k}"), &f.message, n));
+        let tables = self.tables.iter().filter_map(|(id, ..)| {
+            let refusal = self.tables.refusal(id)?;
+            Some(problem(format!("table {:016x}", id.0), &refusal.message, refusal.attempts()))
+        });
+        ips.chain(entries).chain(services).chain(routes).chain(tables).collect()
+    }
+}

@@ -1,0 +1,173 @@
+//! The engine on its thread, and what feeds it.
+
+use std::{os::fd::OwnedFd, sync::Arc, time::Instant};
+
+use axoneme_cni::{Answer, Request};
+use axoneme_flow::admin::{IdentityView, TableView};
+use axoneme_kernel::net::Network;
+use axoneme_wire::client::Event;
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+};
+
+use crate::{
+    Error,
+    engine::{Doomed, Engine, Outgoing},
+    source::RowSource,
+    status::NodeStatus,
+};
+
+/// What may wait for the engine.
+const MAIL: usize = 1024;
+/// Reports that may wait for the operator's side.
+const REPORTS: usize = 4096;
+/// Links that may wait for removal.
+const DOOMED: usize = 4096;
+
+/// What the engine is asked or told.
+#[derive(Debug)]
+pub enum Mail {
+    Stream(Event),
+    Cni { request: Request, netns: Option<OwnedFd>, reply: oneshot::Sender<Answer> },
+    LinkRemoved(Doomed, Result<(), String>),
+    Status(oneshot::Sender<NodeStatus>),
+    Tables(oneshot::Sender<Vec<TableView>>),
+    Identities(oneshot::Sender<Vec<IdentityView>>),
+    Drift(oneshot::Sender<Result<Vec<String>, Error>>),
+    Repair(oneshot::Sender<Result<usize, Error>>),
+}
+
+/// A running engine.
+#[derive(Debug)]
+pub struct Running {
+    pub mail: mpsc::Sender<Mail>,
+    /// Whether ADD can be served.
+    pub ready: watch::Receiver<bool>,
+    tasks: Vec<JoinHandle<()>>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+/// Starts the engine on a thread of its own, with the tasks that feed it from the source and tell its operator.
+pub fn start(engine: Engine, network: Arc<dyn Network>, source: RowSource) -> std::io::Result<Running> {
+    let (mail, inbox) = mpsc::channel(MAIL);
+    let (reports, outgoing) = mpsc::channel(REPORTS);
+    let (doomed_tx, doomed) = mpsc::channel(DOOMED);
+    let (ready_tx, ready) = watch::channel(false);
+    let handle = Handle::current();
+    let RowSource { mut events, operator } = source;
+    let feed = mail.clone();
+    let tasks = vec![
+        tokio::task::spawn(async move {
+            while let Some(event) = events.recv().await {
+                if feed.send(Mail::Stream(event)).await.is_err() {
+                    break;
+                }
+            }
+        }),
+        tokio::task::spawn(tell(outgoing, operator)),
+        tokio::task::spawn_blocking({
+            let mail = mail.downgrade();
+            move || reap(doomed, &mail, &*network)
+        }),
+    ];
+    let thread = std::thread::Builder::new()
+        .name("engine".to_owned())
+        .spawn(move || handle.block_on(turn(engine, inbox, reports, doomed_tx, ready_tx)))?;
+    Ok(Running { mail, ready, tasks, thread })
+}
+
+impl Running {
+    /// Ends the engine after the mail in hand. The kernel keeps what it has.
+    pub async fn stop(self) {
+        let Self { mail, tasks, thread, .. } = self;
+        if let Some(feed) = tasks.first() {
+            feed.abort();
+        }
+        drop(mail);
+        let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        for task in tasks {
+            let _ = task.await;
+        }
+    }
+}
+
+async fn turn(
+    mut engine: Engine,
+    mut inbox: mpsc::Receiver<Mail>,
+    reports: mpsc::Sender<Outgoing>,
+    doomed: mpsc::Sender<Doomed>,
+    ready: watch::Sender<bool>,
+) {
+    loop {
+        let mail = match engine.wake_at() {
+            None => inbox.recv().await,
+            Some(at) => match tokio::time::timeout_at(at.into(), inbox.recv()).await {
+                Ok(mail) => mail,
+                Err(_) => {
+                    engine.tick();
+                    publish(&mut engine, &reports, &doomed, &ready).await;
+                    continue;
+                }
+            },
+        };
+        let Some(mail) = mail else { return };
+        handle(&mut engine, mail);
+        publish(&mut engine, &reports, &doomed, &ready).await;
+    }
+}
+
+fn handle(engine: &mut Engine, mail: Mail) {
+    match mail {
+        Mail::Stream(event) => engine.stream(event),
+        Mail::Cni { request, netns, reply } => {
+            let (command, begun) = (request.command, Instant::now());
+            engine.cni(request, netns, reply);
+            tracing::debug!(?command, micros = begun.elapsed().as_micros(), "served");
+        }
+        Mail::LinkRemoved(doomed, result) => engine.link_removed(&doomed, result),
+        // those who asked may have gone away
+        Mail::Status(reply) => drop(reply.send(engine.view())),
+        Mail::Tables(reply) => drop(reply.send(engine.view_tables())),
+        Mail::Identities(reply) => drop(reply.send(engine.view_identities())),
+        Mail::Drift(reply) => drop(reply.send(engine.drift())),
+        Mail::Repair(reply) => drop(reply.send(engine.repair())),
+    }
+}
+
+async fn publish(
+    engine: &mut Engine,
+    reports: &mpsc::Sender<Outgoing>,
+    doomed: &mpsc::Sender<Doomed>,
+    ready: &watch::Sender<bool>,
+) {
+    for report in engine.take_outgoing() {
+        // the receiver lives as long as this thread
+        let _ = reports.send(report).await;
+    }
+    for link in engine.take_doomed() {
+        let _ = doomed.send(link).await;
+    }
+    let is_ready = engine.is_ready();
+    ready.send_if_modified(|r| std::mem::replace(r, is_ready) != is_ready);
+}
+
+async fn tell(mut outgoing: mpsc::Receiver<Outgoing>, operator: Box<dyn crate::source::Operator>) {
+    while let Some(message) = outgoing.recv().await {
+        if operator.tell(message).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Removes links one by one: each removal waits for a grace period of the kernel, which the engine must not.
+fn reap(mut doomed: mpsc::Receiver<Doomed>, mail: &mpsc::WeakSender<Mail>, network: &dyn Network) {
+    while let Some(link) = doomed.blocking_recv() {
+        let result = network.remove_link(&link.host_name).map(|_| ()).map_err(|e| e.to_string());
+        let Some(mail) = mail.upgrade() else { return };
+        if mail.blocking_send(Mail::LinkRemoved(link, result)).is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! Policy tables in numbered slots of the datapath.
+//!
+//! A table keeps its slot for as long as it is wanted or an endpoint uses it, so that a change of its content touches
+//! only the entries that differ, and an endpoint moves to another table by one map write after that table is complete.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Instant,
+};
+
+use axoneme_kernel::datapath::{Datapath, DatapathError, PolicyKey, PolicyTable, PolicyValue};
+use axoneme_model::rows::{TableId, TableRow};
+use axoneme_table::Backoff;
+use axoneme_wire::TablePatch;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    plan,
+    store::{self, Store, StoreError},
+};
+
+const DOCUMENT: &str = "slots";
+const SCHEMA: u32 = 1;
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Saved {
+    schema: u32,
+    slots: BTreeMap<u64, u16>,
+}
+
+/// What is to be written for a table.
+#[derive(Debug)]
+enum Work {
+    None,
+    /// The slot holds what the rows held before these changes.
+    Patch(TablePatch),
+    /// The slot holds nothing, or nobody knows what.
+    Whole,
+}
+
+#[derive(Debug)]
+struct Table {
+    slot: u16,
+    /// The slot holds a complete content of this table: the newest, or the last good one.
+    in_force: bool,
+    wanted: bool,
+    work: Work,
+    /// Found in the slot at the start, until it has been compared.
+    adopted: Option<PolicyTable>,
+    failed: Option<Refusal>,
+}
+
+/// Why the newest content of a table is not in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub message: String,
+    attempts: u32,
+    retry_at: Option<Instant>,
+}
+
+impl Refusal {
+    /// How often it was tried.
+    pub fn attempts(&self) -> u32 {
+        self.attempts
+    }
+}
+
+/// A failure to tell the operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    pub id: TableId,
+    pub message: String,
+}
+
+#[derive(Debug, Default)]
+pub struct Tables {
+    tables: BTreeMap<TableId, Table>,
+    /// Slots with contents that no id is known for.
+    orphans: BTreeSet<u16>,
+    backoff: Backoff,
+}
+
+/// What a run did.
+#[derive(Debug, Default)]
+pub struct Run {
+    pub writes: usize,
+    pub refused: Vec<Refused>,
+    /// Tables whose newest content came into force.
+    pub settled: Vec<TableId>,
+    pub retry_at: Option<Instant>,
+}
+
+impl Tables {
+    /// Takes over what a former process left in the datapath.
+    pub fn adopt(&mut self, present: Vec<(u16, PolicyTable)>, saved: &dyn Store) -> Result<(), StoreError> {
+        let known = match store::load::<Saved>(saved, DOCUMENT) {
+            Ok(document) => document.map(|d| d.slots).unwrap_or_default(),
+            // without it the contents are orphans: endpoints keep their slots until their tables are in place anew
+            Err(error @ StoreError::Broken { .. }) => {
+                tracing::warn!(%error, "slots of policy tables are not known; tables are made anew");
+                BTreeMap::new()
+            }
+            Err(e) => return Err(e),
+        };
+        let ids: BTreeMap<u16, TableId> = known.into_iter().map(|(id, slot)| (slot, TableId(id))).collect();
+        for (slot, content) in present {
+            match ids.get(&slot) {
+                Some(id) => {
+                    let table = Table {
+                        slot,
+                        in_force: true,
+                        wanted: false,
+                        work: Work::None,
+                        adopted: Some(content),
+                        failed: None,
+                    };
+                    self.tables.insert(*id, table);
+                }
+                None => drop(self.orphans.insert(slot)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The row is there, or is another one as a whole.
+    pub fn want(&mut self, id: TableId) {
+        let slot = self.free_slot();
+        let table = self.tables.entry(id).or_insert_with(|| Table {
+            slot,
+            in_force: false,
+            wanted: true,
+            work: Work::Whole,
+            adopted: None,
+            failed: None,
+        });
+        table.wanted = true;
+        table.work = Work::Whole;
+        table.failed = None;
+    }
+
+    /// The row changed by this.
+    pub fn patch(&mut self, patch: TablePatch) {
+        let Some(table) = self.tables.get_mut(&patch.id) else { return };
+        table.failed = None;
+        table.work = match std::mem::replace(&mut table.work, Work::None) {
+            Work::None => Work::Patch(patch),
+            Work::Patch(earlier) => Work::Patch(earlier.then(&patch)),
+            Work::Whole => Work::Whole,
+        };
+    }
+
+    /// The row is gone. The slot stays until no endpoint uses it.
+    pub fn unwant(&mut self, id: TableId) {
+        if let Some(table) = self.tables.get_mut(&id) {
+            table.wanted = false;
+            table.work = Work::None;
+            table.failed = None;
+        }
+    }
+
+    /// The slot, if a complete content of the table is in it.
+    pub fn slot_in_force(&self, id: TableId) -> Option<u16> {
+        self.tables.get(&id).filter(|t| t.in_force).map(|t| t.slot)
+    }
+
+    /// Why the newest content is not in force.
+    pub fn refusal(&self, id: TableId) -> Option<&Refusal> {
+        self.tables.get(&id)?.failed.as_ref()
+    }
+
+    /// Tables and their slots, in force or not.
+    pub fn iter(&self) -> impl Iterator<Item = (TableId, u16, bool)> {
+        self.tables.iter().map(|(id, t)| (*id, t.slot, t.in_force))
+    }
+
+    /// The lowest slot that nobody has. Slot 0 is never used: it is what an empty map entry says.
+    fn free_slot(&self) -> u16 {
+        let used: BTreeSet<u16> = self.tables.values().map(|t| t.slot).chain(self.orphans.iter().copied()).collect();
+        (1..u16::MAX).find(|s| !used.contains(s)).unwrap_or(u16::MAX)
+    }
+
+    /// Writes what is due.
+    pub fn run(
+        &mut self,
+        now: Instant,
+        rows: &BTreeMap<TableId, TableRow>,
+        datapath: &dyn Datapath,
+        saved: &dyn Store,
+    ) -> Run {
+        let mut run = Run::default();
+        let due: Vec<TableId> = self.tables.iter().filter(|(_, t)| t.is_due(now)).map(|(id, _)| *id).collect();
+        if due.iter().any(|id| self.tables.get(id).is_some_and(|t| !t.in_force))
+            && let Err(e) = self.save(saved)
+        {
+            // nothing is put into a slot that a later process could not name
+            run.refused = due.iter().map(|id| Refused { id: *id, message: e.to_string() }).collect();
+            run.retry_at = Some(now + self.backoff.limit);
+            return run;
+        }
+        for id in due {
+            let (Some(table), Some(row)) = (self.tables.get_mut(&id), rows.get(&id)) else { continue };
+            match table.apply(row, datapath) {
+                Ok(writes) => {
+                    run.writes += writes;
+                    run.settled.push(id);
+                }
+                Err(e) => run.refused.push(Refused { id, message: table.refuse(&e, now, self.backoff) }),
+            }
+        }
+        run.retry_at = self.tables.values().filter_map(|t| t.failed.as_ref()?.retry_at).min();
+        run
+    }
+
+    /// Removes contents that are not wanted and that no endpoint uses. `prune` allows it for contents that were found
+    /// at the start.
+    pub fn sweep(
+        &mut self,
+        in_use: &BTreeSet<u16>,
+        prune: bool,
+        datapath: &dyn Datapath,
+        saved: &dyn Store,
+    ) -> Result<usize, crate::Error> {
+        let gone: Vec<TableId> = self
+            .tables
+            .iter()
+            .filter(|(_, t)| !t.wanted && !in_use.contains(&t.slot) && (prune || t.adopted.is_none()))
+            .map(|(id, _)| *id)
+            .collect();
+        let mut writes = 0;
+        for id in &gone {
+            if let Some(t) = self.tables.get(id) {
+                if t.in_force {
+                    datapath.remove_table(t.slot)?;
+                    writes += 1;
+                }
+                self.tables.remove(id);
+            }
+        }
+        if prune {
+            for slot in self.orphans.clone().difference(in_use) {
+                datapath.remove_table(*slot)?;
+                self.orphans.remove(slot);
+                writes += 1;
+            }
+        }
+        if !gone.is_empty() {
+            self.save(saved)?;
+        }
+        Ok(writes)
+    }
+
+    fn save(&self, saved: &dyn Store) -> Result<(), StoreError> {
+        let slots = self.tables.iter().map(|(id, t)| (id.0, t.slot)).collect();
+        store::save(saved, DOCUMENT, &Saved { schema: SCHEMA, slots })
+    }
+}
+
+impl Table {
+    fn is_due(&self, now: Instant) -> bool {
+        let waits = self.failed.as_ref().is_some_and(|f| f.retry_at.is_none_or(|at| at > now));
+        self.wanted && !matches!(self.work, Work::None) && !waits
+    }
+
+    fn apply(&mut self, row: &TableRow, datapath: &dyn Datapath) -> Result<usize, DatapathError> {
+        let writes = match (&self.work, &self.adopted) {
+            (Work::None, _) => 0,
+            (Work::Patch(p), _) if p.ingress_default.is_none() && p.egress_default.is_none() => {
+                let upserts: Vec<_> =
+                    p.upserts.iter().map(|(k, v)| (plan::policy_key(k), plan::policy_value(v))).collect();
+                let removals: Vec<_> = p.removals.iter().map(plan::policy_key).collect();
+                patch(self.slot, &upserts, &removals, datapath)?
+            }
+            (Work::Whole, Some(present)) if self.in_force => mend(self.slot, present, row, datapath)?,
+            // a change of defaults and entries at once: packets see the old or the new table
+            (Work::Patch(_) | Work::Whole, _) => {
+                datapath.put_table(self.slot, &plan::policy_table(row))?;
+                1
+            }
+        };
+        self.in_force = true;
+        self.work = Work::None;
+        self.adopted = None;
+        self.failed = None;
+        Ok(writes)
+    }
+
+    fn refuse(&mut self, error: &DatapathError, now: Instant, backoff: Backoff) -> String {
+        let attempts = self.failed.as_ref().map_or(1, |f| f.attempts + 1);
+        let hopeless = matches!(error, DatapathError::TableTooLarge { .. });
+        let retry_at = (!hopeless).then(|| now + backoff.after(attempts));
+        let message = error.to_string();
+        // a patch may have been applied in part: only the whole table is sure to be right
+        self.work = Work::Whole;
+        self.adopted = None;
+        self.failed = Some(Refusal { message: message.clone(), attempts, retry_at });
+        message
+    }
+}
+
+fn patch(
+    slot: u16,
+    upserts: &[(PolicyKey, PolicyValue)],
+    removals: &[PolicyKey],
+    datapath: &dyn Datapath,
+) -> Result<usize, DatapathError> {
+    if upserts.is_empty() && removals.is_empty() {
+        return Ok(0);
+    }
+    datapath.patch_table(slot, upserts, removals)?;
+    Ok(1)
+}
+
+/// Makes the row of what was found in the slot, touching only what differs.
+fn mend(slot: u16, present: &PolicyTable, row: &TableRow, datapath: &dyn Datapath) -> Result<usize, DatapathError> {
+    let wanted = plan::policy_table(row);
+    if wanted.ingress_default != present.ingress_default || wanted.egress_default != present.egress_default {
+        datapath.put_table(slot, &wanted)?;
+        return Ok(1);
+    }
+    let mut old: HashMap<PolicyKey, PolicyValue> = present.entries.iter().copied().collect();
+    let upserts: Vec<_> = wanted.entries.into_iter().filter(|(k, v)| old.remove(k).as_ref() != Some(v)).collect();
+    let removals: Vec<_> = old.into_keys().collect();
+    patch(slot, &upserts, &removals, datapath)
+}

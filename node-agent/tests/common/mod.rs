@@ -1,0 +1,536 @@
+//! A node in memory: fakes that outlive an engine as the kernel outlives a process, and a fuse that kills it.
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    os::fd::{BorrowedFd, OwnedFd},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicI64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use axoneme_cni::{Answer, Command, Request, protocol::Attachment};
+use axoneme_kernel::{
+    datapath::*,
+    net::{self, Link, Masquerade, Network, NetworkError, Overlay, PodLink, Route, fake::FakeNetwork},
+};
+use axoneme_model::{
+    Identity, PeerClass,
+    rows::{
+        DirectionDefault, EndpointRow, IpRow, NodeConfigRow, NodeRow, PolicyEntry, PolicyKey as ModelKey, Routing,
+        RowSet, RuleId, TableId, TableRow,
+    },
+};
+use axoneme_node_agent::{
+    base::DatapathPaths,
+    engine::{DatapathFactory, Engine, Outgoing, Parts},
+    store::{Store, StoreError},
+};
+use axoneme_runtime::clock::Manual;
+use axoneme_wire::{
+    Resume, RowType, change,
+    client::{Batch, Event},
+};
+use ipnetwork::IpNetwork;
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+/// Counts effects down; when it is burnt the process is dead: nothing has an effect any more.
+#[derive(Debug)]
+pub struct Fuse {
+    left: AtomicI64,
+    burnt: AtomicUsize,
+}
+
+impl Default for Fuse {
+    fn default() -> Self {
+        Self { left: AtomicI64::new(i64::MAX), burnt: AtomicUsize::new(0) }
+    }
+}
+
+impl Fuse {
+    pub fn arm(&self, effects: i64) {
+        self.left.store(effects, Ordering::SeqCst);
+        self.burnt.store(0, Ordering::SeqCst);
+    }
+
+    pub fn disarm(&self) {
+        self.arm(i64::MAX);
+    }
+
+    pub fn is_burnt(&self) -> bool {
+        self.burnt.load(Ordering::SeqCst) > 0
+    }
+
+    fn burn(&self) -> std::io::Result<()> {
+        if self.left.fetch_sub(1, Ordering::SeqCst) <= 0 {
+            self.burnt.fetch_add(1, Ordering::SeqCst);
+            return Err(std::io::Error::other("the process is dead"));
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct Kernel {
+    pub ips: BTreeMap<IpNetwork, IpEntry>,
+    pub endpoints: BTreeMap<IpAddr, EndpointEntry>,
+    pub tables: BTreeMap<u16, PolicyTable>,
+    pub services: BTreeMap<(IpAddr, u8, u16), ServiceEntry>,
+    pub attached: BTreeSet<(Hook, u32)>,
+    /// Every write in order, in words.
+    pub log: Vec<String>,
+    /// Tables with more entries are refused.
+    pub table_capacity: usize,
+    pub fail_endpoints: bool,
+}
+
+/// The packet path in memory.
+#[derive(Debug)]
+pub struct MemoryDatapath {
+    kernel: Mutex<Kernel>,
+    fuse: Arc<Fuse>,
+}
+
+impl MemoryDatapath {
+    pub fn kernel(&self) -> MutexGuard<'_, Kernel> {
+        self.kernel.lock().unwrap()
+    }
+
+    fn write(&self, what: String) -> Result<MutexGuard<'_, Kernel>> {
+        self.fuse.burn().map_err(|source| DatapathError::Io { operation: what.clone(), source })?;
+        let mut k = self.kernel();
+        k.log.push(what);
+        Ok(k)
+    }
+
+    pub fn writes(&self) -> usize {
+        self.kernel().log.len()
+    }
+}
+
+impl Datapath for MemoryDatapath {
+    fn upsert_ip(&self, prefix: IpNetwork, entry: IpEntry) -> Result<()> {
+        self.write(format!("upsert_ip {prefix}"))?.ips.insert(prefix, entry);
+        Ok(())
+    }
+    fn remove_ip(&self, prefix: IpNetwork) -> Result<()> {
+        self.write(format!("remove_ip {prefix}"))?.ips.remove(&prefix);
+        Ok(())
+    }
+    fn ips(&self) -> Result<Vec<(IpNetwork, IpEntry)>> {
+        Ok(self.kernel().ips.iter().map(|(k, v)| (*k, *v)).collect())
+    }
+    fn upsert_endpoint(&self, address: IpAddr, entry: EndpointEntry) -> Result<()> {
+        if self.kernel().fail_endpoints {
+            return Err(DatapathError::Full { map: "endpoints", capacity: 0 });
+        }
+        let mut k = self.write(format!("upsert_endpoint {address} slot {}", entry.slot))?;
+        assert!(k.tables.contains_key(&entry.slot), "an endpoint moves to a table that is not there");
+        k.endpoints.insert(address, entry);
+        Ok(())
+    }
+    fn remove_endpoint(&self, address: IpAddr) -> Result<()> {
+        self.write(format!("remove_endpoint {address}"))?.endpoints.remove(&address);
+        Ok(())
+    }
+    fn endpoints(&self) -> Result<Vec<(IpAddr, EndpointEntry)>> {
+        Ok(self.kernel().endpoints.iter().map(|(k, v)| (*k, *v)).collect())
+    }
+    fn put_table(&self, slot: u16, table: &PolicyTable) -> Result<()> {
+        let (needed, capacity) = (table.entries.len(), self.kernel().table_capacity);
+        if needed > capacity {
+            return Err(DatapathError::TableTooLarge { needed: needed as u32, capacity: capacity as u32 });
+        }
+        self.write(format!("put_table {slot}"))?.tables.insert(slot, table.clone());
+        Ok(())
+    }
+    fn patch_table(&self, slot: u16, upserts: &[(PolicyKey, PolicyValue)], removals: &[PolicyKey]) -> Result<()> {
+        let mut k = self.write(format!("patch_table {slot} +{} -{}", upserts.len(), removals.len()))?;
+        let capacity = k.table_capacity;
+        let t = k.tables.get_mut(&slot).expect("a patch needs a table");
+        let mut entries: BTreeMap<_, _> = t.entries.iter().copied().collect();
+        entries.extend(upserts.iter().copied());
+        entries.retain(|k, _| !removals.contains(k));
+        if entries.len() > capacity {
+            return Err(DatapathError::TableTooLarge { needed: entries.len() as u32, capacity: capacity as u32 });
+        }
+        t.entries = entries.into_iter().collect();
+        Ok(())
+    }
+    fn set_defaults(&self, slot: u16, ingress: PolicyDefault, egress: PolicyDefault) -> Result<()> {
+        let mut k = self.write(format!("set_defaults {slot}"))?;
+        let t = k.tables.get_mut(&slot).expect("defaults need a table");
+        (t.ingress_default, t.egress_default) = (ingress, egress);
+        Ok(())
+    }
+    fn remove_table(&self, slot: u16) -> Result<()> {
+        let mut k = self.write(format!("remove_table {slot}"))?;
+        assert!(k.endpoints.values().all(|e| e.slot != slot), "a table is removed under an endpoint");
+        k.tables.remove(&slot);
+        Ok(())
+    }
+    fn tables(&self) -> Result<Vec<(u16, PolicyTable)>> {
+        Ok(self.kernel().tables.iter().map(|(k, v)| (*k, v.clone())).collect())
+    }
+    fn upsert_service(&self, s: &ServiceEntry) -> Result<()> {
+        let mut k = self.write(format!("upsert_service {}:{}", s.address, s.port))?;
+        k.services.insert((s.address, s.protocol, s.port), s.clone());
+        Ok(())
+    }
+    fn remove_service(&self, address: IpAddr, protocol: u8, port: u16) -> Result<()> {
+        self.write(format!("remove_service {address}:{port}"))?.services.remove(&(address, protocol, port));
+        Ok(())
+    }
+    fn services(&self) -> Result<Vec<ServiceEntry>> {
+        Ok(self.kernel().services.values().cloned().collect())
+    }
+    fn attach(&self, hook: Hook, ifindex: u32) -> Result<()> {
+        self.write(format!("attach {hook:?} {ifindex}"))?.attached.insert((hook, ifindex));
+        Ok(())
+    }
+    fn detach(&self, ifindex: u32) -> Result<()> {
+        self.write(format!("detach {ifindex}"))?.attached.retain(|(_, i)| *i != ifindex);
+        Ok(())
+    }
+    fn attached(&self) -> Result<Vec<(Hook, u32)>> {
+        Ok(self.kernel().attached.iter().copied().collect())
+    }
+    fn forget_connections(&self, _: IpAddr) -> Result<u32> {
+        Ok(0)
+    }
+}
+
+/// The fake network of a process that can die.
+#[derive(Debug)]
+struct Mortal(Arc<FakeNetwork>, Arc<Fuse>);
+
+impl Mortal {
+    fn burn(&self, operation: &str) -> net::Result<()> {
+        self.1.burn().map_err(|source| NetworkError::Io { operation: operation.to_owned(), source })
+    }
+}
+
+impl Network for Mortal {
+    fn create_pod_link(&self, netns: BorrowedFd<'_>, link: &PodLink) -> net::Result<u32> {
+        self.burn("create")?;
+        self.0.create_pod_link(netns, link)
+    }
+    fn configure_pod(&self, netns: BorrowedFd<'_>, link: &PodLink) -> net::Result<()> {
+        self.burn("configure")?;
+        self.0.configure_pod(netns, link)
+    }
+    fn connect_pod_link(&self, ifindex: u32, link: &PodLink) -> net::Result<()> {
+        self.burn("connect")?;
+        self.0.connect_pod_link(ifindex, link)
+    }
+    fn pod_faults(&self, netns: BorrowedFd<'_>, link: &PodLink) -> net::Result<Vec<String>> {
+        self.0.pod_faults(netns, link)
+    }
+    fn remove_link(&self, name: &str) -> net::Result<bool> {
+        self.burn("remove link")?;
+        self.0.remove_link(name)
+    }
+    fn links(&self) -> net::Result<Vec<Link>> {
+        self.0.links()
+    }
+    fn addresses(&self) -> net::Result<Vec<(u32, IpNetwork)>> {
+        self.0.addresses()
+    }
+    fn default_devices(&self) -> net::Result<Vec<u32>> {
+        self.0.default_devices()
+    }
+    fn ensure_overlay(&self, overlay: Overlay) -> net::Result<u32> {
+        self.0.ensure_overlay(overlay)
+    }
+    fn upsert_route(&self, route: &Route) -> net::Result<()> {
+        self.burn("route")?;
+        self.0.upsert_route(route)
+    }
+    fn remove_route(&self, route: &Route) -> net::Result<()> {
+        self.burn("route")?;
+        self.0.remove_route(route)
+    }
+    fn routes(&self) -> net::Result<Vec<Route>> {
+        self.0.routes()
+    }
+    fn sysctl(&self, key: &str) -> net::Result<Option<String>> {
+        self.0.sysctl(key)
+    }
+    fn set_sysctl(&self, key: &str, value: &str) -> net::Result<()> {
+        self.0.set_sysctl(key, value)
+    }
+    fn set_masquerade(&self, rules: Option<&Masquerade>) -> net::Result<()> {
+        self.0.set_masquerade(rules)
+    }
+}
+
+/// Documents in memory.
+#[derive(Debug)]
+pub struct MemoryStore {
+    pub documents: Mutex<BTreeMap<String, Vec<u8>>>,
+    fuse: Arc<Fuse>,
+    pub full: Mutex<bool>,
+}
+
+impl MemoryStore {
+    fn burn(&self) -> std::result::Result<(), StoreError> {
+        self.fuse.burn().map_err(|source| StoreError::Io { operation: "write", path: "memory".into(), source })
+    }
+}
+
+impl Store for MemoryStore {
+    fn save(&self, name: &str, document: &[u8]) -> std::result::Result<(), StoreError> {
+        if *self.full.lock().unwrap() {
+            return Err(StoreError::Full { path: "/run/axoneme/state".into() });
+        }
+        self.burn()?;
+        self.documents.lock().unwrap().insert(name.to_owned(), document.to_owned());
+        Ok(())
+    }
+    fn remove(&self, name: &str) -> std::result::Result<(), StoreError> {
+        self.burn()?;
+        self.documents.lock().unwrap().remove(name);
+        Ok(())
+    }
+    fn load(&self, name: &str) -> std::result::Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.documents.lock().unwrap().get(name).cloned())
+    }
+    fn names(&self, prefix: &str) -> std::result::Result<Vec<String>, StoreError> {
+        Ok(self.documents.lock().unwrap().keys().filter(|n| n.starts_with(prefix)).cloned().collect())
+    }
+    fn set_aside(&self, name: &str) -> std::result::Result<(), StoreError> {
+        self.documents.lock().unwrap().remove(name);
+        Ok(())
+    }
+}
+
+pub struct Shared(pub Arc<MemoryDatapath>);
+
+impl DatapathFactory for Shared {
+    fn open(&mut self, _: &DatapathConfig) -> Result<Arc<dyn Datapath>> {
+        Ok(self.0.clone())
+    }
+}
+
+/// The machine: what stays when the agent dies.
+pub struct Node {
+    pub network: Arc<FakeNetwork>,
+    pub datapath: Arc<MemoryDatapath>,
+    pub store: Arc<MemoryStore>,
+    pub clock: Arc<Manual>,
+    pub fuse: Arc<Fuse>,
+}
+
+impl Default for Node {
+    fn default() -> Self {
+        let fuse = Arc::new(Fuse::default());
+        let network = FakeNetwork::node(&[ip("192.168.0.1")]);
+        for key in ["net/ipv4/conf/all/rp_filter", "net/ipv4/conf/axn_vxlan/rp_filter", "net/ipv6/conf/eth0/accept_ra"]
+        {
+            network.state().sysctls.insert(key.to_owned(), "0".to_owned());
+        }
+        let kernel = Kernel { table_capacity: 100, ..Kernel::default() };
+        Self {
+            network: Arc::new(network),
+            datapath: Arc::new(MemoryDatapath { kernel: Mutex::new(kernel), fuse: fuse.clone() }),
+            store: Arc::new(MemoryStore { documents: Mutex::default(), fuse: fuse.clone(), full: Mutex::new(false) }),
+            clock: Arc::new(Manual::default()),
+            fuse,
+        }
+    }
+}
+
+impl Node {
+    /// A process starts.
+    pub fn boot(&self) -> Engine {
+        let parts = Parts {
+            node: "n1".into(),
+            network: Arc::new(Mortal(self.network.clone(), self.fuse.clone())),
+            store: self.store.clone(),
+            clock: self.clock.clone(),
+            paths: DatapathPaths { pin_dir: "/sys/fs/bpf/axoneme".into(), cgroup: None },
+            add_deadline: Duration::from_secs(15),
+            warnings: vec![],
+        };
+        Engine::new(parts, Box::new(Shared(self.datapath.clone()))).unwrap()
+    }
+
+    /// Effects on the kernel so far.
+    pub fn writes(&self) -> usize {
+        self.datapath.writes() + self.network.writes()
+    }
+
+    /// Whatever is left of pods, in words.
+    pub fn leftovers(&self) -> Vec<String> {
+        let mut out: Vec<String> = self
+            .network
+            .state()
+            .owned_links()
+            .iter()
+            .filter(|l| l.name != net::OVERLAY_LINK)
+            .map(|l| format!("link {}", l.name))
+            .collect();
+        let k = self.datapath.kernel();
+        out.extend(k.endpoints.keys().map(|a| format!("endpoint {a}")));
+        out.extend(k.ips.keys().filter(|p| p.prefix() == 32 && p.ip() != ip("192.168.0.1")).map(|p| format!("ip {p}")));
+        out.extend(k.attached.iter().filter(|(h, _)| *h == Hook::Endpoint).map(|(_, i)| format!("programs on {i}")));
+        let documents = self.store.documents.lock().unwrap();
+        out.extend(documents.keys().filter(|n| n.starts_with("endpoint-")).map(|n| format!("document {n}")));
+        out
+    }
+}
+
+pub fn ip(s: &str) -> IpAddr {
+    s.parse().unwrap()
+}
+
+pub fn net(s: &str) -> IpNetwork {
+    s.parse().unwrap()
+}
+
+pub const VXLAN: Routing = Routing::Vxlan { port: 8472 };
+
+pub fn config() -> NodeConfigRow {
+    NodeConfigRow {
+        node: "n1".into(),
+        cluster_name: "default".into(),
+        ipv4: true,
+        ipv6: false,
+        pools: BTreeMap::from([("default".into(), vec![net("10.0.1.0/24")])]),
+        routing: VXLAN,
+        mtu: 0,
+        masquerade_v4: true,
+        masquerade_v6: false,
+        masquerade_exclude: vec![],
+        cluster_cidrs: vec![net("10.0.0.0/16")],
+        services: true,
+        socket_lb: false,
+        always_allow_own_host: true,
+        conntrack_entries: 1024,
+        devices: vec![],
+    }
+}
+
+pub fn table(id: u64, peers: std::ops::Range<u32>) -> TableRow {
+    let entry = PolicyEntry { allow: true, rule: RuleId(1), proxy_port: 0, auth: 0 };
+    let key = |p| ModelKey {
+        direction: axoneme_model::policy::Direction::Ingress,
+        peer: PeerClass(p),
+        protocol: None,
+        port: 0,
+        port_bits: 0,
+    };
+    TableRow {
+        id: TableId(id),
+        ingress_default: DirectionDefault { allow: false, rule: RuleId(7) },
+        egress_default: DirectionDefault { allow: true, rule: RuleId(0) },
+        entries: peers.map(|p| (key(p), entry)).collect(),
+        policies: BTreeMap::new(),
+    }
+}
+
+pub fn endpoint(uid: &str, table: u64) -> EndpointRow {
+    EndpointRow {
+        uid: uid.into(),
+        namespace: "shop".into(),
+        name: format!("web-{uid}").into(),
+        node: "n1".into(),
+        identity: Identity(300),
+        peer: PeerClass(300),
+        table: TableId(table),
+        addresses: BTreeSet::new(),
+        pool_v4: "".into(),
+        pool_v6: "".into(),
+        labels: axoneme_model::Labels::default(),
+    }
+}
+
+pub fn ip_row(prefix: &str, identity: u32, node: &str, pod: &str) -> IpRow {
+    IpRow {
+        prefix: net(prefix),
+        identity: Identity(identity),
+        peer: PeerClass(identity),
+        local_identity: if pod.is_empty() && !node.is_empty() { Identity::HOST } else { Identity(identity) },
+        local_peer: PeerClass(if pod.is_empty() && !node.is_empty() { 1 } else { identity }),
+        tunnel: (!pod.is_empty()).then(|| ip("192.168.0.2")),
+        node: node.into(),
+        pod: pod.into(),
+    }
+}
+
+/// Two nodes, one table, pods `a` and `b` on the own node.
+pub fn rows() -> RowSet {
+    let mut set = RowSet { config: Some(config()), ..RowSet::default() };
+    for (name, address, cidr) in [("n1", "192.168.0.1", "10.0.1.0/24"), ("n2", "192.168.0.2", "10.0.2.0/24")] {
+        let row = NodeRow { name: name.into(), addresses: vec![ip(address)], pod_cidrs: vec![net(cidr)] };
+        set.nodes.insert(name.into(), row);
+    }
+    set.tables.insert(TableId(5), table(5, 256..260));
+    for uid in ["a", "b"] {
+        set.endpoints.insert(uid.into(), endpoint(uid, 5));
+    }
+    for row in [ip_row("0.0.0.0/0", 2, "", ""), ip_row("192.168.0.1/32", 6, "n1", "")] {
+        set.ips.insert(row.prefix, row);
+    }
+    set
+}
+
+pub fn snapshot(set: &RowSet, revision: u64) -> Event {
+    Event::Batch(Batch {
+        at: Resume { epoch: 1, revision },
+        complete: RowType::ALL.to_vec(),
+        changes: change::upserts(set),
+    })
+}
+
+pub fn netns() -> OwnedFd {
+    std::fs::File::open("/proc/self/ns/net").unwrap().into()
+}
+
+pub fn request(command: Command, container: &str, uid: &str) -> Request {
+    Request {
+        command,
+        container_id: container.into(),
+        netns: "/run/netns/x".into(),
+        ifname: "eth0".into(),
+        args: format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-{uid};K8S_POD_UID={uid}"),
+        config: json!({"cniVersion": "1.1.0", "name": "axoneme", "type": "axoneme-cni"}),
+    }
+}
+
+/// Asks; none if the answer is still out.
+pub fn ask(engine: &mut Engine, request: Request) -> (Option<Answer>, oneshot::Receiver<Answer>) {
+    let (tx, mut rx) = oneshot::channel();
+    engine.cni(request, Some(netns()), tx);
+    let answer = rx.try_recv().ok();
+    (answer, rx)
+}
+
+/// Asks and removes links in place, as the reaper would.
+pub fn run(engine: &mut Engine, request: Request) -> std::result::Result<Value, axoneme_cni::Failure> {
+    let (answer, _rx) = ask(engine, request);
+    match answer.expect("answered at once") {
+        Answer::Done(v) => Ok(v),
+        Answer::Failed(f) => Err(f),
+    }
+}
+
+/// The reaper's work.
+pub fn reap(node: &Node, engine: &mut Engine) {
+    for doomed in engine.take_doomed() {
+        let result = Mortal(node.network.clone(), node.fuse.clone()).remove_link(&doomed.host_name);
+        engine.link_removed(&doomed, result.map(|_| ()).map_err(|e| e.to_string()));
+    }
+}
+
+pub fn attachment(container: &str) -> Attachment {
+    Attachment { container_id: container.into(), ifname: "eth0".into() }
+}
+
+pub fn acks(out: &[Outgoing]) -> Vec<u64> {
+    out.iter().filter_map(|o| if let Outgoing::Ack(r) = o { Some(r.revision) } else { None }).collect()
+}

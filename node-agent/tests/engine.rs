@@ -1,0 +1,318 @@
+//! What the engine promises, on a node in memory.
+
+mod common;
+
+use std::time::Duration;
+
+use axoneme_cni::{Command, code};
+use axoneme_kernel::datapath::{Datapath, EndpointEntry};
+use axoneme_model::{Identity, rows::TableId};
+use axoneme_node_agent::engine::Outgoing;
+use axoneme_wire::{
+    Resume, Row, RowChange, RowKey, RowType,
+    client::{Batch, Event},
+};
+use common::*;
+
+fn address(result: &serde_json::Value) -> String {
+    result["ips"][0]["address"].as_str().unwrap().to_owned()
+}
+
+fn batch(revision: u64, changes: Vec<RowChange>) -> Event {
+    Event::Batch(Batch { at: Resume { epoch: 1, revision }, complete: vec![], changes })
+}
+
+#[test]
+fn add_gives_an_address_with_policy_live_and_del_leaves_nothing() {
+    let node = Node::default();
+    let mut e = node.boot();
+    e.stream(snapshot(&rows(), 3));
+    assert_eq!(acks(&e.take_outgoing()), [3]);
+    let result = run(&mut e, request(Command::Add, "c1", "a")).unwrap();
+    assert_eq!(address(&result), "10.0.1.2/32");
+    assert_eq!(result["ips"][0]["gateway"], "169.254.1.1");
+    assert_eq!(result["interfaces"][1]["sandbox"], "/run/netns/x");
+    {
+        let k = node.datapath.kernel();
+        let EndpointEntry { identity, slot, .. } = k.endpoints[&ip("10.0.1.2")];
+        assert_eq!(identity, 300);
+        assert_eq!(k.tables[&slot].entries.len(), 4);
+        assert_eq!(k.ips[&net("10.0.1.2/32")].identity, 300);
+    }
+    assert!(run(&mut e, request(Command::Check, "c1", "a")).is_ok());
+    let reports: Vec<_> = e.take_outgoing();
+    assert!(
+        reports.iter().any(|o| matches!(o, Outgoing::Endpoint(r) if r.ready && r.addresses.contains(&ip("10.0.1.2"))
+            && r.table == TableId(5) && &*r.container_id == "c1")),
+        "{reports:?}"
+    );
+    assert_eq!(address(&run(&mut e, request(Command::Add, "c1", "a")).unwrap()), "10.0.1.2/32", "ADD is repeatable");
+    run(&mut e, request(Command::Del, "c1", "a")).unwrap();
+    reap(&node, &mut e);
+    assert_eq!(node.leftovers(), Vec::<String>::new());
+    run(&mut e, request(Command::Del, "c1", "a")).unwrap();
+    let gone = run(&mut e, request(Command::Check, "c1", "a")).unwrap_err();
+    assert_eq!(gone.code, code::UNKNOWN_CONTAINER);
+    assert!(e.take_outgoing().iter().any(|o| matches!(o, Outgoing::Endpoint(r) if r.removed)));
+}
+
+#[test]
+fn programs_are_attached_before_anything_can_pass() {
+    let node = Node::default();
+    let mut e = node.boot();
+    e.stream(snapshot(&rows(), 1));
+    node.datapath.kernel().log.clear();
+    run(&mut e, request(Command::Add, "c1", "a")).unwrap();
+    let log = node.datapath.kernel().log.clone();
+    assert!(log[0].starts_with("attach Endpoint"), "{log:?}");
+    assert!(log[1].starts_with("upsert_ip") && log[2].starts_with("upsert_endpoint"), "{log:?}");
+}
+
+#[test]
+fn add_waits_for_its_row_and_its_table() {
+    let node = Node::default();
+    let mut e = node.boot();
+    let mut set = rows();
+    let row = set.endpoints.remove("a").unwrap();
+    e.stream(snapshot(&set, 1));
+    let (answer, mut rx) = ask(&mut e, request(Command::Add, "c1", "a"));
+    assert!(answer.is_none());
+    assert!(node.leftovers().is_empty(), "nothing is done before the row is there");
+    e.stream(batch(2, vec![RowChange::Upsert(Row::Endpoint(row))]));
+    assert!(matches!(rx.try_recv().unwrap(), axoneme_cni::Answer::Done(_)));
+
+    let (answer, mut rx) = ask(&mut e, request(Command::Add, "c9", "nobody"));
+    assert!(answer.is_none());
+    node.clock.advance(Duration::from_secs(14));
+    e.tick();
+    assert!(rx.try_recv().is_err());
+    node.clock.advance(Duration::from_secs(1));
+    e.tick();
+    let axoneme_cni::Answer::Failed(f) = rx.try_recv().unwrap() else { panic!("no row, no network") };
+    assert_eq!(f.code, code::TRY_AGAIN);
+    assert!(f.msg.contains("no row for pod shop/web-nobody"), "{}", f.msg);
+}
+
+#[test]
+fn with_nothing_to_do_nothing_is_written() {
+    let node = Node::default();
+    let mut e = node.boot();
+    let mut set = rows();
+    e.stream(snapshot(&set, 1));
+    let result = run(&mut e, request(Command::Add, "c1", "a")).unwrap();
+    assert_eq!(address(&result), "10.0.1.2/32");
+    // the operator has learnt the address
+    let row = ip_row("10.0.1.2/32", 300, "n1", "shop/web-a");
+    set.ips.insert(row.prefix, row);
+    let (writes, documents) = (node.writes(), node.store.documents.lock().unwrap().clone());
+    e.stream(snapshot(&set, 2));
+    e.stream(snapshot(&set, 3));
+    node.clock.advance(Duration::from_secs(3600));
+    e.tick();
+    assert_eq!(node.writes(), writes);
+    assert_eq!(*node.store.documents.lock().unwrap(), documents);
+    assert_eq!(acks(&e.take_outgoing()), [1, 2, 3]);
+    assert_eq!(e.drift().unwrap(), Vec::<String>::new());
+}
+
+#[test]
+fn a_restart_adopts_and_writes_nothing_but_program_updates() {
+    let node = Node::default();
+    let mut e = node.boot();
+    e.stream(snapshot(&rows(), 1));
+    run(&mut e, request(Command::Add, "c1", "a")).unwrap();
+    drop(e);
+    let (writes, endpoints) = (node.network.writes(), node.datapath.kernel().endpoints.clone());
+    node.datapath.kernel().log.clear();
+    let mut e = node.boot();
+    assert_eq!(node.datapath.writes(), 0);
+    e.stream(snapshot(&rows(), 1));
+    let log = node.datapath.kernel().log.clone();
+    assert!(log.iter().all(|l| l.starts_with("attach")), "{log:?}");
+    assert_eq!(node.network.writes(), writes);
+    assert_eq!(node.datapath.kernel().endpoints, endpoints);
+    // the address is known to be in use
+    assert_eq!(address(&run(&mut e, request(Command::Add, "c2", "b")).unwrap()), "10.0.1.3/32");
+}
+
+#[test]
+fn nothing_is_pruned_before_every_input_is_complete() {
+    let node = Node::default();
+    let mut e = node.boot();
+    let mut set = rows();
+    let far = ip_row("10.0.2.9/32", 400, "n2", "shop/far");
+    set.ips.insert(far.prefix, far);
+    e.stream(snapshot(&set, 1));
+    run(&mut e, request(Command::Add, "c1", "a")).unwrap();
+    drop(e);
+    let mut e = node.boot();
+    let mut half = rows();
+    half.endpoints.clear();
+    e.stream(Event::Batch(Batch {
+        at: Resume { epoch: 2, revision: 1 },
+        complete: vec![RowType::Config, RowType::Node, RowType::Table],
+        changes: axoneme_wire::change::upserts(&half),
+    }));
+    assert!(node.datapath.kernel().ips.contains_key(&net("10.0.2.9/32")), "addresses are not complete yet");
+    assert!(node.datapath.kernel().endpoints.contains_key(&ip("10.0.1.2")));
+    // complete, and the pod of another node is gone, the own pod's row too: the pod stays until DEL
+    e.stream(snapshot(&half, 2));
+    assert!(!node.datapath.kernel().ips.contains_key(&net("10.0.2.9/32")));
+    assert!(node.datapath.kernel().endpoints.contains_key(&ip("10.0.1.2")));
+}
+
+#[test]
+fn an_endpoint_moves_only_to_a_table_that_is_in_place() {
+    let node = Node::default();
+    let mut e = node.boot();
+    e.stream(snapshot(&rows(), 1));
+    run(&mut e, request(Command::Add, "c1", "a")).unwrap();
+    node.datapath.kernel().log.clear();
+    let moved = endpoint("a", 6);
+    // even when the row comes before the table
+    e.stream(batch(2, vec![RowChange::Upsert(Row::Endpoint(moved))]));
+    assert_eq!(node.datapath.writes(), 0);
+    e.stream(batch(3, vec![RowChange::Upsert(Row::Table(table(6, 1..3).into()))]));
+    e.stream(batch(4, vec![RowChange::Remove(RowKey::Table(TableId(5)))]));
+    // pod b, which never came, would have used table 5
+    let log = node.datapath.kernel().log.clone();
+    assert_eq!(log, ["put_table 2", "upsert_endpoint 10.0.1.2 slot 2", "remove_table 1"]);
+}
+
+#[test]
+fn a_table_that_is_too_large_is_refused_and_last_good_stays() {
+    let node = Node::default();
+    let mut e = node.boot();
+    e.stream(snapshot(&rows(), 1));
+    run(&mut e, request(Command::Add, "c1", "a")).unwrap();
+    let before = node.datapath.kernel().tables.clone();
+    e.take_outgoing();
+    e.stream(batch(2, vec![RowChange::Upsert(Row::Table(table(5, 0..500).into()))]));
+    assert_eq!(node.datapath.kernel().tables, before);
+    let out = e.take_outgoing();
+    let nack = out.iter().find_map(|o| if let Outgoing::Nack(n) = o { Some(n.clone()) } else { None }).unwrap();
+    assert_eq!((nack.revision, nack.key), (2, Some(RowKey::Table(TableId(5)))));
+    assert!(nack.reason.contains("needs 500 entries, the map holds 100"), "{}", nack.reason);
+    assert_eq!(acks(&out), [2]);
+    // hopeless: not tried again until it changes
+    let writes = node.writes();
+    node.clock.advance(Duration::from_secs(3600));
+    e.tick();
+    assert_eq!(node.writes(), writes);
+    e.stream(batch(3, vec![RowChange::Upsert(Row::Table(table(5, 0..10).into()))]));
+    assert_eq!(node.datapath.kernel().tables[&1].entries.len(), 10);
+}
+
+#[test]
+fn a_small_change_touches_only_what_differs() {
+    let node = Node::default();
+    let mut e = node.boot();
+    e.stream(snapshot(&rows(), 1));
+    node.datapath.kernel().log.clear();
+    e.stream(batch(2, vec![RowChange::Upsert(Row::Table(table(5, 257..261).into()))]));
+    assert_eq!(node.datapath.kernel().log, ["patch_table 1 +1 -1"]);
+}
+
+#[test]
+fn a_pod_is_fenced_when_its_entries_are_refused() {
+    let node = Node::default();
+    let mut e = node.boot();
+    e.stream(snapshot(&rows(), 1));
+    node.datapath.kernel().fail_endpoints = true;
+    let f = run(&mut e, request(Command::Add, "c1", "a")).unwrap_err();
+    assert!(f.msg.contains("endpoints is full"), "{}", f.msg);
+    assert_eq!(node.leftovers(), Vec::<String>::new());
+    node.datapath.kernel().fail_endpoints = false;
+    // a rested pool: the address was never seen by anybody, but rests all the same
+    assert_eq!(address(&run(&mut e, request(Command::Add, "c1", "a")).unwrap()), "10.0.1.3/32");
+}
+
+#[test]
+fn a_full_disk_is_named_and_nothing_is_half_done() {
+    let node = Node::default();
+    let mut e = node.boot();
+    e.stream(snapshot(&rows(), 1));
+    run(&mut e, request(Command::Add, "c1", "a")).unwrap();
+    *node.store.full.lock().unwrap() = true;
+    let f = run(&mut e, request(Command::Add, "c2", "b")).unwrap_err();
+    assert!(f.msg.contains("/run/axoneme/state is full"), "{}", f.msg);
+    run(&mut e, request(Command::Del, "c1", "a")).unwrap();
+    reap(&node, &mut e);
+    assert_eq!(node.leftovers(), Vec::<String>::new(), "a full disk keeps no pod from being removed");
+}
+
+#[test]
+fn an_empty_pool_is_named() {
+    let node = Node::default();
+    let mut e = node.boot();
+    let mut set = rows();
+    set.config.as_mut().unwrap().pools.insert("default".into(), vec![net("10.0.1.4/32")]);
+    e.stream(snapshot(&set, 1));
+    run(&mut e, request(Command::Add, "c1", "a")).unwrap();
+    let f = run(&mut e, request(Command::Add, "c2", "b")).unwrap_err();
+    assert_eq!(f.code, code::POOL_EMPTY);
+    assert!(f.msg.contains("pool \"default\" is empty"), "{}", f.msg);
+}
+
+#[test]
+fn status_says_what_is_missing() {
+    let node = Node::default();
+    let mut e = node.boot();
+    let f = run(&mut e, request(Command::Status, "", "")).unwrap_err();
+    assert_eq!(f.code, code::UNAVAILABLE);
+    assert!(f.msg.contains("no operator is connected"), "{}", f.msg);
+    e.stream(snapshot(&rows(), 1));
+    assert!(run(&mut e, request(Command::Status, "", "")).is_ok());
+    let mut set = rows();
+    set.config.as_mut().unwrap().devices = vec!["eth9".into()];
+    e.stream(snapshot(&set, 2));
+    let f = run(&mut e, request(Command::Status, "", "")).unwrap_err();
+    assert!(f.msg.contains("eth9"), "{}", f.msg);
+}
+
+#[test]
+fn gc_removes_what_the_runtime_does_not_know() {
+    let node = Node::default();
+    let mut e = node.boot();
+    e.stream(snapshot(&rows(), 1));
+    run(&mut e, request(Command::Add, "c1", "a")).unwrap();
+    run(&mut e, request(Command::Add, "c2", "b")).unwrap();
+    let mut gc = request(Command::Gc, "", "");
+    gc.config["cni.dev/valid-attachments"] = serde_json::json!([{"containerID": "c2", "ifname": "eth0"}]);
+    run(&mut e, gc).unwrap();
+    reap(&node, &mut e);
+    let view = e.view();
+    assert_eq!(view.status.endpoints.len(), 1);
+    assert_eq!(view.status.endpoints[0].container, "c2");
+}
+
+#[test]
+fn a_new_identity_is_in_force_and_reported() {
+    let node = Node::default();
+    let mut e = node.boot();
+    e.stream(snapshot(&rows(), 1));
+    run(&mut e, request(Command::Add, "c1", "a")).unwrap();
+    e.take_outgoing();
+    let mut row = endpoint("a", 5);
+    row.identity = Identity(301);
+    e.stream(batch(2, vec![RowChange::Upsert(Row::Endpoint(row))]));
+    assert_eq!(node.datapath.kernel().endpoints[&ip("10.0.1.2")].identity, 301);
+    let out = e.take_outgoing();
+    assert!(
+        out.iter().any(|o| matches!(o, Outgoing::Endpoint(r) if r.identity == Identity(301) && r.ready)),
+        "{out:?}"
+    );
+}
+
+#[test]
+fn what_somebody_else_changed_is_found_and_mended() {
+    let node = Node::default();
+    let mut e = node.boot();
+    e.stream(snapshot(&rows(), 1));
+    run(&mut e, request(Command::Add, "c1", "a")).unwrap();
+    node.datapath.remove_ip(net("0.0.0.0/0")).unwrap();
+    node.network.state().routes.remove(&(net("10.0.2.0/24"), 10));
+    assert_eq!(e.drift().unwrap().len(), 2, "{:?}", e.drift());
+    e.repair().unwrap();
+    assert_eq!(e.drift().unwrap(), Vec::<String>::new());
+}
