@@ -13,10 +13,22 @@ use super::{cgroup, network};
 use crate::progress::{say, seconds};
 use crate::settings;
 
-/// Removes one cluster by name; without one, does nothing.
+/// Mount points that the nodes need on the machine and that it may not have had.
+const MOUNT_POINTS: &[&str] = &["/etc/cni/net.d", "/etc/cni", "/opt/cni/bin", "/opt/cni"];
+
+/// Removes one cluster by name; without one, only says so.
 pub(crate) fn run(name: &str) -> Result<()> {
     let lock = lock_one(name)?;
+    if Paths::of(name).load()?.is_none() {
+        say(format_args!("cluster {name}: there is none"));
+    }
     remove(name)?;
+    if names()?.is_empty() {
+        for point in MOUNT_POINTS {
+            // Only where nobody has put anything into it.
+            drop(fs::remove_dir(point));
+        }
+    }
     lock.discard()
 }
 

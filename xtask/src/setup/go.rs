@@ -15,6 +15,8 @@ use crate::settings;
 
 /// Raised when flags change in a way that the hash would not see.
 const RECIPE: &str = "1";
+/// Kinds of files that change a binary; manifests and texts do not.
+const SOURCES: &[&str] = &["mod", "sum", "go", "c"];
 const KUBERNETES: &str = "k8s.io/kubernetes";
 
 /// One `go build`: packages of one module into the cache's `bin`.
@@ -179,8 +181,7 @@ fn list(dir: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
         let path = entry?.path();
         if path.is_dir() {
             list(&path, files)?;
-        } else if path.extension().is_none_or(|kind| kind != "yaml") {
-            // Manifests are applied, not built: they do not change a binary.
+        } else if path.extension().is_some_and(|kind| SOURCES.iter().any(|source| kind == *source)) {
             files.push(path);
         }
     }
