@@ -1,10 +1,14 @@
 //! Settings that AxonemeConfig does not have: renamed, removed, of Cilium, or mistyped.
 //!
-//! The API server drops fields that the schema does not have, so a setting that moved would silently be its default.
-//! Everything that reads the object as it was written (files, `kubectl apply` through the webhook, the command line)
-//! asks here first.
+//! The API server drops fields that the schema does not have, before any webhook sees the object, so a setting that
+//! moved would silently be its default. kubectl asks the API server to refuse them instead, but not every client does,
+//! and that refusal has no new name. So everything that reads settings asks here too: for files as they are written,
+//! for stored objects by the copy that `kubectl apply` leaves in an annotation.
 
-use std::{collections::HashMap, sync::LazyLock};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::LazyLock,
+};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::JSONSchemaProps;
 use serde_json::Value;
@@ -110,11 +114,22 @@ pub fn successor(name: &str) -> Option<Successor> {
     INDEX.get(&normalize(name)).copied()
 }
 
-/// The settings of an AxonemeConfig object that do not exist, each with what to write instead. Empty for an object that
-/// has none, and for one whose schema this version does not know.
+/// Where `kubectl apply` keeps the object as the user wrote it, unknown fields and all.
+const LAST_APPLIED: &str = "/metadata/annotations/kubectl.kubernetes.io~1last-applied-configuration";
+
+/// The settings of an AxonemeConfig object that do not exist, each with what to write instead, in the order of their
+/// paths. Looks at the object and at what `kubectl apply` noted of it.
 pub fn validate_unknown(object: &Value) -> Vec<FieldError> {
     let Some(schema) = schema_of("axoneme.io/v1alpha1", "AxonemeConfig") else { return Vec::new() };
-    unknown_fields(schema, object).iter().flat_map(|field| explain(field, schema)).collect()
+    // An annotation that is no JSON is not kubectl's; it says nothing about settings.
+    let applied = object.pointer(LAST_APPLIED).and_then(Value::as_str).and_then(|text| serde_json::from_str(text).ok());
+    let found: BTreeSet<FieldError> = [Some(object), applied.as_ref()]
+        .into_iter()
+        .flatten()
+        .flat_map(|object| unknown_fields(schema, object))
+        .flat_map(|field| explain(&field, schema))
+        .collect();
+    found.into_iter().collect()
 }
 
 /// One error for each known name below the unknown field; one for the field itself where none is known.
@@ -264,6 +279,24 @@ mod tests {
             messages(&json!({"masquerade": {"whatever": true}})),
             ["spec.masquerade.whatever: no such setting; settings here: excludeCIDRs, ipv4, ipv6"]
         );
+    }
+
+    #[test]
+    fn a_setting_that_the_api_server_dropped_is_found_in_the_applied_copy() {
+        let applied = json!({"spec": {"tunnel": "vxlan", "kvstore": "etcd"}}).to_string();
+        let object = json!({
+            "metadata": {"annotations": {"kubectl.kubernetes.io/last-applied-configuration": applied}},
+            "spec": {"tunnel": "vxlan"}
+        });
+        assert_eq!(
+            validate_unknown(&object).iter().map(ToString::to_string).collect::<Vec<_>>(),
+            [
+                "spec.kvstore: no such setting; state is kept in the Kubernetes API only",
+                "spec.tunnel: no such setting; use spec.routing.mode"
+            ]
+        );
+        let broken = json!({"metadata": {"annotations": {"kubectl.kubernetes.io/last-applied-configuration": "{"}}});
+        assert_eq!(validate_unknown(&broken), []);
     }
 
     #[test]
