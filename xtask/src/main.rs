@@ -3,6 +3,7 @@
 mod bpf;
 mod check;
 mod cluster;
+mod cluster_tests;
 mod command;
 mod demo;
 mod image;

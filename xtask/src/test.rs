@@ -19,7 +19,7 @@ use clap::ValueEnum;
 use crate::report::Report;
 use crate::setup::{self, Part};
 use crate::workspace::{self, cargo};
-use crate::{bpf, check};
+use crate::{bpf, check, cluster_tests};
 
 /// A step of the ladder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -53,7 +53,7 @@ impl Rung {
             Rung::Netns => root_tests(report, filter, "netns", &|file| !file.starts_with("root_bpf")),
             Rung::Cluster => {
                 report.cases(filter, testbed::CASES);
-                Ok(())
+                scenarios(report, filter.unwrap_or_default())
             }
         }
     }
@@ -82,6 +82,16 @@ pub(crate) fn run(word: Option<&str>) -> Result<()> {
         report.phase(&rung.name(), |report| rung.run(report, filter));
     }
     if report.close() { Ok(()) } else { bail!("some tests failed") }
+}
+
+/// The product's scenarios, which say by themselves how each went.
+fn scenarios(report: &mut Report, filter: &str) -> Result<()> {
+    let totals = cluster_tests::run(filter)?;
+    report.pass(usize::try_from(totals.passed)?);
+    for _ in 0..totals.failed {
+        report.fail("cluster scenario", "see above");
+    }
+    Ok(())
 }
 
 fn unit(report: &mut Report, filter: Option<&str>) -> Result<()> {

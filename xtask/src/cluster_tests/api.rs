@@ -108,7 +108,14 @@ fn cilium_nodes(lab: &Lab, f: &Fixture) -> Result<()> {
 /// Resource versions of all that the product writes, and the kernel writes of the agents.
 fn written(lab: &Lab) -> Result<BTreeMap<String, String>> {
     let mut seen = BTreeMap::new();
-    for kind in ["ciliumnodes", "ciliumidentities", "ciliumnetworkpolicies", "ciliumclusterwidenetworkpolicies", "axonemeconfigs", "configmaps"] {
+    for kind in [
+        "ciliumnodes",
+        "ciliumidentities",
+        "ciliumnetworkpolicies",
+        "ciliumclusterwidenetworkpolicies",
+        "axonemeconfigs",
+        "configmaps",
+    ] {
         let list = lab.get(&["-A", kind])?;
         for item in list.get("items").and_then(Value::as_array).cloned().unwrap_or_default() {
             let part = |p: &str| item.pointer(p).and_then(Value::as_str).unwrap_or_default().to_owned();

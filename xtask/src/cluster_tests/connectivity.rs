@@ -96,7 +96,9 @@ fn masquerade(lab: &Lab, f: &Fixture) -> Result<()> {
     for (from, node) in f.client.iter().zip(&f.nodes) {
         for family in 0..f.families {
             let outcome = lab.probe(from, &[f.outside_target(family)?], PATIENCE)?;
-            let Some(Outcome::Ok(text)) = outcome.first() else { anyhow::bail!("{} to outside: {outcome:?}", from.name) };
+            let Some(Outcome::Ok(text)) = outcome.first() else {
+                anyhow::bail!("{} to outside: {outcome:?}", from.name)
+            };
             let seen = text.split(' ').nth(1).unwrap_or_default();
             let want = node.get(family).context("a node address")?;
             ensure!(seen == want, "outside saw {seen}, the node has {want}");
@@ -114,7 +116,11 @@ fn outside_in(lab: &Lab, f: &Fixture) -> Result<()> {
 
 fn services(lab: &Lab, f: &Fixture) -> Result<()> {
     for from in &f.client {
-        all_pass(lab, from, &["tcp:server.lab.svc.cluster.local:80".into(), "udp:server.lab.svc.cluster.local:81".into()])?;
+        all_pass(
+            lab,
+            from,
+            &["tcp:server.lab.svc.cluster.local:80".into(), "udp:server.lab.svc.cluster.local:81".into()],
+        )?;
         let targets = vec!["tcp:server.lab.svc.cluster.local:80".to_owned(); 24];
         let outcomes = lab.probe(from, &targets, PATIENCE)?;
         for server in ["server-1", "server-2"] {
@@ -143,7 +149,8 @@ fn api_server(lab: &Lab, f: &Fixture) -> Result<()> {
 }
 
 fn node_services(lab: &Lab, _: &Fixture) -> Result<()> {
-    let address = lab.cluster.kubectl(&["-n", "lab", "get", "service", "server", "-o", "jsonpath={.spec.clusterIP}"])?;
+    let address =
+        lab.cluster.kubectl(&["-n", "lab", "get", "service", "server", "-o", "jsonpath={.spec.clusterIP}"])?;
     for node in ["node1", "node2"] {
         let outcomes = lab.probe_from(node, &[target("tcp", address.trim(), 80)], PATIENCE)?;
         ensure!(outcomes.iter().all(Outcome::passed), "{node}: {outcomes:?}");

@@ -43,7 +43,17 @@ fn under_traffic(lab: &Lab, f: &Fixture, seconds: u64, during: impl FnOnce() -> 
 
 fn delete_pods(lab: &Lab, app: &str, owner: &str) -> Result<()> {
     let label = format!("app.kubernetes.io/name={app}");
-    lab.cluster.kubectl(&["-n", SYSTEM, "delete", "pod", "-l", &label, "--grace-period=0", "--force", "--wait=true"])?;
+    lab.cluster.kubectl(&[
+        "-n",
+        SYSTEM,
+        "delete",
+        "pod",
+        "-l",
+        &label,
+        "--grace-period=0",
+        "--force",
+        "--wait=true",
+    ])?;
     lab.rollout(SYSTEM, &format!("{owner}/{app}"))
 }
 
@@ -111,14 +121,23 @@ fn churn(lab: &Lab, _: &Fixture) -> Result<()> {
         lab.pods(SYSTEM, "app.kubernetes.io/name=axoneme-agent")?
             .iter()
             .map(|a| {
-                let status: serde_json::Value = serde_json::from_str(&lab.exec(a, &["axoneme", "status", "-o", "json"])?)?;
+                let status: serde_json::Value =
+                    serde_json::from_str(&lab.exec(a, &["axoneme", "status", "-o", "json"])?)?;
                 let n = status.pointer("/ipam/used").with_context(|| format!("no ipam.used in {status}"))?;
                 Ok(format!("{}={n}", a.node))
             })
             .collect()
     };
     let before = used(lab)?;
-    lab.cluster.kubectl(&["-n", "other", "create", "deployment", "churn", "--image=registry.k8s.io/pause:3.10.2", "--replicas=12"])?;
+    lab.cluster.kubectl(&[
+        "-n",
+        "other",
+        "create",
+        "deployment",
+        "churn",
+        "--image=registry.k8s.io/pause:3.10.2",
+        "--replicas=12",
+    ])?;
     let up = lab.rollout("other", "deployment/churn");
     lab.cluster.kubectl(&["-n", "other", "delete", "deployment", "churn", "--cascade=foreground", "--timeout=60s"])?;
     up?;

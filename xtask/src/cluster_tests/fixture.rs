@@ -42,7 +42,8 @@ impl Fixture {
     pub(super) fn make(lab: &Lab) -> Result<Self> {
         lab.apply_file("tools/tests/fixture.yaml")?;
         for namespace in ["lab", "other"] {
-            lab.cluster.kubectl(&["-n", namespace, "wait", "--for=condition=Ready", "pods", "--all", "--timeout=90s"])
+            lab.cluster
+                .kubectl(&["-n", namespace, "wait", "--for=condition=Ready", "pods", "--all", "--timeout=90s"])
                 .with_context(|| lab.diagnosis())?;
         }
         let one = |n: &str, s: &str| lab.pod(n, s);

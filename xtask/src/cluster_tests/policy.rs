@@ -32,56 +32,117 @@ enum To {
     ApiServer,
 }
 
-use From::{Client1, Client2, Stranger};
-use To::{ApiServer, Datagrams2, Node1, Outside, Server1, Server2, Service};
+use self::From::{Client1, Client2, Stranger};
+use self::To::{ApiServer, Datagrams2, Node1, Outside, Server1, Server2, Service};
 
 type Case = (&'static str, &'static [(From, To, bool)]);
 
 /// Name of the case, and what must pass.
 const CASES: &[Case] = &[
-    ("np-default-deny-ingress", &[
-        (Client1, Server1(8080), false), (Client1, Server2(8080), false), (Stranger, Server1(8080), false),
-        (Client1, Outside, true),
-    ]),
-    ("np-allow-by-pod-label", &[
-        (Client1, Server1(8080), true), (Client2, Server1(8080), true), (Client1, Server2(8080), true),
-        (Client1, Server1(8443), false), (Stranger, Server1(8080), false), (Stranger, Server2(8080), false),
-    ]),
-    ("np-allow-by-namespace-label", &[
-        (Stranger, Server1(8080), true), (Stranger, Server2(8080), true), (Client1, Server1(8080), false),
-        (Client1, Server2(8080), false),
-    ]),
-    ("np-named-port", &[
-        (Client1, Server1(8443), true), (Stranger, Server2(8443), true), (Client1, Server1(8080), false),
-        (Client1, Server2(8080), false),
-    ]),
-    ("np-port-range", &[
-        (Client1, Server1(8443), true), (Client1, Datagrams2, true), (Client1, Server1(8080), false),
-        (Stranger, Server2(8080), false),
-    ]),
-    ("np-ipblock-means-the-address", &[
-        (Client1, Server1(8080), true), (Client1, Server2(8080), true), (Client2, Server1(8080), false),
-        (Stranger, Server1(8080), false),
-    ]),
-    ("np-egress-to-backend-of-service", &[
-        (Client1, Service, true), (Client2, Service, true), (Client1, Server2(8443), false), (Client1, Outside, false),
-        (Stranger, Outside, true),
-    ]),
-    ("cnp-service-account", &[(Stranger, Server1(8080), true), (Client1, Server1(8080), false), (Client2, Server1(8080), false)]),
-    ("cnp-deny-wins", &[
-        (Client1, Server1(8080), false), (Client1, Server2(8080), false), (Client1, Server1(8443), true),
-        (Stranger, Server1(8080), true),
-    ]),
+    (
+        "np-default-deny-ingress",
+        &[
+            (Client1, Server1(8080), false),
+            (Client1, Server2(8080), false),
+            (Stranger, Server1(8080), false),
+            (Client1, Outside, true),
+        ],
+    ),
+    (
+        "np-allow-by-pod-label",
+        &[
+            (Client1, Server1(8080), true),
+            (Client2, Server1(8080), true),
+            (Client1, Server2(8080), true),
+            (Client1, Server1(8443), false),
+            (Stranger, Server1(8080), false),
+            (Stranger, Server2(8080), false),
+        ],
+    ),
+    (
+        "np-allow-by-namespace-label",
+        &[
+            (Stranger, Server1(8080), true),
+            (Stranger, Server2(8080), true),
+            (Client1, Server1(8080), false),
+            (Client1, Server2(8080), false),
+        ],
+    ),
+    (
+        "np-named-port",
+        &[
+            (Client1, Server1(8443), true),
+            (Stranger, Server2(8443), true),
+            (Client1, Server1(8080), false),
+            (Client1, Server2(8080), false),
+        ],
+    ),
+    (
+        "np-port-range",
+        &[
+            (Client1, Server1(8443), true),
+            (Client1, Datagrams2, true),
+            (Client1, Server1(8080), false),
+            (Stranger, Server2(8080), false),
+        ],
+    ),
+    (
+        "np-ipblock-means-the-address",
+        &[
+            (Client1, Server1(8080), true),
+            (Client1, Server2(8080), true),
+            (Client2, Server1(8080), false),
+            (Stranger, Server1(8080), false),
+        ],
+    ),
+    (
+        "np-egress-to-backend-of-service",
+        &[
+            (Client1, Service, true),
+            (Client2, Service, true),
+            (Client1, Server2(8443), false),
+            (Client1, Outside, false),
+            (Stranger, Outside, true),
+        ],
+    ),
+    (
+        "cnp-service-account",
+        &[(Stranger, Server1(8080), true), (Client1, Server1(8080), false), (Client2, Server1(8080), false)],
+    ),
+    (
+        "cnp-deny-wins",
+        &[
+            (Client1, Server1(8080), false),
+            (Client1, Server2(8080), false),
+            (Client1, Server1(8443), true),
+            (Stranger, Server1(8080), true),
+        ],
+    ),
     ("cnp-cidr-is-outside-only", &[(Client1, Outside, true), (Client1, Server1(8080), false), (Client1, Node1, false)]),
     ("cnp-world-entity", &[(Client1, Outside, true), (Client1, Server2(8080), false), (Client1, Node1, false)]),
     ("cnp-cluster-entity", &[(Client1, Server2(8080), true), (Client1, Node1, true), (Client1, Outside, false)]),
-    ("cnp-kube-apiserver-entity", &[(Client1, ApiServer, true), (Client1, Server1(8080), false), (Client1, Outside, false)]),
+    (
+        "cnp-kube-apiserver-entity",
+        &[(Client1, ApiServer, true), (Client1, Server1(8080), false), (Client1, Outside, false)],
+    ),
     ("cnp-to-services", &[(Client1, Server1(8080), true), (Client1, Outside, false), (Client1, Node1, false)]),
-    ("cnp-no-default-deny", &[(Client1, Server1(8080), true), (Stranger, Server1(8080), false), (Stranger, Server2(8080), false)]),
-    ("ccnp-namespace-labels", &[(Stranger, Server1(8080), true), (Client1, Server1(8080), false), (Client1, Server2(8080), false)]),
+    (
+        "cnp-no-default-deny",
+        &[(Client1, Server1(8080), true), (Stranger, Server1(8080), false), (Stranger, Server2(8080), false)],
+    ),
+    (
+        "ccnp-namespace-labels",
+        &[(Stranger, Server1(8080), true), (Client1, Server1(8080), false), (Client1, Server2(8080), false)],
+    ),
     ("cidr-group", &[(Client1, Outside, true), (Client1, Server1(8080), false)]),
-    ("cnp2-admin-deny-before-allow", &[(Client1, Server1(8080), true), (Stranger, Server1(8080), false), (Stranger, Server2(8080), false)]),
-    ("cnp2-baseline-deny", &[(Client1, Server1(8080), true), (Stranger, Server1(8080), false), (Stranger, Server2(8080), false)]),
+    (
+        "cnp2-admin-deny-before-allow",
+        &[(Client1, Server1(8080), true), (Stranger, Server1(8080), false), (Stranger, Server2(8080), false)],
+    ),
+    (
+        "cnp2-baseline-deny",
+        &[(Client1, Server1(8080), true), (Stranger, Server1(8080), false), (Stranger, Server2(8080), false)],
+    ),
 ];
 
 pub(super) fn scenarios() -> Vec<Scenario> {
@@ -103,7 +164,10 @@ fn hold(lab: &Lab, f: &Fixture, name: &str, expected: &[(From, To, bool)]) -> Re
     let yaml = manifest(f, name)?;
     lab.apply(&yaml)?;
     let told = (0..f.families).try_for_each(|family| converge(lab, f, family, expected));
-    crate::command::output_with(lab.cluster.kubectl_command().args(["delete", "--ignore-not-found", "-f", "-"]), &yaml)?;
+    crate::command::output_with(
+        lab.cluster.kubectl_command().args(["delete", "--ignore-not-found", "-f", "-"]),
+        &yaml,
+    )?;
     told.with_context(|| format!("under {name}"))?;
     // and without the policy all is open again
     let open: Vec<(From, To, bool)> = expected.iter().map(|(a, b, _)| (*a, *b, true)).collect();
@@ -122,8 +186,10 @@ fn converge(lab: &Lab, f: &Fixture, family: usize, expected: &[(From, To, bool)]
 fn wrong(lab: &Lab, f: &Fixture, family: usize, expected: &[(From, To, bool)]) -> Result<Vec<String>> {
     let mut wrong = Vec::new();
     for who in [Client1, Client2, Stranger] {
-        let mine: Vec<&(From, To, bool)> =
-            expected.iter().filter(|(from, _, _)| std::mem::discriminant(from) == std::mem::discriminant(&who)).collect();
+        let mine: Vec<&(From, To, bool)> = expected
+            .iter()
+            .filter(|(from, _, _)| std::mem::discriminant(from) == std::mem::discriminant(&who))
+            .collect();
         if mine.is_empty() {
             continue;
         }
@@ -131,7 +197,10 @@ fn wrong(lab: &Lab, f: &Fixture, family: usize, expected: &[(From, To, bool)]) -
         let outcomes = lab.probe(pod(f, who), &targets, PATIENCE)?;
         for ((_, to, wanted), outcome) in mine.into_iter().zip(outcomes) {
             if outcome.passed() != *wanted {
-                wrong.push(format!("{who:?} → {to:?} (family {family}): {outcome:?}, want {}", if *wanted { "yes" } else { "no" }));
+                wrong.push(format!(
+                    "{who:?} → {to:?} (family {family}): {outcome:?}, want {}",
+                    if *wanted { "yes" } else { "no" }
+                ));
             }
         }
     }
@@ -172,7 +241,8 @@ fn manifest(f: &Fixture, name: &str) -> Result<String> {
     let client = f.client.first().context("a client")?;
     let host = |a: &String| format!("{a}/{}", if a.contains(':') { 128 } else { 32 });
     let first = client.addresses.first().map(host).unwrap_or_default();
-    let blocks: Vec<String> = client.addresses.iter().map(|a| format!("{{ipBlock: {{cidr: \"{}\"}}}}", host(a))).collect();
+    let blocks: Vec<String> =
+        client.addresses.iter().map(|a| format!("{{ipBlock: {{cidr: \"{}\"}}}}", host(a))).collect();
     let outside = f.outside.first().map(host).unwrap_or_default();
     let all = if first.contains(':') { "\"::/0\"" } else { "0.0.0.0/0" };
     Ok(body.replace("${CLIENT_1}", &blocks.join(", ")).replace("${OUTSIDE}", &outside).replace("${ALL}", all))
