@@ -191,7 +191,7 @@ fn text(path: &Path) -> &str {
 
 /// Installs the definitions and waits until they are served.
 fn install(server: &ApiServer) {
-    server.must(&["apply", "-f", text(&folder("generated"))]);
+    server.must(&["apply", "-k", env!("CARGO_MANIFEST_DIR")]);
     server.must(&["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"]);
     let definitions = server.json(&["get", "crd"]);
     let definitions = definitions["items"].as_array().expect("a list");

@@ -257,6 +257,14 @@ fn generated_files_are_those_of_the_types() {
 }
 
 #[test]
+fn the_kustomization_names_every_generated_file() {
+    let kustomization: Value = serde_saphyr::from_str(include_str!("../kustomization.yaml")).expect("it is YAML");
+    let files: Vec<String> =
+        generated::files().expect("every definition is YAML").keys().map(|file| format!("generated/{file}")).collect();
+    assert_eq!(kustomization["resources"], Value::from(files));
+}
+
+#[test]
 fn generated_yaml_reads_back_as_the_definition() {
     for crd in all_crds() {
         let yaml = generated::render(&crd).expect("every definition is YAML");
