@@ -1,1 +1,7 @@
-fn main() {}
+//! The binary `axoneme`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    axoneme_cli::main()
+}

@@ -3,7 +3,6 @@
 //! | `GET` | answer |
 //! |---|---|
 //! | [`STATUS`] | one [`Status`] |
-//! | [`ENDPOINTS`] | a list of [`EndpointView`] |
 //! | [`IDENTITIES`] | a list of [`IdentityView`] |
 //! | [`TABLES`] | a list of [`TableView`] |
 //! | [`FLOWS`]`?`[`Query`](crate::Query) | a [`Response`](crate::Response) a line, until the query ends or the peer leaves |
@@ -18,99 +17,105 @@ use axoneme_model::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::time::Time;
-
 /// Where an agent listens unless it was told otherwise.
 pub const SOCKET: &str = "/run/axoneme/admin.sock";
 pub const STATUS: &str = "/status";
-pub const ENDPOINTS: &str = "/endpoints";
 pub const IDENTITIES: &str = "/identities";
 pub const TABLES: &str = "/policy/tables";
 pub const FLOWS: &str = "/flows";
 
-/// How a node is.
+/// How a node is: facts, not judgements.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Status {
     pub node: String,
-    pub cluster: String,
     /// Of the agent.
     pub version: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub started: Option<Time>,
-    /// Whether pods can be served.
+    /// Whether pods can be added.
     pub ready: bool,
-    /// In the order in which they should be looked at: agent, datapath, row stream, IPAM, endpoints, …
-    pub checks: Vec<Check>,
+    /// Why not.
+    pub reasons: Vec<String>,
+    /// What the node lacks and does without.
+    pub warnings: Vec<String>,
+    pub stream: Stream,
+    /// Of the newest rows that the agent has, and of those that are in force.
+    pub revision: u64,
+    pub acknowledged: u64,
+    /// Underlay devices.
+    pub devices: Vec<String>,
+    pub addresses: Vec<String>,
+    /// Of pod interfaces, in bytes; 0: not known yet.
+    pub mtu: u32,
+    pub nodes: u64,
+    pub identities: u64,
+    pub ips: u64,
+    pub frontends: u64,
+    /// Policy tables in force.
+    pub tables: u64,
+    pub pools: Vec<PoolUsage>,
+    /// What pods that are being added wait for.
+    pub waiting: Vec<String>,
+    pub endpoints: Vec<EndpointStatus>,
+    /// Rows that are not in force.
+    pub problems: Vec<Problem>,
     /// Flow events that nobody saw, by cause.
     pub lost_flows: BTreeMap<String, u64>,
 }
 
-/// One part of the node's health.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Check {
-    pub name: String,
-    pub state: CheckState,
-    /// In numbers, where it is well (`tcx, 24 links`); what is wrong, where it is not.
-    #[serde(default)]
-    pub detail: String,
-    /// The line that mends it; empty where it is well or mends itself.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub mend: String,
+/// The stream of rows from the operator.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Stream {
+    pub connected: bool,
+    /// The operator replica that serves it, and its address.
+    pub operator: String,
+    pub address: String,
+    /// Why it ended last.
+    pub reason: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum CheckState {
-    Ok,
-    /// Not there yet, and expected to come.
-    Waiting,
-    /// Works, with something that needs attention.
-    Warning,
-    Failed,
-}
-
-impl Check {
-    #[must_use]
-    pub fn ok(name: &str, detail: &str) -> Self {
-        Self { name: name.into(), state: CheckState::Ok, detail: detail.into(), mend: String::new() }
-    }
-
-    #[must_use]
-    pub fn waiting(name: &str, cause: &str) -> Self {
-        Self { name: name.into(), state: CheckState::Waiting, detail: cause.into(), mend: String::new() }
-    }
-
-    #[must_use]
-    pub fn warning(name: &str, cause: &str, mend: &str) -> Self {
-        Self { name: name.into(), state: CheckState::Warning, detail: cause.into(), mend: mend.into() }
-    }
-
-    #[must_use]
-    pub fn failed(name: &str, cause: &str, mend: &str) -> Self {
-        Self { name: name.into(), state: CheckState::Failed, detail: cause.into(), mend: mend.into() }
-    }
+/// Use of one pool of addresses and family.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PoolUsage {
+    pub pool: String,
+    pub family: String,
+    pub size: u64,
+    pub used: u64,
+    /// Given back lately, not given out again for a while.
+    pub resting: u64,
 }
 
 /// A pod of the node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct EndpointView {
+pub struct EndpointStatus {
     pub namespace: String,
     pub name: String,
     pub uid: String,
+    pub container: String,
+    /// In the pod.
+    pub interface: String,
+    /// On the host.
+    pub link: String,
     pub addresses: Vec<String>,
     pub identity: u32,
     /// Id of its policy table, sixteen hex digits.
     pub table: String,
-    /// Host side of its link.
-    pub interface: String,
-    /// `ready`, `creating`, `fenced`, …: the agent's word.
-    pub state: String,
-    /// Why it is not ready.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub cause: String,
-    pub labels: Vec<String>,
+    /// `creating`, `live`, `removing`.
+    pub phase: String,
+    pub ready: bool,
+    /// Why not.
+    pub fault: Option<String>,
+}
+
+/// A row that is not in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Problem {
+    pub row: String,
+    pub message: String,
+    pub attempts: u32,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -193,12 +198,12 @@ impl TableView {
                 .collect(),
             ingress_default: default(&row.ingress_default),
             egress_default: default(&row.egress_default),
-            entries: row.entries.iter().map(|(key, entry)| entry_view(key, entry, name(entry.rule))).collect(),
+            entries: row.entries.iter().map(|(key, entry)| entry_view(key, *entry, name(entry.rule))).collect(),
         }
     }
 }
 
-fn entry_view(key: &PolicyKey, entry: &PolicyEntry, rule: String) -> EntryView {
+fn entry_view(key: &PolicyKey, entry: PolicyEntry, rule: String) -> EntryView {
     let PeerClass(peer) = key.peer;
     EntryView {
         direction: match key.direction {

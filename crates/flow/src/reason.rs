@@ -127,7 +127,7 @@ const TABLE: &[Entry] = &[
     (178, "SOCKET_LOOKUP_FAILED", "Socket lookup failed"),
     (179, "SOCKET_ASSIGN_FAILED", "Socket could not be assigned"),
     (180, "PROXY_REDIRECTION_NOT_SUPPORTED_FOR_PROTOCOL", "Protocol cannot be sent to a proxy"),
-    (181, "POLICY_DENY", "Denied by a deny rule"),
+    (181, "POLICY_DENY", "Policy denied by a deny rule"),
     (182, "VLAN_FILTERED", "VLAN is filtered"),
     (183, "INVALID_VNI", "Wrong VNI"),
     (184, "INVALID_TC_BUFFER", "Packet buffer could not be stored"),

@@ -37,33 +37,53 @@ impl Query {
     /// there are such parameters.
     pub fn from_url(text: &str) -> Result<Self, FieldError> {
         let mut query = Self::default();
-        let mut filter = Map::new();
+        let mut filter = Vec::new();
         for (name, value) in form_urlencoded::parse(text.as_bytes()) {
-            let fail = |problem: &str, choices: &str| FieldError {
-                field: name.to_string(),
-                value: value.to_string(),
-                problem: problem.into(),
-                choices: choices.into(),
-            };
-            let time = || value.parse().map_err(|_| fail("not a time", "use RFC 3339, as 2026-11-21T14:00:00Z"));
-            let flag = || value.parse::<bool>().map_err(|_| fail("not a truth value", "use true or false"));
+            let time =
+                || value.parse().map_err(|_| bad(&name, &value, "not a time", "use RFC 3339, as 2026-11-21T14:00:00Z"));
             match &*name {
-                "last" => query.last = Some(value.parse().map_err(|_| fail("not a number", "use 0 or more"))?),
-                "follow" => query.follow = flag()?,
+                "last" => {
+                    query.last = Some(value.parse().map_err(|_| bad(&name, &value, "not a number", "use 0 or more"))?);
+                }
+                "follow" => query.follow = truth(&name, &value)?,
                 "since" => query.since = Some(time()?),
                 "until" => query.until = Some(time()?),
-                "reply" | "not.reply" => *place(&mut filter, &name) = flag()?.into(),
-                _ => push(place(&mut filter, &name), &value),
+                _ => filter.push((name, value)),
             }
         }
-        query.filter = serde_json::from_value::<FilterSpec>(Value::Object(filter)).map_err(|e| FieldError {
-            field: "query".into(),
-            value: text.into(),
-            problem: "no such parameter".into(),
-            choices: e.to_string(),
-        })?;
+        query.filter = FilterSpec::from_pairs(filter.iter().map(|(n, v)| (&**n, &**v)))?;
         Ok(query)
     }
+}
+
+impl FilterSpec {
+    /// The filter of `(field, value)` pairs, `not.field` included. Values are judged by [`FilterSpec::parse`]; here only
+    /// that there are such fields.
+    pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, FieldError> {
+        let mut filter = Map::new();
+        for (name, value) in pairs {
+            let place = place(&mut filter, name);
+            match name.rsplit('.').next() {
+                Some("reply") => *place = truth(name, value)?.into(),
+                _ => push(place, value),
+            }
+        }
+        serde_json::from_value(Value::Object(filter)).map_err(|e| {
+            // serde says: unknown field `colour`, expected one of `pod`, `from_pod`, …
+            let text = e.to_string();
+            let mut names = text.split('`').skip(1).step_by(2);
+            let field = names.next().unwrap_or_default();
+            bad(field, "", "no such filter", &format!("use one of {}", names.collect::<Vec<_>>().join(", ")))
+        })
+    }
+}
+
+fn truth(name: &str, value: &str) -> Result<bool, FieldError> {
+    value.parse().map_err(|_| bad(name, value, "not a truth value", "use true or false"))
+}
+
+fn bad(name: &str, value: &str, problem: &str, choices: &str) -> FieldError {
+    FieldError { field: name.into(), value: value.into(), problem: problem.into(), choices: choices.into() }
 }
 
 fn append(out: &mut form_urlencoded::Serializer<'_, String>, prefix: &str, filter: &FilterSpec) {
@@ -143,9 +163,9 @@ mod tests {
         assert_eq!(error("last=many"), r#"last: "many": not a number; use 0 or more"#);
         assert_eq!(error("follow=yes"), r#"follow: "yes": not a truth value; use true or false"#);
         assert!(error("since=now").contains("RFC 3339"));
-        assert!(error(&format!("{}pod=a", "not.".repeat(10_000))).contains("unknown field"));
-        assert!(error("not=a&not.pod=b").contains("no such parameter"));
-        assert!(error("prot=tcp").contains("unknown field `prot`"));
+        assert!(error(&format!("{}pod=a", "not.".repeat(10_000))).contains("no such filter"));
+        assert!(error("not=a&not.pod=b").contains("no such filter"));
+        assert!(error("prot=tcp").starts_with("prot: \"\": no such filter; use one of pod, from_pod, "));
     }
 
     #[test]

@@ -1,0 +1,318 @@
+//! The binary against an admin socket: the real server of the runtime crate with canned answers.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "helpers of tests fail as tests do")]
+
+mod events;
+mod golden;
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use axoneme_flow::{
+    ClockOffset, Enricher, FilterSpec, History, NameBook, Query, Reader, Step, decode_drop, decode_flow,
+};
+use axoneme_runtime::{
+    admin::{self, Answer, Handler, Question},
+    drain,
+};
+use golden::golden;
+use serde_json::{Value, json};
+
+/// Answers as an agent would, from fixed facts.
+struct Fake {
+    status: Value,
+}
+
+impl Handler for Fake {
+    async fn answer(&self, q: Question) -> Answer {
+        match q.path.as_str() {
+            "/status" => Answer::Json(self.status.clone()),
+            "/identities" => Answer::Json(identities()),
+            "/policy/tables" => Answer::Json(tables()),
+            "/flows" => match Query::from_url(&q.query) {
+                Ok(query) => flows(&query),
+                Err(error) => Answer::Failed(error.to_string()),
+            },
+            other => Answer::NotFound(format!("no {other} here")),
+        }
+    }
+}
+
+fn status() -> Value {
+    json!({
+        "node": "worker-1", "version": "0.1.0", "ready": true, "reasons": [], "warnings": [],
+        "stream": {"connected": true, "operator": "axoneme-operator-7d9", "address": "10.9.0.2:7443", "reason": ""},
+        "epoch": 1, "revision": 412, "acknowledged": 412, "devices": ["eth0"], "addresses": ["10.9.0.4"], "mtu": 1450,
+        "nodes": 2, "identities": 14, "ips": 61, "frontends": 6, "tables": 3, "waiting": [], "problems": [],
+        "pools": [{"pool": "default", "family": "IPv4", "size": 254, "used": 2, "resting": 1}],
+        "endpoints": [
+            {"namespace": "shop", "name": "web-1", "uid": "u1", "container": "c1", "interface": "eth0", "link": "axo1a",
+             "addresses": ["10.0.1.5"], "identity": 300, "table": "00000000000000ab", "phase": "live", "ready": true,
+             "fault": null},
+            {"namespace": "ops", "name": "probe", "uid": "u2", "container": "c2", "interface": "eth0", "link": "axo2b",
+             "addresses": ["10.0.1.6", "fd00::6"], "identity": 301, "table": "00000000000000cd", "phase": "live",
+             "ready": true, "fault": null},
+        ],
+        "counters": {"kernel_writes": 9},
+    })
+}
+
+fn broken() -> Value {
+    let mut status = status();
+    status["ready"] = json!(false);
+    status["reasons"] = json!([
+        "rows are not complete yet (Table; no operator is connected: connection refused)",
+        "bpffs is not mounted at /sys/fs/bpf"
+    ]);
+    status["warnings"] = json!(["the kernel has no SCTP: SCTP services are not served"]);
+    status["stream"] = json!({"connected": false, "reason": "connection refused"});
+    status["pools"][0]["used"] = json!(253);
+    status["endpoints"][1]["ready"] = json!(false);
+    status["endpoints"][1]["fault"] = json!("its link axo2b is gone");
+    status["problems"] = json!([{"row": "frontend 10.96.0.10:53 (protocol 17)", "message": "services is full (1024 entries): raise its size in AxonemeConfig", "attempts": 3}]);
+    status["waiting"] = json!(["shop/web-2: no rows for the pod yet"]);
+    status
+}
+
+fn identities() -> Value {
+    json!([{"id": 300, "labels": ["k8s:app=web", "k8s:io.kubernetes.pod.namespace=shop"]}, {"id": 1, "labels": ["reserved:host"]}])
+}
+
+fn tables() -> Value {
+    json!([{
+        "id": "00000000000000ab", "endpoints": ["shop/web-1"],
+        "policies": [{"object": "NetworkPolicy shop/web", "generation": 4}],
+        "ingress_default": {"allow": false, "rule": "NetworkPolicy shop/web spec.podSelector"},
+        "egress_default": {"allow": true, "rule": ""},
+        "entries": [
+            {"direction": "ingress", "peer": 1, "protocol": "any", "port": "any", "allow": true, "rule": "builtin own-host"},
+            {"direction": "ingress", "peer": 301, "protocol": "TCP", "port": "8080-8095", "allow": true, "rule": "NetworkPolicy shop/web spec.ingress[0].ports[0]"},
+            {"direction": "egress", "peer": 0, "protocol": "UDP", "port": "53", "allow": false, "rule": "CiliumNetworkPolicy shop/x spec.egressDeny[0]"},
+        ],
+    }])
+}
+
+/// Event bytes as the programs write them, through the whole of the flow crate: decode, history, names, query.
+fn flows(query: &Query) -> Answer {
+    let names = events::names();
+    let history = History::new(64);
+    for event in events::events() {
+        let record = match event.len() {
+            80 => decode_drop(&event, ClockOffset(events::START)),
+            _ => decode_flow(&event, ClockOffset(events::START)),
+        };
+        history.push(&record.expect("the test's own event"));
+    }
+    let enricher = Enricher::new("worker-1", "prod", 1);
+    let lines = read(query, &history, &enricher, &names);
+    match lines {
+        Ok(lines) => Answer::Lines(Box::pin(futures::stream::iter(lines))),
+        Err(error) => Answer::Failed(error),
+    }
+}
+
+fn read(query: &Query, history: &History, enricher: &Enricher, names: &NameBook) -> Result<Vec<String>, String> {
+    // a stream that ends, so that a test that follows ends too
+    let query = Query { follow: false, last: query.last.or(Some(64)), ..query.clone() };
+    let mut reader = Reader::open(&query, history, enricher, names).map_err(|e| format!("{e:?}"))?;
+    let lost = axoneme_flow::Lost::default();
+    let mut out = Vec::new();
+    loop {
+        match reader.step(16, history, enricher, names, &lost) {
+            Step::Lines(lines) => out.extend(lines.iter().map(|l| serde_json::to_string(l).unwrap())),
+            Step::Nothing => {}
+            Step::Idle | Step::End => return Ok(out),
+        }
+    }
+}
+
+/// An agent for the length of a test.
+struct Served {
+    socket: PathBuf,
+    _dir: tempfile::TempDir,
+    _runtime: tokio::runtime::Runtime,
+    _drain: drain::DrainTrigger,
+}
+
+fn serve(status: Value) -> Served {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("admin.sock");
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let listener = runtime.block_on(admin::bind(&socket)).unwrap();
+    let (trigger, watcher) = drain::channel();
+    let _server = runtime.spawn(admin::serve(listener, socket.clone(), Arc::new(Fake { status }), watcher));
+    Served { socket, _dir: dir, _runtime: runtime, _drain: trigger }
+}
+
+fn axoneme(socket: &Path, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_axoneme"));
+    command.args(args).env("AXONEME_SOCKET", socket).env_remove("NO_COLOR").stdin(Stdio::null()).output().unwrap()
+}
+
+/// What a command prints and how it ends, as a person sees it.
+fn shown(served: &Served, args: &[&str]) -> String {
+    let out = axoneme(&served.socket, args);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace(&served.socket.display().to_string(), "SOCKET");
+    let (stdout, stderr) = (text(&out.stdout), text(&out.stderr));
+    let stderr = if stderr.is_empty() { stderr } else { format!("--- stderr\n{stderr}") };
+    format!("$ axoneme {}\n{stdout}{stderr}--- exit {}\n\n", args.join(" "), out.status.code().unwrap())
+}
+
+fn all_shown(served: &Served, commands: &[&[&str]]) -> String {
+    commands.iter().map(|c| shown(served, c)).collect()
+}
+
+#[test]
+fn status_says_what_is_well() {
+    let served = serve(status());
+    golden("status-well", &all_shown(&served, &[&["status"], &["status", "-o", "yaml"], &["status", "--wait", "5"]]));
+}
+
+#[test]
+fn status_says_what_is_not_well_and_what_mends_it() {
+    let served = serve(broken());
+    golden("status-broken", &all_shown(&served, &[&["status"], &["status", "--wait=0"]]));
+    let json: Value = serde_json::from_slice(&axoneme(&served.socket, &["status", "-o", "json"]).stdout).unwrap();
+    assert_eq!(json["ready"], false);
+    assert_eq!(json["checks"][1]["state"], "warning");
+}
+
+#[test]
+fn lists_are_tables_for_people_and_documents_for_machines() {
+    let served = serve(status());
+    golden(
+        "lists",
+        &all_shown(
+            &served,
+            &[
+                &["endpoints"],
+                &["endpoints", "-n", "ops", "-o", "json"],
+                &["endpoints", "web", "-o", "yaml"],
+                &["identities"],
+                &["identities", "300", "-o", "json"],
+                &["policy", "tables"],
+                &["policy", "tables", "shop/web-1", "-o", "yaml"],
+                &["policy", "tables", "shop/none"],
+                &["version"],
+                &["version", "--client", "-o", "json"],
+            ],
+        ),
+    );
+}
+
+#[test]
+fn flows_are_lines_with_pods_identities_reasons_and_rules() {
+    let served = serve(status());
+    golden(
+        "observe",
+        &all_shown(
+            &served,
+            &[
+                &["observe"],
+                &["observe", "-o", "table", "--print-node-name"],
+                &["observe", "--verdict", "DROPPED", "-o", "jsonpb", "--last", "1"],
+                &["observe", "--follow", "--all", "--from-pod", "shop/web", "--not", "port=53"],
+                &["observe", "--color", "always", "--last", "1"],
+            ],
+        ),
+    );
+}
+
+#[test]
+fn every_filter_of_the_command_line_is_a_filter_of_the_agent() {
+    // a flag that the query does not carry would be ignored without a word
+    let served = serve(status());
+    let spec = serde_json::to_value(events::full_spec()).unwrap();
+    for (name, values) in spec.as_object().unwrap() {
+        let flag = format!("--{}", name.replace('_', "-"));
+        let value = values[0].as_str().unwrap();
+        let matching = shown(&served, &["observe", "--all", "-o", "json", &flag, value]);
+        let lines = matching.lines().filter(|l| l.starts_with("{\"flow\"")).count();
+        let spec: FilterSpec = serde_json::from_value(json!({name: [value]})).unwrap();
+        let query = Query { filter: spec, ..Query::default() };
+        let Answer::Lines(expected) = flows(&query) else { panic!("{name}") };
+        let expected = futures::executor::block_on(futures::StreamExt::count(expected));
+        assert_eq!(lines, expected, "{flag} {value}: {matching}");
+        assert!(expected < events::events().len(), "{flag} {value} must leave something out to prove anything");
+    }
+}
+
+#[test]
+fn what_is_wrong_is_told_with_field_value_and_choices() {
+    let served = serve(status());
+    golden(
+        "wrong",
+        &all_shown(
+            &served,
+            &[
+                &["observe", "--port", "http", "--verdict", "DENIED", "--from-ip", "10.0.0", "--not", "colour=red"],
+                &["observe", "--last", "5", "--all"],
+                &["observe", "--since", "yesterday"],
+                &["status", "-o", "xml"],
+                &["statsu"],
+            ],
+        ),
+    );
+}
+
+#[test]
+fn an_agent_that_cannot_be_reached_is_named_with_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("none.sock");
+    let out = axoneme(&socket, &["status"]);
+    assert_eq!(out.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&out.stderr).contains("there is no such socket"), "{out:?}");
+    // a listener that is gone leaves its file
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    let out = axoneme(&socket, &["endpoints"]);
+    assert_eq!(out.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&out.stderr).contains("nobody listens"), "{out:?}");
+    let out = axoneme(&socket, &["version"]);
+    assert_eq!(out.status.code(), Some(0), "a version needs no agent: {out:?}");
+}
+
+#[test]
+fn answers_that_are_none_are_told_from_silence() {
+    for (answer, code, said) in [
+        (&b""[..], 3, "closed the connection unheard"),
+        (b"SSH-2.0-OpenSSH\r\n\r\n", 4, "no HTTP server"),
+        (b"HTTP/1.1 200 OK\r\n\r\n[1", 4, "are axoneme and the agent of the same version?"),
+        (b"HTTP/1.1 500 Internal Server Error\r\n\r\nno rows\n", 4, "HTTP 500: no rows"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("a.sock");
+        let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let server = std::thread::spawn(move || {
+            use std::io::{Read, Write};
+            let (mut peer, _) = listener.accept().unwrap();
+            peer.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            let mut request = [0; 1024];
+            if !answer.is_empty() {
+                assert!(peer.read(&mut request).unwrap() > 0);
+            }
+            peer.write_all(answer).unwrap();
+        });
+        let out = axoneme(&socket, &["status"]);
+        server.join().unwrap();
+        assert_eq!(out.status.code(), Some(code), "{out:?}");
+        assert!(String::from_utf8_lossy(&out.stderr).contains(said), "{out:?}");
+    }
+}
+
+#[test]
+fn output_that_nobody_reads_is_no_failure() {
+    let served = serve(status());
+    let mut child = Command::new(env!("CARGO_BIN_EXE_axoneme"))
+        .args(["observe", "--all"])
+        .env("AXONEME_SOCKET", &served.socket)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let out = child.wait_with_output().unwrap();
+    assert_eq!((out.status.code(), out.stderr.len()), (Some(0), 0), "{out:?}");
+}

@@ -1,0 +1,156 @@
+//! The binary on manifests, without an agent.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "helpers of tests fail as tests do")]
+
+mod golden;
+
+use std::{
+    fs,
+    io::Write,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use golden::golden;
+
+const SHOP: &str = r"
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {team: blue}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: shop}
+spec:
+  template:
+    metadata: {labels: {app: web}}
+    spec: {containers: [{name: web, image: web}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: api, namespace: shop, labels: {app: api}}
+spec: {containers: [{name: api, image: api, ports: [{name: http, containerPort: 8080}]}]}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: other, namespace: shop}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: api, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: api}}
+  ingress:
+  - from: [{podSelector: {matchLabels: {app: web}}}]
+    ports: [{port: http}]
+";
+
+const DENY: &str = r"
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: no-world, namespace: shop}
+spec:
+  endpointSelector: {matchLabels: {app: web}}
+  enableDefaultDeny: {egress: false}
+  egressDeny:
+  - toCIDR: [203.0.113.0/24]
+";
+
+const BROKEN: &str = r"
+# a list, a typing error, a broken document, an unsupported field
+apiVersion: v1
+kind: List
+items:
+- apiVersion: networking.k8s.io/v1
+  kind: NetworkPolicy
+  metadata: {name: typo, namespace: shop}
+  spec: {podSelector: {}, ingress: [{ports: [{port: 99999}], form: []}]}
+---
+a: [1
+---
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: http, namespace: shop}
+spec:
+  endpointSelector: {matchLabels: {app: web}}
+  ingress:
+  - toPorts: [{ports: [{port: '80', protocol: TCP}], rules: {http: [{method: GET}]}}]
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: api, namespace: shop}
+spec: {podSelector: {}}
+";
+
+fn shown(dir: &Path, args: &[&str], input: &str) -> String {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_axoneme"))
+        .args(args)
+        .current_dir(dir)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // a command that does not read leaves the pipe broken
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let out = child.wait_with_output().unwrap();
+    let (stdout, stderr) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    let stderr = if stderr.is_empty() { String::new() } else { format!("--- stderr\n{stderr}") };
+    format!("$ axoneme {}\n{stdout}{stderr}--- exit {}\n\n", args.join(" "), out.status.code().unwrap())
+}
+
+fn all_shown(commands: &[&[&str]], input: &str) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir_all(dir.path().join("all/more")).unwrap();
+    fs::create_dir_all(dir.path().join("empty/.git")).unwrap();
+    for (name, text) in [
+        ("shop.yaml", SHOP),
+        ("deny.yml", DENY),
+        ("all/shop.yaml", SHOP),
+        ("all/more/broken.yaml", BROKEN),
+        ("all/notes.txt", "no manifest"),
+        ("empty/.git/hidden.yaml", SHOP),
+    ] {
+        fs::write(dir.path().join(name), text).unwrap();
+    }
+    commands.iter().map(|c| shown(dir.path(), c, input)).collect()
+}
+
+#[test]
+fn lint_tells_every_error_by_object_and_field() {
+    golden(
+        "lint",
+        &all_shown(
+            &[
+                &["lint", "-f", "shop.yaml", "deny.yml"],
+                &["lint", "-f", "all"],
+                &["lint", "-f", "all/more/broken.yaml", "-o", "yaml"],
+                &["lint", "-f", "-"],
+                &["lint", "-f", "none.yaml"],
+                &["lint", "-f", "empty"],
+                &["lint"],
+            ],
+            DENY,
+        ),
+    );
+}
+
+#[test]
+fn explain_names_the_rules_that_decide() {
+    let f = ["-f", "shop.yaml", "deny.yml"];
+    let ask =
+        |args: &[&'static str]| -> Vec<&'static str> { ["explain"].iter().chain(args).chain(&f).copied().collect() };
+    let commands = [
+        ask(&["shop/web", "shop/api", "8080"]),
+        ask(&["shop/web", "shop/api", "9090"]),
+        ask(&["shop/api", "shop/web", "53/udp", "-o", "json"]),
+        ask(&["shop/web", "203.0.113.9", "443"]),
+        ask(&["203.0.113.9", "198.51.100.1"]),
+        ask(&["shop/web", "fd00::1", "80"]),
+        ask(&["203.0.113.9", "fd00::1", "80"]),
+        ask(&["web", "shop/api", "http/tcp"]),
+        ask(&["shop/web", "shop/api", "80/http"]),
+        vec!["explain", "shop/web", "shop/api", "8080", "-f", "all"],
+    ];
+    let commands: Vec<&[&str]> = commands.iter().map(Vec::as_slice).collect();
+    golden("explain", &all_shown(&commands, ""));
+}
