@@ -83,7 +83,9 @@ const SERVICES: &[(&str, &str)] = &[
 fn story(lab: &Lab) -> Result<()> {
     step("the shop: web, api, worker, db in three namespaces", || {
         lab.apply_file("tools/demo/shop.yaml")?;
-        for (namespace, name) in [("shop-front", "web"), ("shop-api", "api"), ("shop-api", "worker"), ("shop-data", "db")] {
+        for (namespace, name) in
+            [("shop-front", "web"), ("shop-api", "api"), ("shop-api", "worker"), ("shop-data", "db")]
+        {
             lab.rollout(namespace, &format!("deployment/{name}"))?;
         }
         Ok(())
@@ -131,7 +133,17 @@ fn kill_under_traffic(lab: &Lab, shop: &Shop) -> Result<()> {
     for app in ["axoneme-agent", "axoneme-operator"] {
         let label = format!("app.kubernetes.io/name={app}");
         step(&format!("delete all pods of {app} (no grace), wait for the new ones"), || {
-            lab.cluster.kubectl(&["-n", SYSTEM, "delete", "pod", "-l", &label, "--grace-period=0", "--force", "--wait=true"])?;
+            lab.cluster.kubectl(&[
+                "-n",
+                SYSTEM,
+                "delete",
+                "pod",
+                "-l",
+                &label,
+                "--grace-period=0",
+                "--force",
+                "--wait=true",
+            ])?;
             let what = if app == "axoneme-agent" { "daemonset/axoneme-agent" } else { "deployment/axoneme-operator" };
             lab.rollout(SYSTEM, what)
         })?;
@@ -171,7 +183,12 @@ fn time_to_enforcement(lab: &Lab, shop: &Shop) -> Result<()> {
     drops::print(lab)?;
     lab.delete_file("tools/demo/block-web.yaml")?;
     let limit = Duration::from_secs(5);
-    let back = lab.eventually("web reaches api again", limit, || lab.passes(&shop.web, &at, Duration::from_millis(200)), |ok| *ok)?;
+    let back = lab.eventually(
+        "web reaches api again",
+        limit,
+        || lab.passes(&shop.web, &at, Duration::from_millis(200)),
+        |ok| *ok,
+    )?;
     println!("   deny removed: allowed again within {} ms", back.as_millis());
     Ok(())
 }

@@ -28,10 +28,7 @@ struct Image {
 
 /// (package, binary, place)
 const IMAGES: &[Image] = &[
-    Image {
-        name: "operator",
-        binaries: &[("axoneme-operator", "axoneme-operator", "/usr/bin/axoneme-operator")],
-    },
+    Image { name: "operator", binaries: &[("axoneme-operator", "axoneme-operator", "/usr/bin/axoneme-operator")] },
     Image {
         name: "agent",
         binaries: &[
@@ -40,10 +37,7 @@ const IMAGES: &[Image] = &[
             ("axoneme-cli", "axoneme", "/usr/bin/axoneme"),
         ],
     },
-    Image {
-        name: "workload",
-        binaries: &[("axoneme-testkit", "axoneme-workload", "/usr/bin/axoneme-workload")],
-    },
+    Image { name: "workload", binaries: &[("axoneme-testkit", "axoneme-workload", "/usr/bin/axoneme-workload")] },
 ];
 
 /// Full name of an image.

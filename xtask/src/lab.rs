@@ -44,7 +44,9 @@ impl Lab {
         step("images onto the nodes", || lab.cluster.load(&archives))?;
         step("install from deploy/overlays/dev", || lab.install(routing))?;
         step("nodes Ready", || lab.ready())?;
-        step("cluster DNS", || lab.cluster.apply_dns().and_then(|()| lab.rollout("kube-system", "deployment/coredns")))?;
+        step("cluster DNS", || {
+            lab.cluster.apply_dns().and_then(|()| lab.rollout("kube-system", "deployment/coredns"))
+        })?;
         Ok(lab)
     }
 
@@ -126,7 +128,9 @@ impl Lab {
     /// Deletes what the manifests of a file name; what is gone already is fine.
     pub(crate) fn delete_file(&self, path: &str) -> Result<()> {
         let path: &Path = &settings::repository().join(path);
-        self.cluster.kubectl(&["delete", "--ignore-not-found", "--wait=true", "-f", &path.display().to_string()]).map(drop)
+        self.cluster
+            .kubectl(&["delete", "--ignore-not-found", "--wait=true", "-f", &path.display().to_string()])
+            .map(drop)
     }
 
     /// An object as JSON.
@@ -138,16 +142,24 @@ impl Lab {
 
     /// Waits until a policy's condition has this status, or until it is enforced at its newest generation.
     pub(crate) fn condition(&self, words: &[&str], kind: &str, status: &str) -> Result<Value> {
-        wait(&format!("{} {kind}={status}", words.join(" ")), Duration::from_secs(20), Duration::from_millis(50), || {
-            let object = self.get(words)?;
-            let generation = object.pointer("/metadata/generation").and_then(Value::as_i64);
-            let conditions = object.pointer("/status/conditions").and_then(Value::as_array).cloned().unwrap_or_default();
-            Ok(conditions.into_iter().find(|c| {
-                c.get("type").and_then(Value::as_str) == Some(kind)
-                    && c.get("status").and_then(Value::as_str) == Some(status)
-                    && c.get("observedGeneration").and_then(Value::as_i64).is_none_or(|seen| Some(seen) == generation)
-            }))
-        })
+        wait(
+            &format!("{} {kind}={status}", words.join(" ")),
+            Duration::from_secs(20),
+            Duration::from_millis(50),
+            || {
+                let object = self.get(words)?;
+                let generation = object.pointer("/metadata/generation").and_then(Value::as_i64);
+                let conditions =
+                    object.pointer("/status/conditions").and_then(Value::as_array).cloned().unwrap_or_default();
+                Ok(conditions.into_iter().find(|c| {
+                    c.get("type").and_then(Value::as_str) == Some(kind)
+                        && c.get("status").and_then(Value::as_str) == Some(status)
+                        && c.get("observedGeneration")
+                            .and_then(Value::as_i64)
+                            .is_none_or(|seen| Some(seen) == generation)
+                }))
+            },
+        )
     }
 
     /// Asks again until the answer is the wanted one; the last answer in the error.

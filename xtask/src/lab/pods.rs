@@ -40,7 +40,11 @@ impl Pod {
 
 /// `tcp:ADDRESS:PORT`, with brackets for IPv6.
 pub(crate) fn target(protocol: &str, address: &str, port: u16) -> String {
-    if address.contains(':') { format!("{protocol}:[{address}]:{port}") } else { format!("{protocol}:{address}:{port}") }
+    if address.contains(':') {
+        format!("{protocol}:[{address}]:{port}")
+    } else {
+        format!("{protocol}:{address}:{port}")
+    }
 }
 
 /// What became of a probe: the workload's own words.
@@ -87,13 +91,24 @@ impl Lab {
     /// Probes all targets at once from inside a pod; outcomes in the order of the targets.
     pub(crate) fn probe(&self, from: &Pod, targets: &[String], timeout: Duration) -> Result<Vec<Outcome>> {
         let timeout = timeout.as_millis().to_string();
-        let mut words = vec!["-n", &from.namespace, "exec", &from.name, "--", "axoneme-workload", "probe", "--timeout-ms", &timeout];
+        let mut words = vec![
+            "-n",
+            &from.namespace,
+            "exec",
+            &from.name,
+            "--",
+            "axoneme-workload",
+            "probe",
+            "--timeout-ms",
+            &timeout,
+        ];
         words.extend(targets.iter().map(String::as_str));
         let mut command = self.cluster.kubectl_command();
         // status 1 just says that not all answered: the lines tell which
         let done = command.args(&words).output().context("kubectl exec")?;
-        outcomes(&String::from_utf8_lossy(&done.stdout), targets.len())
-            .with_context(|| format!("probe from {}/{}: {}", from.namespace, from.name, String::from_utf8_lossy(&done.stderr)))
+        outcomes(&String::from_utf8_lossy(&done.stdout), targets.len()).with_context(|| {
+            format!("probe from {}/{}: {}", from.namespace, from.name, String::from_utf8_lossy(&done.stderr))
+        })
     }
 
     /// One probe.
