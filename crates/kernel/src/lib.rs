@@ -7,5 +7,6 @@
 //!
 //! It speaks in addresses, interface indexes and numbers and knows no policy, pod or Kubernetes word.
 
+pub mod bpf;
 pub mod datapath;
 pub mod net;

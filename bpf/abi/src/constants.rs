@@ -1,0 +1,60 @@
+//! Load-time constants (`.rodata` globals of the object) and numbers that both sides agree on.
+//!
+//! Time is counted in *ticks*: `jiffies >> TICK_SHIFT`. The loader finds the kernel's HZ and passes time-outs in ticks.
+
+/// Jiffies per tick, as a shift. At 250 Hz a tick is 1.024 s.
+pub const TICK_SHIFT: u32 = 8;
+
+/// Mark on packets that carry their tunnel header already. Cleared before they leave.
+pub const MARK_ENCAPSULATED: u32 = 0x0a0e_0001;
+
+/// Link-layer address of every link's host side and of the tunnel device: one for all, so that a packet needs no
+/// rewriting between them (its receiver's check of "is this for me" passes everywhere). Locally administered, unicast.
+pub const HOST_MAC: [u8; 6] = [0xee, 0xee, 0xee, 0xee, 0xee, 0xee];
+/// Source of packets that the host's stack sends into the tunnel: the receiver would take its own address for a loop.
+pub const OVERLAY_SOURCE_MAC: [u8; 6] = [0xee, 0xee, 0xee, 0xee, 0xee, 0xed];
+
+/// Source that a pod sees when a Service sends it to itself: link-local, never routed. 169.254.42.1.
+pub const LOOPBACK_V4: u32 = u32::from_ne_bytes([169, 254, 42, 1]);
+/// The same for IPv6: fd61:786f:6e65:6d65::42 (unique local).
+pub const LOOPBACK_V6: [u64; 2] = [
+    u64::from_ne_bytes([0xfd, 0x61, 0x78, 0x6f, 0x6e, 0x65, 0x6d, 0x65]),
+    u64::from_ne_bytes([0, 0, 0, 0, 0, 0, 0, 0x42]),
+];
+
+/// Names of the `.rodata` globals, all `u32`.
+pub mod global {
+    pub const UPLINK: &str = "UPLINK";
+    pub const OVERLAY: &str = "OVERLAY";
+    pub const FEATURES: &str = "FEATURES";
+    pub const TIMEOUT_ESTABLISHED: &str = "TIMEOUT_ESTABLISHED";
+    pub const TIMEOUT_OPENING: &str = "TIMEOUT_OPENING";
+    pub const TIMEOUT_CLOSING: &str = "TIMEOUT_CLOSING";
+    pub const TIMEOUT_HALF_CLOSED: &str = "TIMEOUT_HALF_CLOSED";
+    pub const TIMEOUT_DATAGRAM: &str = "TIMEOUT_DATAGRAM";
+    pub const TIMEOUT_DATAGRAM_REPLIED: &str = "TIMEOUT_DATAGRAM_REPLIED";
+    pub const TIMEOUT_OTHER: &str = "TIMEOUT_OTHER";
+    /// Tests only: time and random numbers come from a map, and the verdict is written to the packet's control block.
+    pub const TESTING: &str = "TESTING";
+}
+
+/// Bits of the `FEATURES` global.
+pub mod feature {
+    pub const NATIVE: u32 = 1;
+    pub const IPV4: u32 = 1 << 1;
+    pub const IPV6: u32 = 1 << 2;
+    pub const SERVICES: u32 = 1 << 3;
+    pub const ALLOW_OWN_HOST: u32 = 1 << 4;
+    /// Flow events are wanted.
+    pub const FLOWS: u32 = 1 << 5;
+    /// The kernel has `bpf_set_retval` (5.18).
+    pub const SET_RETVAL: u32 = 1 << 6;
+}
+
+/// Places of the control array.
+pub const CONTROL_EPOCH: u32 = 0;
+/// Tests: the tick.
+pub const CONTROL_NOW: u32 = 1;
+/// Tests: the "random" number.
+pub const CONTROL_RANDOM: u32 = 2;
+pub const CONTROLS: u32 = 4;

@@ -1,0 +1,158 @@
+//! What the programs tell user space.
+
+use crate::assert_layout;
+
+/// As the pod sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Direction {
+    Ingress = 0,
+    Egress = 1,
+}
+
+/// Program that saw the packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum HookPoint {
+    /// From a pod.
+    FromContainer = 0,
+    /// From the host's stack to a pod.
+    ToContainer = 1,
+    /// From the underlay.
+    FromNetdev = 2,
+    /// From the tunnel.
+    FromOverlay = 3,
+    /// From the host's stack into the tunnel.
+    ToOverlay = 4,
+}
+
+impl HookPoint {
+    pub const fn from_number(number: u8) -> Option<Self> {
+        Some(match number {
+            0 => Self::FromContainer,
+            1 => Self::ToContainer,
+            2 => Self::FromNetdev,
+            3 => Self::FromOverlay,
+            4 => Self::ToOverlay,
+            _ => return None,
+        })
+    }
+}
+
+/// A packet that was dropped.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DropEvent {
+    /// Nanoseconds since boot (`CLOCK_MONOTONIC`).
+    pub time: u64,
+    /// IPv4 in the first four bytes.
+    pub source: [u32; 4],
+    pub destination: [u32; 4],
+    pub source_identity: u32,
+    pub destination_identity: u32,
+    /// Rule that decided; 0: none.
+    pub rule: u32,
+    pub ifindex: u32,
+    /// Length of the packet with its link-layer header.
+    pub length: u32,
+    pub source_port: u16,
+    pub destination_port: u16,
+    /// [`crate::DropReason`].
+    pub reason: u8,
+    /// [`Direction`]: whose policy, or which way the packet went.
+    pub direction: u8,
+    /// 4 or 6; 0: neither.
+    pub family: u8,
+    pub protocol: u8,
+    pub tcp_flags: u8,
+    /// [`HookPoint`].
+    pub hook: u8,
+    pub reserved: [u8; 6],
+}
+assert_layout!(
+    DropEvent,
+    80,
+    time = 0,
+    source = 8,
+    destination = 24,
+    source_identity = 40,
+    rule = 48,
+    ifindex = 52,
+    length = 56,
+    source_port = 60,
+    reason = 64,
+    reserved = 70
+);
+
+/// What happened to a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum FlowKind {
+    /// Allowed and recorded.
+    New = 1,
+    /// RST, or FIN from both ends.
+    Closed = 2,
+}
+
+/// A change of a connection's state. Source is the originator.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowEvent {
+    pub time: u64,
+    /// Sent by the originator, sent by the other.
+    pub bytes: [u64; 2],
+    pub source: [u32; 4],
+    pub destination: [u32; 4],
+    pub packets: [u32; 2],
+    pub source_identity: u32,
+    pub destination_identity: u32,
+    /// Rule that allowed it on the last of the judging ends; 0: none.
+    pub rule: u32,
+    /// Where the event was seen.
+    pub ifindex: u32,
+    pub source_port: u16,
+    pub destination_port: u16,
+    /// [`FlowKind`].
+    pub kind: u8,
+    /// 4 or 6.
+    pub family: u8,
+    pub protocol: u8,
+    pub tcp_flags: u8,
+    /// [`HookPoint`].
+    pub hook: u8,
+    pub reserved: [u8; 7],
+}
+assert_layout!(
+    FlowEvent,
+    96,
+    time = 0,
+    bytes = 8,
+    source = 24,
+    destination = 40,
+    packets = 56,
+    source_identity = 64,
+    rule = 72,
+    ifindex = 76,
+    source_port = 80,
+    kind = 84,
+    hook = 88,
+    reserved = 89
+);
+
+/// Per-CPU counter of one (reason, direction).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Metric {
+    pub packets: u64,
+    pub bytes: u64,
+}
+assert_layout!(Metric, 16, packets = 0, bytes = 8);
+
+/// Places of the metrics array: reason × 2 + direction.
+pub const METRICS: u32 = 512;
+/// Index of the counter of connections that were allowed (in place of a reason).
+pub const METRIC_ALLOWED: u32 = 0;
+
+/// Records that found their ring full: place in the lost array.
+pub const LOST_DROPS: u32 = 0;
+pub const LOST_FLOWS: u32 = 1;

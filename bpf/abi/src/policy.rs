@@ -1,0 +1,70 @@
+//! Policy tables: an outer array of slots, each an LPM trie.
+
+use crate::assert_layout;
+
+/// Entries that one table may hold.
+pub const TABLE_ENTRIES: u32 = 16384;
+/// Slots of a node. Slot 0 is never used: it stands for "no local endpoint".
+pub const SLOTS: u32 = 4096;
+
+/// Data of a table's LPM key, longest match first. The fixed part (peer, direction) always counts; protocol and leading
+/// port bits count as the prefix length says.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PolicyKey {
+    /// Peer class; 0: whoever.
+    pub peer: u32,
+    /// See [`crate::Direction`].
+    pub direction: u8,
+    pub protocol: u8,
+    /// Network order, so that its leading bits come first.
+    pub port: u16,
+}
+assert_layout!(PolicyKey, 8, peer = 0, direction = 4, protocol = 5, port = 6);
+
+/// Prefix bits of peer and direction.
+pub const PREFIX_FIXED: u32 = 40;
+/// Prefix bits of a key that names the protocol.
+pub const PREFIX_PROTOCOL: u32 = 48;
+/// Prefix bits of a key that names one port: what lookups use.
+pub const PREFIX_FULL: u32 = 64;
+
+/// What an entry says.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PolicyValue {
+    pub rule: u32,
+    pub proxy_port: u16,
+    pub auth: u8,
+    /// One of `DENY`, `ALLOW`, `DEFAULT_DENY`, `DEFAULT_ALLOW`.
+    pub verdict: u8,
+}
+assert_layout!(PolicyValue, 8, rule = 0, proxy_port = 4, auth = 6, verdict = 7);
+
+/// A rule denies it.
+pub const DENY: u8 = 0;
+/// A rule allows it.
+pub const ALLOW: u8 = 1;
+/// The table's default for the direction: the entry of whoever, all protocols ([`PREFIX_FIXED`] bits, peer 0). It lives
+/// in the table, so that replacing the table replaces its defaults at the same instant.
+pub const DEFAULT_DENY: u8 = 2;
+pub const DEFAULT_ALLOW: u8 = 3;
+
+/// A slot's revision and, for user space, its defaults.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Slot {
+    /// Grows with each change of the slot.
+    pub revision: u32,
+    /// Bits `SLOT_*`.
+    pub flags: u32,
+    /// Rule behind the default of each direction, by [`crate::Direction`].
+    pub rules: [u32; 2],
+}
+assert_layout!(Slot, 16, revision = 0, flags = 4, rules = 8);
+
+/// The slot has a table.
+pub const SLOT_VALID: u32 = 1;
+/// Default of ingress is allow; shifted by the direction's number for egress.
+pub const SLOT_ALLOW_INGRESS: u32 = 2;
+pub const SLOT_ALLOW_EGRESS: u32 = 4;

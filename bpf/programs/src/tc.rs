@@ -1,0 +1,222 @@
+//! Programs of the traffic-control hooks.
+//!
+//! Each has a short part that reads the headers at constant offsets and handles established connections, and a long
+//! part per family in a function of its own: its stack frame and its verification do not weigh on the short part.
+
+use axoneme_abi::constants::MARK_ENCAPSULATED;
+use axoneme_stages::{Family, Kind, Maps, Packet, V4, V6, Verdict, Work, fast, hook, other_protocol, slow};
+use aya_ebpf::{
+    EbpfContext,
+    bindings::{
+        __sk_buff, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1, bpf_tunnel_key, bpf_tunnel_key__bindgen_ty_1,
+    },
+    helpers::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_set_tunnel_key},
+    macros::classifier,
+    programs::TcContext,
+};
+
+use crate::{
+    environment::Kernel,
+    maps::{NODES, TESTING, WORK4, WORK6},
+    skb::Skb,
+};
+
+/// On to the next program, and if there is none into the stack.
+const NEXT: i32 = -1;
+const SHOT: i32 = 2;
+const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
+const ZERO_CHECKSUM: u64 = 2;
+const TUNNEL_IPV6: u64 = 1;
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
+
+/// Carries a verdict out. `ENTERING`: the packet is about to enter the tunnel device already.
+#[inline(always)]
+fn act<const ENTERING: bool>(skb: Skb, v: Verdict) -> i32 {
+    if TESTING.load() != 0 {
+        // SAFETY: the control block is the program's to write.
+        unsafe {
+            let cb = &raw mut (*skb.0).cb;
+            (*cb)[0] = v.kind as u32;
+            (*cb)[1] = v.argument;
+            (*cb)[2] = v.node;
+            (*cb)[3] = v.identity;
+        }
+        return if v.is_drop() { SHOT } else { NEXT };
+    }
+    match v.kind {
+        Kind::Pass => NEXT,
+        Kind::Drop => SHOT,
+        // SAFETY: plain helper calls.
+        Kind::Local => unsafe { bpf_redirect_peer(v.argument, 0) as i32 },
+        Kind::Reject => unsafe { bpf_redirect_peer(skb.ifindex(), 0) as i32 },
+        Kind::NextHop => next_hop(v.argument, v.node),
+        Kind::Tunnel => {
+            if !encapsulate(skb.0, v.node, v.identity) {
+                return SHOT;
+            }
+            if ENTERING {
+                return NEXT;
+            }
+            skb.set_mark(MARK_ENCAPSULATED);
+            // SAFETY: plain helper call.
+            unsafe { bpf_redirect(v.argument, 0) as i32 }
+        }
+    }
+}
+
+#[inline(never)]
+fn next_hop(ifindex: u32, node: u32) -> i32 {
+    let Some(node) = NODES.get(node) else { return SHOT };
+    let nh_family = if node.family == 4 { AF_INET } else { AF_INET6 };
+    let mut hop =
+        bpf_redir_neigh { nh_family, __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: node.address } };
+    // SAFETY: `hop` lives for the call.
+    unsafe { bpf_redirect_neigh(ifindex, &mut hop, size_of::<bpf_redir_neigh>() as i32, 0) as i32 }
+}
+
+#[inline(never)]
+fn encapsulate(skb: *mut __sk_buff, node: u32, identity: u32) -> bool {
+    let Some(node) = NODES.get(node) else { return false };
+    // SAFETY: a struct of integers.
+    let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
+    key.tunnel_id = identity;
+    key.tunnel_ttl = 64;
+    let mut flags = ZERO_CHECKSUM;
+    if node.family == 4 {
+        key.__bindgen_anon_1 = bpf_tunnel_key__bindgen_ty_1 { remote_ipv4: u32::from_be(node.address[0]) };
+    } else {
+        key.__bindgen_anon_1 = bpf_tunnel_key__bindgen_ty_1 { remote_ipv6: node.address };
+        flags |= TUNNEL_IPV6;
+    }
+    // SAFETY: `key` lives for the call.
+    unsafe { bpf_skb_set_tunnel_key(skb, &mut key, size_of::<bpf_tunnel_key>() as u32, flags) == 0 }
+}
+
+/// No return value of a program.
+const UNDECIDED: i32 = i32::MIN;
+
+/// The short way of IPv6 is a function of its own for the sake of its 40-byte key: the stack of the caller is part of
+/// every deeper call's 512 bytes.
+#[inline(never)]
+fn short6<const HOOK: u8>(skb: *mut __sk_buff) -> i32 {
+    let skb = Skb(skb);
+    if skb.pull(74)
+        && let Some(v) = fast::<V6, Kernel, Skb, HOOK>(&Kernel, skb)
+    {
+        return act::<false>(skb, v);
+    }
+    UNDECIDED
+}
+
+/// The long way of one family: a function of its own.
+#[inline(never)]
+fn long<F: Scratch, const HOOK: u8>(skb: *mut __sk_buff) -> i32
+where
+    Kernel: Maps<F>,
+{
+    let skb = Skb(skb);
+    skb.pull(if F::NUMBER == 4 { 34 } else { 54 });
+    // SAFETY: one program at a time runs on a CPU in this context; no reference outlives the call.
+    let Some(work) = F::work().map(|w| unsafe { &mut *w }) else { return SHOT };
+    let v = slow::<F, Kernel, Skb, HOOK>(&Kernel, skb, work);
+    act::<false>(skb, v)
+}
+
+/// The family's scratch space.
+trait Scratch: Family {
+    fn work() -> Option<*mut Work<Self>>;
+}
+impl Scratch for V4 {
+    #[inline(always)]
+    fn work() -> Option<*mut Work<V4>> {
+        WORK4.get_ptr_mut(0)
+    }
+}
+impl Scratch for V6 {
+    #[inline(always)]
+    fn work() -> Option<*mut Work<V6>> {
+        WORK6.get_ptr_mut(0)
+    }
+}
+
+#[inline(never)]
+fn neither(skb: *mut __sk_buff, ether_type: u32) -> i32 {
+    let skb = Skb(skb);
+    skb.pull(42);
+    let v = other_protocol::<Kernel, Skb>(&Kernel, &skb, ether_type as u16);
+    let (reason, direction) = v.drop_numbers();
+    if v.is_drop() {
+        axoneme_stages::Env::count(&Kernel, reason, direction, skb.length());
+    }
+    act::<false>(skb, v)
+}
+
+#[inline(always)]
+fn run<const HOOK: u8>(ctx: TcContext) -> i32 {
+    let skb = Skb(ctx.as_ptr().cast());
+    // SAFETY: the context's protocol field is readable.
+    let ether_type = u16::from_be(unsafe { (*skb.0).protocol } as u16);
+    match ether_type {
+        ETHERTYPE_IPV4 => {
+            if skb.pull(54)
+                && let Some(v) = fast::<V4, Kernel, Skb, HOOK>(&Kernel, skb)
+            {
+                return act::<false>(skb, v);
+            }
+            long::<V4, HOOK>(skb.0)
+        }
+        ETHERTYPE_IPV6 => {
+            let done = short6::<HOOK>(skb.0);
+            if done == UNDECIDED { long::<V6, HOOK>(skb.0) } else { done }
+        }
+        // What the host and the underlay speak besides IP is their own affair.
+        other if HOOK == hook::FROM_CONTAINER => neither(skb.0, other as u32),
+        _ if HOOK == hook::FROM_OVERLAY => SHOT,
+        _ => NEXT,
+    }
+}
+
+#[classifier]
+pub fn from_container(ctx: TcContext) -> i32 {
+    run::<{ hook::FROM_CONTAINER }>(ctx)
+}
+#[classifier]
+pub fn to_container(ctx: TcContext) -> i32 {
+    run::<{ hook::TO_CONTAINER }>(ctx)
+}
+#[classifier]
+pub fn from_netdev(ctx: TcContext) -> i32 {
+    run::<{ hook::FROM_NETDEV }>(ctx)
+}
+#[classifier]
+pub fn from_overlay(ctx: TcContext) -> i32 {
+    run::<{ hook::FROM_OVERLAY }>(ctx)
+}
+
+#[inline(always)]
+fn entering<F: Family>(skb: Skb) -> i32
+where
+    Kernel: Maps<F>,
+{
+    skb.pull(if F::NUMBER == 4 { 34 } else { 54 });
+    let v = axoneme_stages::to_overlay::<F, Kernel, Skb>(&Kernel, &skb);
+    if v.is_drop() {
+        let (reason, direction) = v.drop_numbers();
+        axoneme_stages::Env::count(&Kernel, reason, direction, skb.length());
+    }
+    act::<true>(skb, v)
+}
+
+#[classifier]
+pub fn to_overlay(ctx: TcContext) -> i32 {
+    let skb = Skb(ctx.as_ptr().cast());
+    // SAFETY: the context's protocol field is readable.
+    match u16::from_be(unsafe { (*skb.0).protocol } as u16) {
+        ETHERTYPE_IPV4 => entering::<V4>(skb),
+        ETHERTYPE_IPV6 => entering::<V6>(skb),
+        // The tunnel carries nothing else; neighbours on it are never asked for.
+        _ => SHOT,
+    }
+}

@@ -1,0 +1,342 @@
+//! The order of the stages.
+
+use axoneme_abi::{
+    Direction, DropEvent, DropReason, FlowKind as EventKind,
+    conntrack::{FLAG_LOOPBACK, FLAG_SERVICE},
+    constants::feature,
+    event::METRIC_ALLOWED,
+    tables::{IDENTITY_HOST, IDENTITY_REMOTE_NODE},
+};
+
+use crate::{
+    Family, FlowKind, Kind, Maps, Packet, Verdict,
+    conntrack::{self, Standing, create, renew, revision, standing, track},
+    forward::{belongs, verdict},
+    fragment, hook, icmp, neighbour,
+    policy::{judge, resolve},
+    reject, service,
+    work::{Step, Work},
+};
+
+/// The short way: TCP or UDP without anything special, of an established connection. None: see [`slow`].
+#[inline(always)]
+pub fn fast<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P) -> Option<Verdict> {
+    if !env.feature(F::FEATURE) {
+        return None;
+    }
+    let flow = F::simple(&packet)?;
+    let (key, from_b) = F::key(flow.source, flow.destination, flow.source_port, flow.destination_port, flow.protocol);
+    env.with_conntrack(&key, |ct| {
+        conntrack::established::<F, E, HOOK>(env, ct, &flow, from_b, packet.ifindex(), packet.length())
+    })
+    .flatten()
+}
+
+const fn direction<const HOOK: u8>() -> Direction {
+    if HOOK == hook::FROM_CONTAINER { Direction::Egress } else { Direction::Ingress }
+}
+
+/// Any packet. Drops are counted and reported here. The verdict is in the work.
+#[inline(always)]
+pub fn slow<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, w: &mut Work<F>) -> Verdict {
+    w.verdict = Verdict::PASS;
+    if headers::<F, E, P, HOOK>(env, packet, w) == Step::Next {
+        stages::<F, E, P, HOOK>(env, packet, w);
+    }
+    if matches!(w.verdict.kind, Kind::Drop | Kind::Reject) {
+        report::<F, E, P, HOOK>(env, packet, w);
+    }
+    w.verdict
+}
+
+#[inline(always)]
+fn stages<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, w: &mut Work<F>) {
+    if w.flow.kind == FlowKind::IcmpError && icmp::related::<F, E, P, HOOK>(env, packet, w) == Step::End {
+        return;
+    }
+    if HOOK == hook::FROM_CONTAINER && env.feature(feature::SERVICES) && services(env, w) == Step::End {
+        refuse(env, packet, w);
+        return;
+    }
+    if lookup::<F, E, P, HOOK>(env, packet, w) == Step::Next {
+        ends::<F, E, HOOK>(env, w);
+        if place::<F, E, P, HOOK>(env, packet, w) == Step::End {
+            return;
+        }
+        if policy(env, w) == Step::End {
+            return;
+        }
+        prepare::<F, E, P, HOOK>(env, packet, w);
+        if w.known {
+            again::<F, E, P, HOOK>(env, packet, w);
+        } else {
+            record::<F, E, P, HOOK>(env, packet, w);
+        }
+    }
+    if !w.verdict.is_drop() {
+        translate(env, packet, w);
+    }
+}
+
+/// Reads the headers, and settles what needs nothing else.
+#[inline(never)]
+fn headers<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, w: &mut Work<F>) -> Step {
+    if !env.feature(F::FEATURE) {
+        // A family that is off is not ours outside of pods.
+        let off = Verdict::drop(DropReason::UnsupportedL3, Direction::Egress);
+        return w.end(if HOOK == hook::FROM_CONTAINER { off } else { Verdict::PASS });
+    }
+    let mut flow = match F::parse(&packet) {
+        Ok(f) => f,
+        // The host's stack has its own opinion on malformed packets of the underlay.
+        Err(_) if HOOK == hook::FROM_NETDEV => return w.end(Verdict::PASS),
+        Err(reason) => {
+            w.flow = Work::<F>::new().flow;
+            return w.end(Verdict::drop(reason, direction::<HOOK>()));
+        }
+    };
+    if flow.kind == FlowKind::Neighbour {
+        let v = match HOOK {
+            hook::FROM_CONTAINER => neighbour::discovery(env, &packet, &flow),
+            hook::FROM_OVERLAY => Verdict::drop(DropReason::ForbiddenIcmp6, Direction::Ingress),
+            _ => Verdict::PASS,
+        };
+        w.flow = flow;
+        return w.end(v);
+    }
+    // The underlay's own traffic is none of ours.
+    if HOOK == hook::FROM_NETDEV && env.endpoint(flow.destination).is_none() {
+        return w.end(Verdict::PASS);
+    }
+    if let Err(reason) = fragment::follow(env, &mut flow) {
+        w.flow = flow;
+        return w.end(Verdict::drop(reason, direction::<HOOK>()));
+    }
+    w.flow = flow;
+    w.done.flags = 0;
+    Step::Next
+}
+
+/// Turns a packet to a Service into one to a backend, in the work only.
+#[inline(never)]
+fn services<F: Family, E: Maps<F>>(env: &E, w: &mut Work<F>) -> Step {
+    let mut flow = w.flow;
+    match service::translate(env, &mut flow) {
+        Ok(done) => {
+            w.done = done;
+            w.flow = flow;
+            Step::Next
+        }
+        Err(v) => w.end(v),
+    }
+}
+
+/// A Service without backends: the sender is told, if the packet is the sender's own.
+#[inline(never)]
+fn refuse<F: Family, E: Maps<F>, P: Packet>(env: &E, packet: P, w: &mut Work<F>) {
+    let flow = w.flow;
+    let own = env.endpoint(flow.source).is_some_and(|e| e.ifindex == packet.ifindex());
+    if own && w.verdict.drop_numbers().0 == DropReason::NoBackend as u8 && reject::answer(&packet, &flow) {
+        w.verdict = Verdict { kind: Kind::Reject, ..w.verdict };
+    }
+}
+
+/// The connection's entry. End: it is known and its verdict holds.
+#[inline(never)]
+fn lookup<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, w: &mut Work<F>) -> Step {
+    let (ifindex, length) = (packet.ifindex(), packet.length());
+    let flow = w.flow;
+    let (key, from_b) = F::key(flow.source, flow.destination, flow.source_port, flow.destination_port, flow.protocol);
+    w.key = key;
+    w.from_b = from_b;
+    w.known = false;
+    w.forward = true;
+    w.flags = w.done.flags;
+    let step = env.with_conntrack(&key, |ct| {
+        let standing = standing::<F, E, HOOK>(env, ct, &flow, from_b, ifindex);
+        if standing == Standing::New {
+            return Step::Next;
+        }
+        w.known = true;
+        w.forward = ct.origin_is_b() == from_b;
+        w.flags = ct.flags;
+        if standing == Standing::Elsewhere || ct.revision != revision(env, ct.slots) {
+            return Step::Next;
+        }
+        if track(env, ct, &flow, from_b, length) {
+            env.flow_event(&conntrack::event::<F, HOOK>(ct, &flow, from_b, EventKind::Closed, 0, ifindex));
+        }
+        w.verdict = verdict::<HOOK>(ct, from_b);
+        Step::End
+    });
+    step.unwrap_or(Step::Next)
+}
+
+/// Who is behind both addresses. Both ends of a loopback are the pod, whichever address the packet shows for it.
+#[inline(never)]
+fn ends<F: Family, E: Maps<F>, const HOOK: u8>(env: &E, w: &mut Work<F>) {
+    let loopback = w.flags & FLAG_LOOPBACK != 0;
+    let source = if loopback && w.forward { w.flow.destination } else { w.flow.source };
+    let destination = if loopback && !w.forward { w.flow.source } else { w.flow.destination };
+    w.source = resolve::<F, E>(env, source);
+    w.destination = resolve::<F, E>(env, destination);
+}
+
+/// Whether the packet may be where it is met. End: it may not, or it is none of ours.
+#[inline(never)]
+fn place<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, w: &mut Work<F>) -> Step {
+    let spoofed = Verdict::drop(DropReason::InvalidSourceIp, direction::<HOOK>());
+    let nobody = Verdict::drop(DropReason::NoLocalEndpoint, Direction::Ingress);
+    let here = packet.ifindex();
+    match HOOK {
+        hook::FROM_CONTAINER if w.source.ifindex != here || F::is_group(w.flow.source) => w.end(spoofed),
+        hook::FROM_CONTAINER => source_mac(env, packet, w),
+        hook::TO_CONTAINER if w.destination.ifindex != here => w.end(nobody),
+        hook::TO_CONTAINER => Step::Next,
+        _ if w.source.is_local() => w.end(spoofed),
+        hook::FROM_NETDEV => {
+            // In overlay mode pods of other nodes come by the tunnel only.
+            let by_tunnel = w.source.node != 0 && !w.source.is_node() && !env.feature(feature::NATIVE);
+            if by_tunnel { w.end(spoofed) } else { Step::Next }
+        }
+        _ => {
+            let Some(identity) = packet.tunnel() else {
+                return w.end(Verdict::drop(DropReason::NoTunnelKey, Direction::Ingress));
+            };
+            if identity == IDENTITY_HOST || identity == 0 {
+                return w.end(Verdict::drop(DropReason::InvalidIdentity, Direction::Ingress));
+            }
+            // The sender's word counts: its tables are ahead of ours when a pod has just started or changed.
+            let node = identity == IDENTITY_REMOTE_NODE && w.source.is_node();
+            if w.source.identity != identity && !node {
+                w.source.identity = identity;
+                w.source.peer = identity;
+            }
+            if w.destination.is_local() {
+                Step::Next
+            } else {
+                w.end(if w.destination.is_node() { Verdict::PASS } else { nobody })
+            }
+        }
+    }
+}
+
+/// A pod's link-layer source must be its own, where it is known.
+#[inline(always)]
+fn source_mac<F: Family, E: Maps<F>, P: Packet>(env: &E, packet: P, w: &mut Work<F>) -> Step {
+    // Of a loopback the packet's own address is in the translation.
+    let address = if w.done.flags & FLAG_LOOPBACK != 0 { w.done.client } else { w.flow.source };
+    let Some(e) = env.endpoint(address) else { return Step::Next };
+    let sent: Option<[u8; 6]> = packet.get(6);
+    if e.mac == [0; 6] || sent == Some(e.mac) {
+        return Step::Next;
+    }
+    w.end(Verdict::drop(DropReason::InvalidSourceMac, Direction::Egress))
+}
+
+/// Judges the connection in its originator's direction.
+#[inline(never)]
+fn policy<F: Family, E: Maps<F>>(env: &E, w: &mut Work<F>) -> Step {
+    let v = if w.flags & FLAG_LOOPBACK != 0 {
+        Verdict::PASS
+    } else if w.forward {
+        judge(env, &w.source, &w.destination, w.flow.protocol, w.flow.policy_port)
+    } else {
+        judge(env, &w.destination, &w.source, w.flow.protocol, u16::from_be(w.flow.source_port))
+    };
+    w.verdict = v;
+    if v.is_drop() { Step::End } else { Step::Next }
+}
+
+#[inline(never)]
+fn prepare<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, w: &mut Work<F>) {
+    w.fresh = create::<F, E, HOOK>(env, &w.flow, &w.source, &w.destination, w.from_b, packet.length(), w.done.flags);
+}
+
+/// A connection that was judged anew.
+#[inline(never)]
+fn again<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, w: &mut Work<F>) {
+    let (ifindex, length) = (packet.ifindex(), packet.length());
+    let key = w.key;
+    let v = env.with_conntrack(&key, |ct| {
+        renew(ct, &w.fresh);
+        if !belongs::<HOOK>(ct, w.from_b, ifindex) {
+            return Verdict::drop(DropReason::InvalidSourceIp, direction::<HOOK>());
+        }
+        if track(env, ct, &w.flow, w.from_b, length) {
+            env.flow_event(&conntrack::event::<F, HOOK>(ct, &w.flow, w.from_b, EventKind::Closed, 0, ifindex));
+        }
+        verdict::<HOOK>(ct, w.from_b)
+    });
+    // Evicted in between: this one packet goes as judged.
+    w.verdict = match v {
+        Some(v) => v,
+        None => verdict::<HOOK>(&w.fresh, w.from_b),
+    };
+}
+
+/// Records a new connection.
+#[inline(never)]
+fn record<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, w: &mut Work<F>) {
+    let rule = w.verdict.node;
+    let failed = Verdict::drop(DropReason::ConntrackInsert, direction::<HOOK>());
+    if w.done.flags & FLAG_SERVICE != 0 && !service::remember(env, w) {
+        w.verdict = failed;
+        return;
+    }
+    if !env.put_conntrack(&w.key, &w.fresh) {
+        w.verdict = failed;
+        return;
+    }
+    env.count(METRIC_ALLOWED as u8, direction::<HOOK>() as u8, 0);
+    let event = conntrack::event::<F, HOOK>(&w.fresh, &w.flow, w.from_b, EventKind::New, rule, packet.ifindex());
+    env.flow_event(&event);
+    w.verdict = verdict::<HOOK>(&w.fresh, w.from_b);
+}
+
+/// Writes a Service's translation into the packet, there and back.
+#[inline(always)]
+fn translate<F: Family, E: Maps<F>, P: Packet>(env: &E, packet: P, w: &mut Work<F>) {
+    if w.done.flags != 0 {
+        if !service::apply(packet, w) {
+            w.verdict = Verdict::drop(DropReason::WriteFailed, Direction::Egress);
+        }
+    } else if w.flags & FLAG_SERVICE != 0 && w.known && !w.forward {
+        service::turn_back(env, packet, w);
+    }
+}
+
+#[inline(never)]
+fn report<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, w: &Work<F>) {
+    let (reason, direction) = w.verdict.drop_numbers();
+    env.count(reason, direction, packet.length());
+    let flow = w.flow;
+    // What every pod's stack sends on its own (multicast listener reports, address probes) is counted, not reported;
+    // nor is what has no addresses.
+    let noise = HOOK == hook::FROM_CONTAINER
+        && F::NUMBER == 6
+        && reason == DropReason::InvalidSourceIp as u8
+        && (F::is_group(flow.destination) || F::is_link_local(flow.source));
+    if noise || reason == DropReason::ForbiddenIcmp6 as u8 {
+        return;
+    }
+    env.drop_event(&DropEvent {
+        time: 0,
+        source: F::words(flow.source),
+        destination: F::words(flow.destination),
+        source_identity: resolve::<F, E>(env, flow.source).identity,
+        destination_identity: resolve::<F, E>(env, flow.destination).identity,
+        rule: w.verdict.node,
+        ifindex: packet.ifindex(),
+        length: packet.length(),
+        source_port: flow.source_port,
+        destination_port: flow.destination_port,
+        reason,
+        direction,
+        family: F::NUMBER,
+        protocol: flow.protocol,
+        tcp_flags: flow.tcp_flags,
+        hook: HOOK,
+        reserved: [0; 6],
+    });
+}

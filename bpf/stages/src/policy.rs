@@ -1,0 +1,96 @@
+//! Who speaks to whom, and whether they may.
+
+use axoneme_abi::{
+    Direction, DropReason,
+    conntrack::NO_SLOT,
+    constants::feature,
+    policy::{DEFAULT_DENY, DENY, PolicyKey},
+    tables::{Endpoint, IDENTITY_HOST, IDENTITY_WORLD, IP_NODE, IpInfo},
+};
+
+use crate::{Env, Family, Maps, Verdict};
+
+/// Who is behind an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// Host side of a local pod's link; 0: not local.
+    pub ifindex: u32,
+    pub identity: u32,
+    pub peer: u32,
+    /// Index of the node that holds it; 0: plain routing.
+    pub node: u16,
+    /// Bits of [`IpInfo::flags`].
+    pub flags: u16,
+    pub slot: u16,
+}
+
+impl End {
+    #[inline(always)]
+    pub(crate) const fn is_local(&self) -> bool {
+        self.ifindex != 0
+    }
+    #[inline(always)]
+    pub(crate) const fn is_node(&self) -> bool {
+        self.flags & IP_NODE != 0
+    }
+    #[inline(always)]
+    pub(crate) const fn endpoint(e: Endpoint) -> Self {
+        Self { ifindex: e.ifindex, identity: e.identity, peer: e.peer, node: 0, flags: 0, slot: e.slot }
+    }
+    #[inline(always)]
+    pub(crate) const fn remote(i: IpInfo) -> Self {
+        Self { ifindex: 0, identity: i.identity, peer: i.peer, node: i.node, flags: i.flags, slot: NO_SLOT }
+    }
+}
+
+/// Who is behind the address: an endpoint of this node, else what the ipcache says, else the world.
+#[inline(always)]
+pub(crate) fn resolve<F: Family, E: Maps<F>>(env: &E, address: F::Address) -> End {
+    if let Some(e) = env.endpoint(address) {
+        return End::endpoint(e);
+    }
+    match env.ipcache(address) {
+        Some(i) => End::remote(i),
+        None => End::remote(IpInfo { identity: IDENTITY_WORLD, peer: IDENTITY_WORLD, node: 0, flags: 0 }),
+    }
+}
+
+/// A judgement: [`Verdict::PASS`] with the rule in `node`, or a drop.
+#[inline(always)]
+pub(crate) fn judge<E: Env>(env: &E, source: &End, destination: &End, protocol: u8, port: u16) -> Verdict {
+    let mut rule = 0;
+    if source.is_local() {
+        let v = table(env, source.slot, destination.peer, Direction::Egress, protocol, port);
+        if v.is_drop() {
+            return v;
+        }
+        rule = v.node;
+    }
+    // The node may always reach its own pods (probes), where the configuration says so.
+    let own_host = !source.is_local() && source.identity == IDENTITY_HOST && env.feature(feature::ALLOW_OWN_HOST);
+    if destination.is_local() && !own_host {
+        let v = table(env, destination.slot, source.peer, Direction::Ingress, protocol, port);
+        if v.is_drop() || v.node != 0 {
+            return v;
+        }
+    }
+    Verdict { node: rule, ..Verdict::PASS }
+}
+
+/// One table: the peer's entries, then those of whoever, the last of which is the default. A slot without a table, and a
+/// table without a default, let nothing pass.
+#[inline(always)]
+fn table<E: Env>(env: &E, slot: u16, peer: u32, direction: Direction, protocol: u8, port: u16) -> Verdict {
+    let key = PolicyKey { peer, direction: direction as u8, protocol, port: port.to_be() };
+    let mut entry = env.policy(slot, &key);
+    if entry.is_none() {
+        entry = env.policy(slot, &PolicyKey { peer: 0, ..key });
+    }
+    let Some(v) = entry else { return Verdict::drop(DropReason::NoPolicy, direction) };
+    match v.verdict {
+        DENY => Verdict::denied(DropReason::PolicyDeny, direction, v.rule),
+        DEFAULT_DENY => Verdict::denied(DropReason::PolicyDenied, direction, v.rule),
+        _ if v.auth != 0 => Verdict::denied(DropReason::AuthRequired, direction, v.rule),
+        _ => Verdict { node: v.rule, ..Verdict::PASS },
+    }
+}

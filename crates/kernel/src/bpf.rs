@@ -1,0 +1,37 @@
+//! The packet path in the kernel: maps, programs, links.
+//!
+//! ```text
+//!   <pin_dir>/<abi version>/<MAP>       maps: survive the process, adopted by the next one
+//!   <pin_dir>/links/<ifindex>_<hook>    links of interfaces
+//!   <pin_dir>/links/cgroup_<hook>       links of the socket hooks
+//! ```
+//!
+//! *Restart*: [`Loader::open`] opens the pinned maps, loads the programs anew and puts them behind the pinned links, one
+//! atomic replacement each: no packet meets an empty hook.
+//!
+//! *Change of the ABI version*: the new version has its own directory, so its maps are empty; links keep the old programs
+//! (and these keep the old maps) until [`crate::datapath::Datapath::attach`] is called for them, which the caller does
+//! after it has filled the new maps. [`BpfDatapath::forget_other_versions`] then removes the old maps' pins. Connections
+//! are judged anew; those whose policy allows them go on.
+
+mod addresses;
+mod clock;
+mod clsact;
+mod connections;
+mod datapath;
+mod events;
+mod links;
+mod loader;
+mod metrics;
+mod policies;
+mod services;
+mod sys;
+mod system;
+mod table;
+
+pub use connections::{Connection, Expired};
+pub use datapath::BpfDatapath;
+pub use events::{Event, EventReader};
+pub use loader::{Budget, Loader};
+pub use metrics::{Metric, Metrics};
+pub use sys::{CONTEXT_WORDS, RunOutput, test_run};

@@ -1,0 +1,267 @@
+//! [`BpfDatapath`]: the trait, delegated to the parts.
+
+use std::{
+    fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use axoneme_abi::{
+    Conntrack, Key4, Key6,
+    event::Metric,
+    policy::Slot,
+    service::{
+        Affinity4Key, Affinity6Key, Backend4, Backend6, BackendKey, Reverse4, Reverse6, Service, Service4Key,
+        Service6Key,
+    },
+    tables::{Endpoint, IpInfo, Node},
+};
+use ipnetwork::IpNetwork;
+
+use super::{
+    addresses::Nodes,
+    clock::Clock,
+    loader::{Budget, Programs},
+    policies::Tables,
+    services::Sets,
+    system::{Version, io_error},
+    table::{Lpm, Table},
+};
+use crate::datapath::{
+    Datapath, DatapathConfig, EndpointEntry, Hook, IpEntry, PolicyDefault, PolicyKey, PolicyTable, PolicyValue, Result,
+    ServiceEntry,
+};
+
+/// Every map that is pinned.
+pub(super) const MAPS: [&str; 28] = [
+    "CONTROL",
+    "CT4",
+    "CT6",
+    "IPCACHE4",
+    "IPCACHE6",
+    "ENDPOINTS4",
+    "ENDPOINTS6",
+    "NODES",
+    "SLOTS",
+    "POLICY",
+    "SERVICES4",
+    "SERVICES6",
+    "BACKENDS4",
+    "BACKENDS6",
+    "AFFINITY4",
+    "AFFINITY6",
+    "TRANSLATIONS4",
+    "TRANSLATIONS6",
+    "REVERSE4",
+    "REVERSE6",
+    "SOCKETS4",
+    "SOCKETS6",
+    "FRAGMENTS4",
+    "FRAGMENTS6",
+    "DROPS",
+    "FLOWS",
+    "METRIC",
+    "LOST",
+];
+
+/// The maps that user space reads and writes.
+#[derive(Debug)]
+pub(super) struct Maps {
+    pub(super) control: Table<u32, u32>,
+    pub(super) ct4: Table<Key4, Conntrack>,
+    pub(super) ct6: Table<Key6, Conntrack>,
+    pub(super) ipcache4: Table<Lpm<[u8; 4]>, IpInfo>,
+    pub(super) ipcache6: Table<Lpm<[u8; 16]>, IpInfo>,
+    pub(super) endpoints4: Table<[u8; 4], Endpoint>,
+    pub(super) endpoints6: Table<[u8; 16], Endpoint>,
+    pub(super) nodes: Table<u32, Node>,
+    pub(super) slots: Table<u32, Slot>,
+    pub(super) policy: Table<u32, u32>,
+    pub(super) services4: Table<Service4Key, Service>,
+    pub(super) services6: Table<Service6Key, Service>,
+    pub(super) backends4: Table<BackendKey, Backend4>,
+    pub(super) backends6: Table<BackendKey, Backend6>,
+    pub(super) affinity4: Table<Affinity4Key, Backend4>,
+    pub(super) affinity6: Table<Affinity6Key, Backend6>,
+    pub(super) translations4: Table<Key4, Backend4>,
+    pub(super) translations6: Table<Key6, Backend6>,
+    pub(super) reverse4: Table<Key4, Reverse4>,
+    pub(super) reverse6: Table<Key6, Reverse6>,
+    pub(super) metric: Table<u32, Metric>,
+    pub(super) lost: Table<u32, u64>,
+    pub(super) clock: Clock,
+}
+
+impl Maps {
+    pub(super) fn open(dir: &Path, clock: Clock) -> Result<Self> {
+        Ok(Self {
+            control: Table::open(dir, "CONTROL")?,
+            ct4: Table::open(dir, "CT4")?,
+            ct6: Table::open(dir, "CT6")?,
+            ipcache4: Table::open(dir, "IPCACHE4")?,
+            ipcache6: Table::open(dir, "IPCACHE6")?,
+            endpoints4: Table::open(dir, "ENDPOINTS4")?,
+            endpoints6: Table::open(dir, "ENDPOINTS6")?,
+            nodes: Table::open(dir, "NODES")?,
+            slots: Table::open(dir, "SLOTS")?,
+            policy: Table::open(dir, "POLICY")?,
+            services4: Table::open(dir, "SERVICES4")?,
+            services6: Table::open(dir, "SERVICES6")?,
+            backends4: Table::open(dir, "BACKENDS4")?,
+            backends6: Table::open(dir, "BACKENDS6")?,
+            affinity4: Table::open(dir, "AFFINITY4")?,
+            affinity6: Table::open(dir, "AFFINITY6")?,
+            translations4: Table::open(dir, "TRANSLATIONS4")?,
+            translations6: Table::open(dir, "TRANSLATIONS6")?,
+            reverse4: Table::open(dir, "REVERSE4")?,
+            reverse6: Table::open(dir, "REVERSE6")?,
+            metric: Table::open(dir, "METRIC")?,
+            lost: Table::open(dir, "LOST")?,
+            clock,
+        })
+    }
+}
+
+/// The packet path of this node. Made by [`super::Loader::open`].
+#[derive(Debug)]
+pub struct BpfDatapath {
+    pub(super) config: DatapathConfig,
+    /// Pins of the maps.
+    pub(super) dir: PathBuf,
+    pub(super) maps: Maps,
+    pub(super) version: Version,
+    programs: Mutex<Programs>,
+    budget: Vec<Budget>,
+    pub(super) nodes: Mutex<Nodes>,
+    pub(super) tables: Mutex<Tables>,
+    pub(super) sets: Mutex<Sets>,
+}
+
+/// A lock whose holder cannot panic half-way: every change behind it is one system call at a time, and the kernel's
+/// state is the truth.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl BpfDatapath {
+    pub(super) fn assemble(
+        config: DatapathConfig,
+        dir: PathBuf,
+        maps: Maps,
+        programs: Mutex<Programs>,
+        version: Version,
+        budget: Vec<Budget>,
+    ) -> Result<Self> {
+        let nodes = Mutex::new(Nodes::read(&maps)?);
+        let tables = Mutex::new(Tables::read(&maps)?);
+        let sets = Mutex::new(Sets::read(&maps)?);
+        let datapath = Self { config, dir, maps, version, programs, budget, nodes, tables, sets };
+        datapath.attach_sockets()?;
+        Ok(datapath)
+    }
+
+    pub(super) fn programs(&self) -> MutexGuard<'_, Programs> {
+        lock(&self.programs)
+    }
+
+    /// What the programs cost the verifier on this kernel.
+    pub fn budget(&self) -> &[Budget] {
+        &self.budget
+    }
+
+    /// Configuration that the programs were loaded with.
+    pub const fn config(&self) -> &DatapathConfig {
+        &self.config
+    }
+
+    /// A loaded program, for test runs.
+    #[doc(hidden)]
+    pub fn program(&self, name: &str) -> Result<std::os::fd::OwnedFd> {
+        let programs = self.programs();
+        let fd = super::loader::program(&programs, name)?;
+        fd.try_clone_to_owned().map_err(|e| io_error("keep the program", e))
+    }
+
+    /// Removes pins of maps of other ABI versions. Call it when every interface is attached: programs of another version
+    /// then run nowhere.
+    pub fn forget_other_versions(&self) -> Result<u32> {
+        let list = fs::read_dir(&self.config.pin_dir).map_err(|e| io_error("list the pin directory", e))?;
+        let mut removed = 0;
+        for entry in list {
+            let path = entry.map_err(|e| io_error("list the pin directory", e))?.path();
+            let version = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse::<u32>().ok());
+            if version.is_some_and(|v| v != axoneme_abi::VERSION) {
+                fs::remove_dir_all(&path).map_err(|e| io_error(format!("remove {}", path.display()), e))?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Removes every pin: links go, packets of pods pass no more programs, maps are freed with the last program.
+    pub fn uninstall(self) -> Result<()> {
+        for (_, ifindex) in self.attached()? {
+            self.detach(ifindex)?;
+        }
+        fs::remove_dir_all(&self.config.pin_dir)
+            .map_err(|e| io_error(format!("remove {}", self.config.pin_dir.display()), e))
+    }
+}
+
+impl Datapath for BpfDatapath {
+    fn upsert_ip(&self, prefix: IpNetwork, entry: IpEntry) -> Result<()> {
+        self.put_ip(prefix, entry)
+    }
+    fn remove_ip(&self, prefix: IpNetwork) -> Result<()> {
+        self.delete_ip(prefix)
+    }
+    fn ips(&self) -> Result<Vec<(IpNetwork, IpEntry)>> {
+        self.list_ips()
+    }
+    fn upsert_endpoint(&self, address: IpAddr, entry: EndpointEntry) -> Result<()> {
+        self.put_endpoint(address, entry)
+    }
+    fn remove_endpoint(&self, address: IpAddr) -> Result<()> {
+        self.delete_endpoint(address)
+    }
+    fn endpoints(&self) -> Result<Vec<(IpAddr, EndpointEntry)>> {
+        self.list_endpoints()
+    }
+    fn put_table(&self, slot: u16, table: &PolicyTable) -> Result<()> {
+        self.replace_table(slot, table)
+    }
+    fn patch_table(&self, slot: u16, upserts: &[(PolicyKey, PolicyValue)], removals: &[PolicyKey]) -> Result<()> {
+        self.change_table(slot, upserts, removals)
+    }
+    fn set_defaults(&self, slot: u16, ingress: PolicyDefault, egress: PolicyDefault) -> Result<()> {
+        self.change_defaults(slot, ingress, egress)
+    }
+    fn remove_table(&self, slot: u16) -> Result<()> {
+        self.delete_table(slot)
+    }
+    fn tables(&self) -> Result<Vec<(u16, PolicyTable)>> {
+        self.list_tables()
+    }
+    fn upsert_service(&self, service: &ServiceEntry) -> Result<()> {
+        self.put_service(service)
+    }
+    fn remove_service(&self, address: IpAddr, protocol: u8, port: u16) -> Result<()> {
+        self.delete_service(address, protocol, port)
+    }
+    fn services(&self) -> Result<Vec<ServiceEntry>> {
+        self.list_services()
+    }
+    fn attach(&self, hook: Hook, ifindex: u32) -> Result<()> {
+        self.attach_interface(hook, ifindex)
+    }
+    fn detach(&self, ifindex: u32) -> Result<()> {
+        self.detach_interface(ifindex)
+    }
+    fn attached(&self) -> Result<Vec<(Hook, u32)>> {
+        self.attached_interfaces()
+    }
+    fn forget_connections(&self, address: IpAddr) -> Result<u32> {
+        self.forget(address)
+    }
+}

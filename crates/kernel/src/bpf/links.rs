@@ -1,0 +1,219 @@
+//! Programs on interfaces and on the cgroup.
+
+use std::{
+    fs, io,
+    os::fd::{AsFd, BorrowedFd},
+    path::{Path, PathBuf},
+};
+
+use super::{
+    datapath::BpfDatapath,
+    loader::{self, Programs, SOCKETS, program},
+    sys,
+    system::{Version, explain, io_error},
+};
+use crate::datapath::{Hook, Result};
+
+/// Where a program hangs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    program: &'static str,
+    ingress: bool,
+}
+
+const FROM_CONTAINER: Place = Place { program: "from_container", ingress: true };
+const TO_CONTAINER: Place = Place { program: "to_container", ingress: false };
+const FROM_NETDEV: Place = Place { program: "from_netdev", ingress: true };
+const FROM_OVERLAY: Place = Place { program: "from_overlay", ingress: true };
+const TO_OVERLAY: Place = Place { program: "to_overlay", ingress: false };
+
+/// Programs of a hook. The order matters at first attachment: a packet that comes from a pod before the way to the pod
+/// is watched would be answered around the policy.
+const fn places(hook: Hook) -> &'static [Place] {
+    match hook {
+        Hook::Endpoint => &[TO_CONTAINER, FROM_CONTAINER],
+        Hook::Uplink => &[FROM_NETDEV],
+        Hook::Overlay => &[TO_OVERLAY, FROM_OVERLAY],
+    }
+}
+
+const HOOKS: [Hook; 3] = [Hook::Endpoint, Hook::Uplink, Hook::Overlay];
+
+/// Attach types of `enum bpf_attach_type` for [`SOCKETS`], in its order.
+const SOCKET_TYPES: [u32; 8] = [10, 11, 14, 15, 19, 20, 29, 30];
+
+pub(super) fn dir(pin_dir: &Path) -> PathBuf {
+    pin_dir.join("links")
+}
+
+fn pin_of(pin_dir: &Path, ifindex: u32, place: Place) -> PathBuf {
+    dir(pin_dir).join(format!("{ifindex}_{}", place.program))
+}
+
+/// Interface and program of a pin's name.
+fn parse(name: &str) -> Option<(u32, Hook, Place)> {
+    let (ifindex, program) = name.split_once('_')?;
+    let ifindex = ifindex.parse().ok()?;
+    HOOKS.into_iter().find_map(|hook| {
+        let place = places(hook).iter().find(|p| p.program == program)?;
+        Some((ifindex, hook, *place))
+    })
+}
+
+impl BpfDatapath {
+    fn pins(&self) -> Result<Vec<(u32, Hook, Place, PathBuf)>> {
+        let dir = dir(&self.config.pin_dir);
+        let list = fs::read_dir(&dir).map_err(|e| io_error(format!("list {}", dir.display()), e))?;
+        let mut found = Vec::new();
+        for entry in list {
+            let entry = entry.map_err(|e| io_error(format!("list {}", dir.display()), e))?;
+            if let Some((ifindex, hook, place)) = entry.file_name().to_str().and_then(parse) {
+                found.push((ifindex, hook, place, entry.path()));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Puts the loaded programs behind all pinned links. Pins of vanished interfaces are removed.
+    pub(super) fn update_links(&self) -> Result<()> {
+        let programs = self.programs();
+        for (ifindex, _, place, path) in self.pins()? {
+            if !self.renew(&programs, ifindex, place, &path)? {
+                unpin(&path)?;
+            }
+        }
+        drop(programs);
+        Ok(())
+    }
+
+    /// Replaces the program behind a pin. False: there is no link, or its interface is gone.
+    fn renew(&self, programs: &Programs, ifindex: u32, place: Place, path: &Path) -> Result<bool> {
+        let link = match sys::open_pin(path) {
+            Ok(link) => link,
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => return Ok(false),
+            Err(e) => return Err(io_error(format!("open {}", path.display()), e)),
+        };
+        if self.version >= Version::TCX && sys::link_info(link.as_fd()).is_ok_and(|i| i.ifindex != ifindex) {
+            return Ok(false);
+        }
+        match sys::update_link(link.as_fd(), program(programs, place.program)?) {
+            Ok(()) => Ok(true),
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOLINK | libc::ENODEV)) => Ok(false),
+            Err(e) => Err(explain(&format!("replace {} on interface {ifindex}", place.program), e)),
+        }
+    }
+
+    pub(super) fn attach_interface(&self, hook: Hook, ifindex: u32) -> Result<()> {
+        let programs = self.programs();
+        for place in places(hook) {
+            let path = pin_of(&self.config.pin_dir, ifindex, *place);
+            if self.version < Version::TCX {
+                super::clsact::attach(program(&programs, place.program)?, place.program, ifindex, place.ingress)?;
+                note(&path)?;
+                continue;
+            }
+            if self.renew(&programs, ifindex, *place, &path)? {
+                continue;
+            }
+            unpin(&path)?;
+            let kind = if place.ingress { sys::TCX_INGRESS } else { sys::TCX_EGRESS };
+            let operation = || format!("attach {} to interface {ifindex}", place.program);
+            let link = sys::create_tcx(program(&programs, place.program)?, ifindex, kind)
+                .map_err(|e| explain(&operation(), e))?;
+            sys::pin(link.as_fd(), &path).map_err(|e| explain(&format!("pin {}", path.display()), e))?;
+        }
+        drop(programs);
+        Ok(())
+    }
+
+    pub(super) fn detach_interface(&self, ifindex: u32) -> Result<()> {
+        for (_, _, place, path) in self.pins()?.into_iter().filter(|p| p.0 == ifindex) {
+            if self.version < Version::TCX {
+                super::clsact::detach(place.program, ifindex, place.ingress)?;
+            }
+            unpin(&path)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn attached_interfaces(&self) -> Result<Vec<(Hook, u32)>> {
+        let mut found = Vec::new();
+        for (ifindex, hook, _, path) in self.pins()? {
+            let alive = self.version < Version::TCX
+                || sys::open_pin(&path).and_then(|l| sys::link_info(l.as_fd())).is_ok_and(|i| i.ifindex == ifindex);
+            if alive && !found.contains(&(hook, ifindex)) {
+                found.push((hook, ifindex));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Puts the socket programs on the cgroup, or replaces those that are there; removes them if they are switched off.
+    pub(super) fn attach_sockets(&self) -> Result<()> {
+        let programs = self.programs();
+        let cgroup = match self.config.cgroup.as_deref().filter(|_| self.config.socket_lb) {
+            Some(path) => {
+                Some(fs::File::open(path).map_err(|e| io_error(format!("open cgroup {}", path.display()), e))?)
+            }
+            None => None,
+        };
+        for (name, kind) in SOCKETS.into_iter().zip(SOCKET_TYPES) {
+            let path = dir(&self.config.pin_dir).join(format!("cgroup_{name}"));
+            let (Some(cgroup), true) = (&cgroup, programs.contains_key(name)) else {
+                unpin(&path)?;
+                continue;
+            };
+            socket_link(program(&programs, name)?, cgroup.as_fd(), kind, name, &path)?;
+        }
+        drop(programs);
+        Ok(())
+    }
+}
+
+fn socket_link(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, kind: u32, name: &str, path: &Path) -> Result<()> {
+    if let Ok(link) = sys::open_pin(path)
+        && sys::update_link(link.as_fd(), program).is_ok()
+    {
+        return Ok(());
+    }
+    unpin(path)?;
+    let link =
+        sys::create_cgroup(program, cgroup, kind).map_err(|e| explain(&format!("attach {name} to the cgroup"), e))?;
+    sys::pin(link.as_fd(), path).map_err(|e| explain(&format!("pin {}", path.display()), e))
+}
+
+/// Removes a pin; the link goes with it if nothing else holds it.
+fn unpin(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io_error(format!("unpin {}", path.display()), e)),
+        _ => Ok(()),
+    }
+}
+
+/// Marks an attachment that is not a link (clsact) in the place where its pin would be.
+fn note(path: &Path) -> Result<()> {
+    match fs::create_dir(path) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(io_error(format!("note {}", path.display()), e)),
+        _ => Ok(()),
+    }
+}
+
+const _: () = assert!(SOCKET_TYPES.len() == loader::SOCKETS.len());
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_pins_are_read_back() {
+        for hook in HOOKS {
+            for place in places(hook) {
+                let path = pin_of(Path::new("/x"), 17, *place);
+                let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+                assert_eq!(parse(&name), Some((17, hook, *place)));
+            }
+        }
+        assert_eq!(parse("cgroup_connect4"), None);
+        assert_eq!(parse("17_nothing"), None);
+    }
+}

@@ -1,0 +1,248 @@
+//! Policy tables: slots, their tries, their revisions.
+//!
+//! A table's defaults are entries of its trie (whoever, all protocols), so that one replacement swaps both.
+
+use std::{collections::BTreeMap, io, os::fd::AsFd};
+
+use axoneme_abi::policy::{
+    ALLOW, DEFAULT_ALLOW, DEFAULT_DENY, DENY, PREFIX_FIXED, PREFIX_PROTOCOL, PolicyKey as RawKey,
+    PolicyValue as RawValue, SLOT_ALLOW_EGRESS, SLOT_ALLOW_INGRESS, SLOT_VALID, SLOTS, Slot, TABLE_ENTRIES,
+};
+
+use super::{
+    datapath::{BpfDatapath, Maps, lock},
+    sys,
+    system::io_error,
+    table::{Lpm, Table},
+};
+use crate::datapath::{DatapathError, Direction, PolicyDefault, PolicyKey, PolicyTable, PolicyValue, Result};
+
+/// An inner table.
+type Trie = Table<Lpm<RawKey>, RawValue>;
+
+/// Inner tables that this process made or met, and how many entries they hold at most.
+#[derive(Debug, Default)]
+pub(super) struct Tables {
+    tries: BTreeMap<u32, (Trie, u32)>,
+}
+
+impl Tables {
+    /// The tables that are pinned.
+    pub(super) fn read(maps: &Maps) -> Result<Self> {
+        let mut tries = BTreeMap::new();
+        for place in 1..SLOTS {
+            let Some(id) = maps.policy.get(&place)? else { continue };
+            let found = sys::map_by_id(id).map_err(|e| io_error(format!("open policy table of slot {place}"), e))?;
+            if let Some(fd) = found {
+                let trie: Trie = Table::of("POLICY", fd, TABLE_ENTRIES);
+                let entries = u32::try_from(trie.elements()?.len()).unwrap_or(u32::MAX);
+                tries.insert(place, (trie, entries));
+            }
+        }
+        Ok(Self { tries })
+    }
+}
+
+/// The programs' number of a slot: theirs begin at 1.
+pub(super) fn place(slot: u16) -> Result<u16> {
+    match slot.checked_add(1) {
+        Some(p) if u32::from(p) < SLOTS => Ok(p),
+        _ => Err(DatapathError::Full { map: "SLOTS", capacity: SLOTS - 1 }),
+    }
+}
+
+const fn number(direction: Direction) -> u8 {
+    match direction {
+        Direction::Ingress => 0,
+        Direction::Egress => 1,
+    }
+}
+
+fn key(k: &PolicyKey) -> Lpm<RawKey> {
+    let bits = if k.protocol == 0 { PREFIX_FIXED } else { PREFIX_PROTOCOL + u32::from(k.port_bits.min(16)) };
+    Lpm {
+        bits,
+        data: RawKey { peer: k.peer, direction: number(k.direction), protocol: k.protocol, port: k.port.to_be() },
+    }
+}
+
+fn value(v: &PolicyValue) -> RawValue {
+    RawValue { rule: v.rule, proxy_port: v.proxy_port, auth: v.auth, verdict: if v.allow { ALLOW } else { DENY } }
+}
+
+fn default_key(direction: Direction) -> Lpm<RawKey> {
+    Lpm { bits: PREFIX_FIXED, data: RawKey { peer: 0, direction: number(direction), protocol: 0, port: 0 } }
+}
+
+fn default_value(d: PolicyDefault) -> RawValue {
+    RawValue { rule: d.rule, proxy_port: 0, auth: 0, verdict: if d.allow { DEFAULT_ALLOW } else { DEFAULT_DENY } }
+}
+
+fn entry(k: &Lpm<RawKey>, v: &RawValue) -> Option<(PolicyKey, PolicyValue)> {
+    if v.verdict > ALLOW {
+        return None;
+    }
+    let direction = if k.data.direction == 0 { Direction::Ingress } else { Direction::Egress };
+    let port_bits = k.bits.saturating_sub(PREFIX_PROTOCOL) as u8;
+    let key = PolicyKey {
+        direction,
+        peer: k.data.peer,
+        protocol: k.data.protocol,
+        port: u16::from_be(k.data.port),
+        port_bits,
+    };
+    Some((key, PolicyValue { allow: v.verdict == ALLOW, rule: v.rule, proxy_port: v.proxy_port, auth: v.auth }))
+}
+
+fn slot_flags(ingress: PolicyDefault, egress: PolicyDefault) -> u32 {
+    let mut flags = SLOT_VALID;
+    if ingress.allow {
+        flags |= SLOT_ALLOW_INGRESS;
+    }
+    if egress.allow {
+        flags |= SLOT_ALLOW_EGRESS;
+    }
+    flags
+}
+
+fn defaults(s: &Slot) -> (PolicyDefault, PolicyDefault) {
+    let [ingress, egress] = s.rules;
+    (
+        PolicyDefault { allow: s.flags & SLOT_ALLOW_INGRESS != 0, rule: ingress },
+        PolicyDefault { allow: s.flags & SLOT_ALLOW_EGRESS != 0, rule: egress },
+    )
+}
+
+impl BpfDatapath {
+    /// Writes the slot with the next revision: cached verdicts of its connections no longer count.
+    fn write_slot(&self, place: u32, flags: u32, rules: [u32; 2]) -> Result<()> {
+        let revision = self.maps.slots.get(&place)?.unwrap_or_default().revision.wrapping_add(1);
+        self.maps.slots.put(&place, &Slot { revision, flags, rules })
+    }
+
+    pub(super) fn replace_table(&self, slot: u16, table: &PolicyTable) -> Result<()> {
+        let place = u32::from(place(slot)?);
+        // The defaults take two places.
+        let needed = u32::try_from(table.entries.len()).unwrap_or(u32::MAX).saturating_add(2);
+        if needed > TABLE_ENTRIES {
+            return Err(DatapathError::TableTooLarge { needed, capacity: TABLE_ENTRIES });
+        }
+        let mut tables = lock(&self.tables);
+        let fd = sys::create_trie(size_of::<Lpm<RawKey>>(), size_of::<RawValue>(), TABLE_ENTRIES)
+            .map_err(|e| io_error("make a policy table", e))?;
+        let trie: Trie = Table::of("POLICY", fd, TABLE_ENTRIES);
+        let mut keys = vec![default_key(Direction::Ingress), default_key(Direction::Egress)];
+        let mut values = vec![default_value(table.ingress_default), default_value(table.egress_default)];
+        keys.extend(table.entries.iter().map(|(k, _)| key(k)));
+        values.extend(table.entries.iter().map(|(_, v)| value(v)));
+        fill(&trie, &keys, &values)?;
+        sys::update_inner(self.maps.policy.as_fd(), place, trie.as_fd())
+            .map_err(|e| io_error(format!("replace the policy table of slot {slot}"), e))?;
+        tables.tries.insert(place, (trie, needed));
+        let rules = [table.ingress_default.rule, table.egress_default.rule];
+        self.write_slot(place, slot_flags(table.ingress_default, table.egress_default), rules)
+    }
+
+    pub(super) fn change_table(
+        &self,
+        slot: u16,
+        upserts: &[(PolicyKey, PolicyValue)],
+        removals: &[PolicyKey],
+    ) -> Result<()> {
+        let place = u32::from(place(slot)?);
+        let mut tables = lock(&self.tables);
+        let (trie, entries) = tables.tries.get_mut(&place).ok_or_else(|| no_table(slot))?;
+        reserve(trie, entries, upserts)?;
+        let (keys, values): (Vec<_>, Vec<_>) = upserts.iter().map(|(k, v)| (key(k), value(v))).unzip();
+        fill(trie, &keys, &values)?;
+        let old = self.maps.slots.get(&place)?.unwrap_or_default();
+        let (ingress, egress) = defaults(&old);
+        for k in removals {
+            let raw = key(k);
+            // In the place of an entry for whoever and everything stands the default.
+            if raw == default_key(Direction::Ingress) {
+                trie.put(&raw, &default_value(ingress))?;
+            } else if raw == default_key(Direction::Egress) {
+                trie.put(&raw, &default_value(egress))?;
+            } else if trie.remove(&raw)? {
+                *entries = entries.saturating_sub(1);
+            }
+        }
+        self.write_slot(place, old.flags, old.rules)
+    }
+
+    pub(super) fn change_defaults(&self, slot: u16, ingress: PolicyDefault, egress: PolicyDefault) -> Result<()> {
+        let place = u32::from(place(slot)?);
+        let tables = lock(&self.tables);
+        let (trie, _) = tables.tries.get(&place).ok_or_else(|| no_table(slot))?;
+        for (direction, default) in [(Direction::Ingress, ingress), (Direction::Egress, egress)] {
+            let key = default_key(direction);
+            // The shortest prefix there is: what a lookup of it finds is the entry itself.
+            if trie.get(&key)?.is_none_or(|v| v.verdict > ALLOW) {
+                trie.put(&key, &default_value(default))?;
+            }
+        }
+        self.write_slot(place, slot_flags(ingress, egress), [ingress.rule, egress.rule])
+    }
+
+    pub(super) fn delete_table(&self, slot: u16) -> Result<()> {
+        let place = u32::from(place(slot)?);
+        let mut tables = lock(&self.tables);
+        // First the revision: connections of the slot are judged anew, and find nothing that allows them.
+        self.write_slot(place, 0, [0; 2])?;
+        self.maps.policy.remove(&place)?;
+        tables.tries.remove(&place);
+        Ok(())
+    }
+
+    pub(super) fn list_tables(&self) -> Result<Vec<(u16, PolicyTable)>> {
+        let tables = lock(&self.tables);
+        let mut found = Vec::new();
+        for (place, (trie, _)) in &tables.tries {
+            let slot = self.maps.slots.get(place)?.unwrap_or_default();
+            if slot.flags & SLOT_VALID == 0 {
+                continue;
+            }
+            let (ingress_default, egress_default) = defaults(&slot);
+            let mut entries: Vec<_> = trie.elements()?.iter().filter_map(|(k, v)| entry(k, v)).collect();
+            entries.sort();
+            let number = u16::try_from(place.saturating_sub(1)).unwrap_or(u16::MAX);
+            found.push((number, PolicyTable { ingress_default, egress_default, entries }));
+        }
+        Ok(found)
+    }
+}
+
+fn no_table(slot: u16) -> DatapathError {
+    io_error(format!("slot {slot} has no policy table"), io::Error::from(io::ErrorKind::NotFound))
+}
+
+/// Writes entries: in one call where the kernel can, else one by one.
+fn fill(trie: &Trie, keys: &[Lpm<RawKey>], values: &[RawValue]) -> Result<()> {
+    match trie.put_all(keys, values) {
+        Err(DatapathError::Io { source, .. })
+            if matches!(source.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP | 524)) =>
+        {
+            keys.iter().zip(values).try_for_each(|(k, v)| trie.put(k, v))
+        }
+        other => other,
+    }
+}
+
+/// Makes sure that the upserts fit before the first is written: a table is never half changed.
+fn reserve(trie: &Trie, entries: &mut u32, upserts: &[(PolicyKey, PolicyValue)]) -> Result<()> {
+    let more = u32::try_from(upserts.len()).unwrap_or(u32::MAX);
+    if entries.saturating_add(more) > TABLE_ENTRIES {
+        // The count is an upper bound (an upsert may replace): now it matters.
+        let known: std::collections::HashSet<_> = trie.elements()?.into_iter().map(|(k, _)| k).collect();
+        let new = upserts.iter().map(|(k, _)| key(k)).filter(|k| !known.contains(k)).count();
+        let needed = u32::try_from(known.len() + new).unwrap_or(u32::MAX);
+        if needed > TABLE_ENTRIES {
+            return Err(DatapathError::TableTooLarge { needed, capacity: TABLE_ENTRIES });
+        }
+        *entries = needed;
+    } else {
+        *entries += more;
+    }
+    Ok(())
+}

@@ -1,0 +1,78 @@
+//! What the kernel and the machine must offer, each with its name.
+
+use std::{fs, io, path::Path};
+
+use crate::datapath::{DatapathError, Result};
+
+/// `BPF_FS_MAGIC` of include/uapi/linux/magic.h.
+const BPF_FS: i64 = 0xcafe_4a11;
+/// `CGROUP2_SUPER_MAGIC`.
+const CGROUP2: i64 = 0x6367_7270;
+
+/// Kernel version, major and minor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Version(pub(super) u32, pub(super) u32);
+
+impl Version {
+    /// tcx links.
+    pub(super) const TCX: Self = Self(6, 6);
+    /// `bpf_set_retval`.
+    pub(super) const SET_RETVAL: Self = Self(5, 18);
+
+    pub(super) fn current() -> Result<Self> {
+        let text =
+            fs::read_to_string("/proc/sys/kernel/osrelease").map_err(|e| io_error("read the kernel version", e))?;
+        let mut parts = text.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+        match (parts.next(), parts.next()) {
+            (Some(Ok(major)), Some(Ok(minor))) => Ok(Self(major, minor)),
+            _ => Err(io_error("read the kernel version", io::Error::other(text))),
+        }
+    }
+}
+
+pub(super) fn io_error(operation: impl Into<String>, source: io::Error) -> DatapathError {
+    DatapathError::Io { operation: operation.into(), source }
+}
+
+fn filesystem(path: &Path) -> io::Result<i64> {
+    Ok(nix::sys::statfs::statfs(path)?.filesystem_type().0)
+}
+
+/// The nearest directory above that exists must be on a bpffs.
+pub(super) fn require_bpffs(dir: &Path) -> Result<()> {
+    let exists = dir.ancestors().find(|d| d.exists()).unwrap_or(Path::new("/"));
+    match filesystem(exists) {
+        Ok(BPF_FS) => Ok(()),
+        Ok(_) => Err(io_error(
+            format!(
+                "pin below {}: {} is no BPF filesystem (mount -t bpf bpf /sys/fs/bpf)",
+                dir.display(),
+                exists.display()
+            ),
+            io::Error::from(io::ErrorKind::Unsupported),
+        )),
+        Err(e) => Err(io_error(format!("look at {}", exists.display()), e)),
+    }
+}
+
+/// The directory must be of a cgroup v2 hierarchy.
+pub(super) fn require_cgroup2(dir: &Path) -> Result<()> {
+    match filesystem(dir) {
+        Ok(CGROUP2) => Ok(()),
+        Ok(_) => Err(io_error(
+            format!("{} is no cgroup v2 directory: socket load balancing needs one", dir.display()),
+            io::Error::from(io::ErrorKind::Unsupported),
+        )),
+        Err(e) => Err(io_error(format!("cgroup v2 directory {}", dir.display()), e)),
+    }
+}
+
+/// Says what a refusal of the kernel means.
+pub(super) fn explain(operation: &str, e: io::Error) -> DatapathError {
+    let hint = match e.raw_os_error() {
+        Some(libc::EPERM) => " (needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or CAP_SYS_ADMIN)",
+        Some(libc::ENOSYS) => " (the kernel has no bpf system call)",
+        _ => "",
+    };
+    io_error(format!("{operation}{hint}"), e)
+}
