@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use axoneme_flow::admin::{self, Status};
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::{
     agent::Agent,
@@ -21,7 +22,10 @@ const POLL: Duration = Duration::from_millis(500);
 #[derive(Debug, Serialize)]
 struct Report {
     checks: Vec<Check>,
+    /// The agent's document, also with what this version does not know.
     #[serde(flatten)]
+    document: Value,
+    #[serde(skip)]
     status: Status,
 }
 
@@ -41,8 +45,10 @@ pub fn run(agent: &Agent, args: &args::Status, out: &mut Output) -> Result<(), F
 }
 
 fn ask(agent: &Agent) -> Result<Report, Failure> {
-    let status = agent.get::<Status>(admin::STATUS)?;
-    Ok(Report { checks: checks(&status), status })
+    let document = agent.get::<Value>(admin::STATUS)?;
+    let status: Status = serde_json::from_value(document.clone())
+        .map_err(|e| Failure::Answer(format!("agent's status is not understood: {e}; see: axoneme version")))?;
+    Ok(Report { checks: checks(&status), document, status })
 }
 
 /// Asks until the node is well or the time is over; then whatever the last answer was.

@@ -9,7 +9,7 @@
 //!
 //! Nouns: a [`Record`] is what the kernel said; a [`Flow`] is a record with names; the [`History`] keeps the last
 //! records; a [`Reader`] walks it for one client; [`Names`] answers for ids, a [`NameBook`] is one made of rows;
-//! [`Lost`] counts what nobody saw, by cause. [`admin`] is what an
+//! a [`Hub`] holds all of it for an agent. [`Lost`] counts what nobody saw, by cause. [`admin`] is what an
 //! agent's socket says of itself, so that the agent and the command line cannot drift apart.
 //!
 //! Invariants: pushing never waits for a reader, never allocates, never fails. Memory is fixed by the capacities given.
@@ -24,6 +24,7 @@ pub mod enrich;
 pub mod filter;
 pub mod flow;
 pub mod history;
+pub mod hub;
 pub mod lost;
 pub mod names;
 pub mod reason;
@@ -40,6 +41,7 @@ pub use enrich::Enricher;
 pub use filter::{Condition, Filter};
 pub use flow::{Content, Flow, Response};
 pub use history::{Found, History};
+pub use hub::{Feed, Hub, Ring, Session};
 pub use lost::{Cause, Lost};
 pub use names::{NameBook, Names, Peer};
 pub use reason::DropReason;

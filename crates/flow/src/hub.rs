@@ -1,0 +1,205 @@
+//! Everything an agent needs to keep and to tell flows, in one place.
+//!
+//! ```text
+//!   ring reader ── Feed (one) ──▶ history ◀── Session (many) ◀── admin socket
+//!   rows ───────── Hub::names ──▶ names  ◀──┘
+//! ```
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicI64, Ordering},
+    },
+};
+
+use crate::{
+    decode::{ClockOffset, decode_drop, decode_flow},
+    enrich::Enricher,
+    history::History,
+    lost::{Cause, Lost},
+    names::NameBook,
+    spec::FieldError,
+    stream::{Query, Reader, Step},
+};
+
+/// Which of the kernel's rings an event came by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ring {
+    Drops,
+    Flows,
+}
+
+impl Ring {
+    const fn cause(self) -> Cause {
+        match self {
+            Self::Drops => Cause::DropRing,
+            Self::Flows => Cause::FlowRing,
+        }
+    }
+}
+
+/// Flows of one node: what happened lately, who is who, and what was lost.
+#[derive(Debug)]
+pub struct Hub {
+    history: History,
+    lost: Lost,
+    names: RwLock<NameBook>,
+    enricher: Enricher,
+    /// A [`ClockOffset`].
+    clock: AtomicI64,
+}
+
+/// The one that writes the history. There is one of it for each hub, and it is not copied: records have one writer.
+#[derive(Debug)]
+pub struct Feed {
+    hub: Arc<Hub>,
+}
+
+impl Hub {
+    /// Keeps the last `capacity` events of `node` ([`History::RECORD_BYTES`] each). For `cluster` and `instance` see
+    /// [`Enricher::new`].
+    #[must_use]
+    pub fn new(node: &str, cluster: &str, instance: u64, capacity: usize) -> (Arc<Self>, Feed) {
+        let hub = Arc::new(Self {
+            history: History::new(capacity),
+            lost: Lost::default(),
+            names: RwLock::new(NameBook::new(node, NameBook::DEPARTED)),
+            enricher: Enricher::new(node, cluster, instance),
+            clock: AtomicI64::new(0),
+        });
+        (hub.clone(), Feed { hub })
+    }
+
+    /// Changes the names. Readers wait meanwhile, the feed does not.
+    pub fn names<T>(&self, change: impl FnOnce(&mut NameBook) -> T) -> T {
+        change(&mut self.names.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    #[must_use]
+    pub fn lost(&self) -> &Lost {
+        &self.lost
+    }
+
+    /// Events that nobody saw, by the name of the cause; causes without loss are left out.
+    #[must_use]
+    pub fn lost_by_cause(&self) -> BTreeMap<String, u64> {
+        self.lost.iter().filter(|l| l.1 > 0).map(|(cause, n)| (cause.name().to_owned(), n)).collect()
+    }
+
+    /// How many events there were since the start.
+    #[must_use]
+    pub fn seen(&self) -> u64 {
+        self.history.head()
+    }
+
+    /// A reader of its own for a query.
+    pub fn open(self: &Arc<Self>, query: &Query) -> Result<Session, Vec<FieldError>> {
+        let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
+        let reader = Reader::open(query, &self.history, &self.enricher, &*names)?;
+        Ok(Session { hub: self.clone(), reader })
+    }
+}
+
+impl Feed {
+    /// What to add to the kernel's clock from now on. Measure it at the start and every minute or so.
+    pub fn set_clock(&mut self, offset: ClockOffset) {
+        self.hub.clock.store(offset.0, Ordering::Relaxed);
+    }
+
+    /// Takes an event. Bytes that are none are counted. Never waits.
+    pub fn take(&mut self, ring: Ring, bytes: &[u8]) {
+        let clock = ClockOffset(self.hub.clock.load(Ordering::Relaxed));
+        let decoded = match ring {
+            Ring::Drops => decode_drop(bytes, clock),
+            Ring::Flows => decode_flow(bytes, clock),
+        };
+        match decoded {
+            Ok(record) => self.hub.history.push(&record),
+            Err(_) => self.hub.lost.add(Cause::Undecodable, 1),
+        }
+    }
+
+    /// The kernel's own count of events that found the ring full, since its start.
+    pub fn set_lost(&mut self, ring: Ring, total: u64) {
+        self.hub.lost.set(ring.cause(), total);
+    }
+}
+
+/// A reader with what it reads.
+#[derive(Debug)]
+pub struct Session {
+    hub: Arc<Hub>,
+    reader: Reader,
+}
+
+impl Session {
+    /// See [`Reader::step`]. A budget of a few hundred keeps names from being held for long.
+    pub fn step(&mut self, budget: usize) -> Step {
+        let hub = &self.hub;
+        let names = hub.names.read().unwrap_or_else(PoisonError::into_inner);
+        self.reader.step(budget, &hub.history, &hub.enricher, &*names, &hub.lost)
+    }
+
+    /// The lines of a step as JSON.
+    #[must_use]
+    pub fn json(step: &Step) -> Vec<String> {
+        match step {
+            // a response is plain data: there is nothing in it that JSON could refuse
+            Step::Lines(lines) => lines.iter().filter_map(|l| serde_json::to_string(l).ok()).collect(),
+            Step::Nothing | Step::Idle | Step::End => Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::size_of;
+
+    use axoneme_abi::event::{DropEvent, FlowEvent};
+
+    use super::*;
+
+    fn event<T>(family: usize, more: &[(usize, u8)]) -> Vec<u8> {
+        let mut bytes = vec![0; size_of::<T>()];
+        bytes[family] = 4;
+        for (offset, value) in more {
+            bytes[*offset] = *value;
+        }
+        bytes
+    }
+
+    #[test]
+    fn events_go_in_at_the_feed_and_come_out_as_lines() {
+        let (hub, mut feed) = Hub::new("n1", "prod", 1, 8);
+        feed.set_clock(ClockOffset(1_000));
+        let mut follower = hub.open(&Query { follow: true, last: Some(0), ..Query::default() }).unwrap();
+        assert_eq!(follower.step(10), Step::Idle);
+        let dropped = event::<DropEvent>(
+            std::mem::offset_of!(DropEvent, family),
+            &[(std::mem::offset_of!(DropEvent, reason), 133)],
+        );
+        let opened =
+            event::<FlowEvent>(std::mem::offset_of!(FlowEvent, family), &[(std::mem::offset_of!(FlowEvent, kind), 1)]);
+        feed.take(Ring::Drops, &dropped);
+        feed.take(Ring::Flows, &opened);
+        feed.take(Ring::Flows, &dropped);
+        let lines = Session::json(&follower.step(10));
+        assert_eq!(lines.len(), 2);
+        assert!(lines[0].contains(r#""drop_reason_desc":"POLICY_DENIED""#), "{}", lines[0]);
+        assert!(lines[1].contains(r#""time":"1970-01-01T00:00:00.000001Z""#), "{}", lines[1]);
+        assert_eq!(follower.step(10), Step::Idle);
+        feed.set_lost(Ring::Flows, 5);
+        assert_eq!(hub.lost_by_cause(), BTreeMap::from([("flow-ring".into(), 5), ("undecodable".into(), 1)]));
+        assert_eq!(hub.seen(), 2);
+    }
+
+    #[test]
+    fn the_feed_goes_on_while_names_are_held() {
+        let (hub, mut feed) = Hub::new("n1", "", 1, 8);
+        let opened =
+            event::<FlowEvent>(std::mem::offset_of!(FlowEvent, family), &[(std::mem::offset_of!(FlowEvent, kind), 1)]);
+        hub.names(|_| feed.take(Ring::Flows, &opened));
+        assert_eq!(hub.seen(), 1);
+    }
+}
