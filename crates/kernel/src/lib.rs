@@ -9,4 +9,5 @@
 
 pub mod bpf;
 pub mod datapath;
+pub mod fake;
 pub mod net;
