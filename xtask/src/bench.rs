@@ -1,0 +1,136 @@
+//! `cargo xtask bench`: ours, a floor and a peer, interleaved in one run; a table for people, one JSON object a line for
+//! machines, and the figures of README's status table.
+//!
+//! A figure comes from a run or it is not there: README's table is written from the recorded lines, never by hand.
+
+mod cluster;
+mod readme;
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use crate::command::output;
+use crate::progress::{say, step};
+use crate::settings;
+use crate::workspace::cargo;
+
+/// Options of the bench.
+#[derive(Args, Debug)]
+pub(crate) struct BenchArgs {
+    /// Only groups whose name holds this: datapath, compile, cluster.
+    filter: Option<String>,
+    /// One JSON object a line on standard output instead of the table.
+    #[arg(long)]
+    json: bool,
+    /// Keep the figures in docs/benchmarks.jsonl and write README's table from them.
+    #[arg(long)]
+    record: bool,
+}
+
+/// One figure. A ratio is ours over theirs; which way is better follows from the unit.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Figure {
+    pub(crate) name: String,
+    pub(crate) unit: String,
+    pub(crate) ours: f64,
+    pub(crate) floor: Option<f64>,
+    pub(crate) floor_name: Option<String>,
+    pub(crate) peer: Option<f64>,
+    pub(crate) peer_name: Option<String>,
+    pub(crate) ratio_to_floor: Option<f64>,
+    pub(crate) ratio_to_peer: Option<f64>,
+    /// Smallest and largest of the rounds, as the bench prints them.
+    pub(crate) spread: Option<serde_json::Value>,
+}
+
+/// A program of the workspace that prints figures.
+struct Program {
+    group: &'static str,
+    package: &'static str,
+    example: &'static str,
+}
+
+const PROGRAMS: &[Program] = &[
+    Program { group: "datapath", package: "axoneme-kernel", example: "datapath_bench" },
+    Program { group: "compile", package: "axoneme-compile", example: "compile_scale" },
+];
+
+/// Runs the groups that the filter picks.
+pub(crate) fn run(args: &BenchArgs) -> Result<()> {
+    let picked = |group: &str| args.filter.as_deref().is_none_or(|f| group.contains(f));
+    let mut figures = Vec::new();
+    for program in PROGRAMS.iter().filter(|p| picked(p.group)) {
+        figures.extend(step(&format!("{}: {}", program.group, program.example), || program.run())?);
+    }
+    if picked("cluster") {
+        figures.extend(cluster::run()?);
+    }
+    anyhow::ensure!(!figures.is_empty(), "no group named like {:?}: datapath, compile, cluster", args.filter);
+    if args.json {
+        for figure in &figures {
+            println!("{}", serde_json::to_string(figure)?);
+        }
+    } else {
+        print_table(&figures);
+    }
+    if args.record {
+        record(&figures)?;
+    }
+    Ok(())
+}
+
+impl Program {
+    fn run(&self) -> Result<Vec<Figure>> {
+        let mut command = cargo();
+        command.args(["run", "--quiet", "--profile", "image", "--package", self.package, "--example", self.example]);
+        parse(&output(&mut command)?).with_context(|| format!("what {} printed", self.example))
+    }
+}
+
+/// The lines that are figures; anything else that a bench prints is for people.
+fn parse(text: &str) -> Result<Vec<Figure>> {
+    text.lines()
+        .filter(|line| line.starts_with('{'))
+        .map(|line| serde_json::from_str(line).with_context(|| format!("figure {line}")))
+        .collect()
+}
+
+fn number(value: Option<f64>) -> String {
+    value.map_or_else(|| "–".to_owned(), |v| if v.abs() >= 1000.0 { format!("{v:.0}") } else { format!("{v:.3}") })
+}
+
+fn print_table(figures: &[Figure]) {
+    println!("{:<34} {:>10} {:>10} {:>10} {:>8} {:>10} {:>8}  floor, peer", "figure", "unit", "ours", "floor", "ratio", "peer", "ratio");
+    for f in figures {
+        println!(
+            "{:<34} {:>10} {:>10} {:>10} {:>8} {:>10} {:>8}  {}",
+            f.name,
+            f.unit,
+            number(Some(f.ours)),
+            number(f.floor),
+            number(f.ratio_to_floor),
+            number(f.peer),
+            number(f.ratio_to_peer),
+            [f.floor_name.as_deref(), f.peer_name.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(", ")
+        );
+    }
+}
+
+/// Newer figures replace older ones of the same name.
+fn record(figures: &[Figure]) -> Result<()> {
+    let path = settings::repository().join("docs/benchmarks.jsonl");
+    let mut all: BTreeMap<String, Figure> = match std::fs::read_to_string(&path) {
+        Ok(text) => parse(&text)?.into_iter().map(|f| (f.name.clone(), f)).collect(),
+        Err(_) => BTreeMap::new(),
+    };
+    all.extend(figures.iter().map(|f| (f.name.clone(), f.clone())));
+    let lines: Vec<String> = all.values().map(serde_json::to_string).collect::<Result<_, _>>()?;
+    std::fs::create_dir_all(settings::repository().join("docs"))?;
+    std::fs::write(&path, lines.join("\n") + "\n").with_context(|| format!("writing {}", path.display()))?;
+    readme::write(all.values())?;
+    say(format_args!("  ok {} figures recorded in docs/benchmarks.jsonl and README.md", figures.len()));
+    Ok(())
+}
