@@ -18,6 +18,7 @@ use axoneme_runtime::{
     admin::{self, Answer, Handler, Question},
     drain,
 };
+use futures::StreamExt;
 use golden::golden;
 use serde_json::{Value, json};
 
@@ -108,7 +109,10 @@ fn flows(query: &Query) -> Answer {
     }
     let enricher = Enricher::new("worker-1", "prod", 1);
     let lines = read(query, &history, &enricher, &names);
+    let live = query.follow && query.last == Some(1);
     match lines {
+        // as an agent without traffic: what there is, then silence
+        Ok(lines) if live => Answer::Lines(Box::pin(futures::stream::iter(lines).chain(futures::stream::pending()))),
         Ok(lines) => Answer::Lines(Box::pin(futures::stream::iter(lines))),
         Err(error) => Answer::Failed(error),
     }
@@ -234,7 +238,7 @@ fn every_filter_of_the_command_line_is_a_filter_of_the_agent() {
         let spec: FilterSpec = serde_json::from_value(json!({name: [value]})).unwrap();
         let query = Query { filter: spec, ..Query::default() };
         let Answer::Lines(expected) = flows(&query) else { panic!("{name}") };
-        let expected = futures::executor::block_on(futures::StreamExt::count(expected));
+        let expected = futures::executor::block_on(expected.count());
         assert_eq!(lines, expected, "{flag} {value}: {matching}");
         assert!(expected < events::events().len(), "{flag} {value} must leave something out to prove anything");
     }
@@ -300,6 +304,49 @@ fn answers_that_are_none_are_told_from_silence() {
         assert_eq!(out.status.code(), Some(code), "{out:?}");
         assert!(String::from_utf8_lossy(&out.stderr).contains(said), "{out:?}");
     }
+}
+
+#[test]
+fn a_flow_is_shown_when_it_happens_and_not_when_the_next_one_does() {
+    let served = serve(status());
+    let mut child = Command::new(env!("CARGO_BIN_EXE_axoneme"))
+        .args(["observe", "--follow", "--last", "1"])
+        .env("AXONEME_SOCKET", &served.socket)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let stdout = child.stdout.take().unwrap();
+    let (line, read) = std::sync::mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        let mut text = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut text).unwrap();
+        line.send(text).unwrap();
+    });
+    let shown = read.recv_timeout(Duration::from_secs(20));
+    let still_there = child.try_wait().unwrap().is_none();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    reader.join().unwrap();
+    assert!(shown.unwrap().contains("closed FORWARDED"));
+    assert!(still_there, "it follows until it is told to end");
+}
+
+#[test]
+fn waiting_ends_when_the_agent_comes() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("late.sock");
+    let child = Command::new(env!("CARGO_BIN_EXE_axoneme"))
+        .args(["status", "--wait", "60"])
+        .env("AXONEME_SOCKET", &socket)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let served = serve(status());
+    // the socket appears while it waits
+    std::os::unix::fs::symlink(&served.socket, &socket).unwrap();
+    let out = child.wait_with_output().unwrap();
+    assert_eq!(out.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&out.stdout).starts_with("node worker-1: ready"));
 }
 
 #[test]
