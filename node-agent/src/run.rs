@@ -37,6 +37,8 @@ pub enum Mail {
     Identities(oneshot::Sender<Vec<IdentityView>>),
     Drift(oneshot::Sender<Result<Vec<String>, Error>>),
     Repair(oneshot::Sender<Result<usize, Error>>),
+    /// The engine ends, whoever still holds a sender.
+    Stop,
 }
 
 /// A running engine.
@@ -85,7 +87,7 @@ impl Running {
         if let Some(feed) = tasks.first() {
             feed.abort();
         }
-        drop(mail);
+        let _ = mail.send(Mail::Stop).await;
         let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         for task in tasks {
             let _ = task.await;
@@ -112,7 +114,10 @@ async fn turn(
                 }
             },
         };
-        let Some(mail) = mail else { return };
+        let mail = match mail {
+            None | Some(Mail::Stop) => return,
+            Some(mail) => mail,
+        };
         handle(&mut engine, mail);
         publish(&mut engine, &reports, &doomed, &ready).await;
     }
@@ -133,6 +138,8 @@ fn handle(engine: &mut Engine, mail: Mail) {
         Mail::Identities(reply) => drop(reply.send(engine.view_identities())),
         Mail::Drift(reply) => drop(reply.send(engine.drift())),
         Mail::Repair(reply) => drop(reply.send(engine.repair())),
+        // the caller has ended the loop
+        Mail::Stop => {}
     }
 }
 

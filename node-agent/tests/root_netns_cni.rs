@@ -161,16 +161,14 @@ async fn serve(
     assert!(trigger.drain(Duration::from_secs(5)).await);
     server.await.unwrap();
     drop(events);
-    // the test's own handle is still out: end the thread with the runtime
-    reports.abort();
-    drop(running);
+    running.stop().await;
+    reports.await.unwrap();
 }
 
 fn plugin() -> PathBuf {
-    let cargo = env!("CARGO");
-    let out = Process::new(cargo).args(["build", "--quiet", "-p", "axoneme-cni"]).output().unwrap();
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("axoneme-cni")
+    let built = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("axoneme-cni");
+    assert!(built.exists(), "{} is missing: run `cargo build -p axoneme-cni` first", built.display());
+    built
 }
 
 /// One call of the binary as a runtime makes it: exit code and document.
