@@ -24,8 +24,14 @@ use sha2::{Digest as _, Sha256};
 pub struct Identities {
     /// As the CiliumIdentity objects say.
     objects: BTreeMap<Identity, Labels>,
+    by_labels: BTreeMap<Labels, BTreeSet<Identity>>,
+    wanted: BTreeSet<Labels>,
+    /// Wanted and not active.
+    missing: BTreeSet<Labels>,
     /// Sets whose number pods may use, with that number.
     active: Assignments,
+    /// What changed in `active`.
+    changes: Vec<(Labels, Option<Identity>)>,
     /// Sets that nodes have to learn before pods move, with the revision that told them and when they had to know.
     announced: BTreeMap<Labels, Announcement>,
     /// Numbers in creation, until the object is seen or the attempt failed.
@@ -40,14 +46,21 @@ struct Announcement {
     deadline: Instant,
 }
 
-/// What the leader should do.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Plan {
-    pub create: Vec<(Identity, Labels)>,
-    pub delete: Vec<Identity>,
-}
-
 impl Identities {
+    /// Pods began or ceased to ask for a set.
+    pub fn want(&mut self, labels: Labels, wanted: bool) {
+        if !wanted {
+            self.missing.remove(&labels);
+            self.announced.remove(&labels);
+            self.wanted.remove(&labels);
+            return;
+        }
+        if !self.active.contains_key(&labels) {
+            self.missing.insert(labels.clone());
+        }
+        self.wanted.insert(labels);
+    }
+
     /// An object is there. Of two objects with the same labels the lower number counts; the other ends unused.
     pub fn observed(&mut self, id: Identity, labels: Labels) {
         self.creating.remove(&id);
@@ -55,25 +68,30 @@ impl Identities {
             return;
         }
         // somebody rewrote the object: nothing may go by its old labels
-        if let Some(old) = self.objects.insert(id, labels) {
-            self.let_go(id, &old);
-        }
+        self.removed(id);
+        self.by_labels.entry(labels.clone()).or_default().insert(id);
+        self.objects.insert(id, labels);
     }
 
     /// The object is gone. Pods that use the number keep it until they have another.
     pub fn removed(&mut self, id: Identity) {
         self.unused_since.remove(&id);
-        if let Some(labels) = self.objects.remove(&id) {
-            self.let_go(id, &labels);
+        let Some(labels) = self.objects.remove(&id) else { return };
+        if let Some(ids) = self.by_labels.get_mut(&labels) {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.by_labels.remove(&labels);
+            }
         }
-    }
-
-    fn let_go(&mut self, id: Identity, labels: &Labels) {
-        if self.active.get(labels) == Some(&id) {
-            self.active.remove(labels);
+        if self.announced.get(&labels).is_some_and(|a| a.identity == id) {
+            self.announced.remove(&labels);
         }
-        if self.announced.get(labels).is_some_and(|a| a.identity == id) {
-            self.announced.remove(labels);
+        if self.active.get(&labels) == Some(&id) {
+            self.active.remove(&labels);
+            self.changes.push((labels.clone(), None));
+            if self.wanted.contains(&labels) {
+                self.missing.insert(labels);
+            }
         }
     }
 
@@ -88,41 +106,42 @@ impl Identities {
         &self.active
     }
 
-    /// Objects with their labels.
-    pub fn objects(&self) -> impl Iterator<Item = (&Identity, &Labels)> {
-        self.objects.iter()
+    /// What changed in the numbers that pods may use, since the last call.
+    pub fn take_changes(&mut self) -> Vec<(Labels, Option<Identity>)> {
+        std::mem::take(&mut self.changes)
     }
 
-    /// Makes numbers of wanted sets usable: at once where no pod moves to them, else after the announcement. Returns
-    /// the sets to announce now, to be confirmed with [`Self::announced`]. True: the active numbers changed.
-    pub fn advance(
-        &mut self,
-        wanted: &BTreeSet<Labels>,
-        moves_to: &BTreeSet<Labels>,
-        acked: u64,
-        now: Instant,
-    ) -> (bool, Vec<(Identity, Labels)>) {
-        let mut changed = false;
+    /// Wanted sets that have an object and are not active yet.
+    #[must_use]
+    pub fn pending(&self) -> BTreeSet<Labels> {
+        self.missing.iter().filter(|l| self.by_labels.contains_key(*l)).cloned().collect()
+    }
+
+    /// Wanted sets that pods can't use yet.
+    #[must_use]
+    pub fn missing(&self) -> usize {
+        self.missing.len()
+    }
+
+    /// Makes numbers of wanted sets usable: at once where no pod moves to them, else when all nodes have acknowledged
+    /// (`acked`: up to this revision) the announcement or its deadline has come. Returns the sets to announce now, to
+    /// be confirmed with [`Self::announced`].
+    pub fn advance(&mut self, moves_to: &BTreeSet<Labels>, acked: u64, now: Instant) -> Vec<(Identity, Labels)> {
         let mut announce = Vec::new();
-        for (id, labels) in &self.objects {
-            if self.active.contains_key(labels) || !wanted.contains(labels) {
-                continue;
-            }
-            let ready = match self.announced.get(labels) {
-                None if moves_to.contains(labels) => {
-                    announce.push((*id, labels.clone()));
-                    false
+        for labels in self.pending() {
+            let Some(id) = self.by_labels.get(&labels).and_then(|ids| ids.first()).copied() else { continue };
+            match self.announced.get(&labels) {
+                None if moves_to.contains(&labels) => announce.push((id, labels)),
+                Some(a) if a.revision > acked && a.deadline > now => {}
+                _ => {
+                    self.announced.remove(&labels);
+                    self.missing.remove(&labels);
+                    self.active.insert(labels.clone(), id);
+                    self.changes.push((labels, Some(id)));
                 }
-                None => true,
-                Some(a) => a.revision <= acked || a.deadline <= now,
-            };
-            if ready {
-                self.announced.remove(labels);
-                self.active.insert(labels.clone(), *id);
-                changed = true;
             }
         }
-        (changed, announce)
+        announce
     }
 
     /// The set was published with this revision.
@@ -130,43 +149,38 @@ impl Identities {
         self.announced.insert(labels, Announcement { identity, revision, deadline });
     }
 
-    /// Objects to create for wanted sets, and to delete after `grace` without use. `in_use` are numbers that pods have
-    /// now, wanted or not.
-    pub fn plan(
-        &mut self,
-        wanted: &BTreeSet<Labels>,
-        in_use: &BTreeSet<Identity>,
-        grace: Duration,
-        now: Instant,
-    ) -> Plan {
-        let known: BTreeSet<&Labels> = self.objects.values().chain(self.creating.values()).collect();
-        let missing: Vec<Labels> = wanted.iter().filter(|l| !known.contains(l)).cloned().collect();
-        let mut plan = Plan::default();
+    /// Whether an announcement is out that has not come to its end.
+    #[must_use]
+    pub fn is_announcing(&self) -> bool {
+        !self.announced.is_empty()
+    }
+
+    /// Objects to create for wanted sets.
+    pub fn create(&mut self) -> Vec<(Identity, Labels)> {
+        let under_way: BTreeSet<&Labels> = self.creating.values().collect();
+        let none = |l: &&Labels| !self.by_labels.contains_key(*l) && !under_way.contains(l);
+        let missing: Vec<Labels> = self.missing.iter().filter(none).cloned().collect();
+        let mut create = Vec::new();
         for labels in missing {
             let Some(id) = self.free(&labels) else { break };
             self.creating.insert(id, labels.clone());
-            plan.create.push((id, labels));
+            create.push((id, labels));
         }
-        let mut canonical: BTreeMap<&Labels, Identity> = BTreeMap::new();
-        for (id, labels) in &self.objects {
-            canonical.entry(labels).or_insert(*id);
+        create
+    }
+
+    /// Objects that were not used for `grace`. `in_use` says whether a pod has the number, wanted or not.
+    pub fn collect(&mut self, in_use: impl Fn(Identity) -> bool, grace: Duration, now: Instant) -> Vec<Identity> {
+        let canonical = |id: &Identity, l: &Labels| self.by_labels.get(l).and_then(|ids| ids.first()) == Some(id);
+        let used = |id: &Identity, l: &Labels| in_use(*id) || (self.wanted.contains(l) && canonical(id, l));
+        let unused: BTreeSet<Identity> =
+            self.objects.iter().filter(|(id, l)| !used(id, l)).map(|(id, _)| *id).collect();
+        self.unused_since.retain(|id, _| unused.contains(id));
+        for id in &unused {
+            self.unused_since.entry(*id).or_insert(now);
         }
-        let used = |id: &Identity, labels: &Labels| {
-            in_use.contains(id)
-                || self.active.get(labels) == Some(id) && wanted.contains(labels)
-                || (wanted.contains(labels) && canonical.get(labels) == Some(id))
-        };
-        let (used, unused): (Vec<_>, Vec<_>) = self.objects.iter().partition(|(id, l)| used(id, l));
-        for (id, _) in used {
-            self.unused_since.remove(id);
-        }
-        for (id, _) in unused {
-            let since = *self.unused_since.entry(*id).or_insert(now);
-            if now.duration_since(since) >= grace {
-                plan.delete.push(*id);
-            }
-        }
-        plan
+        let old = self.unused_since.iter().filter(|(_, since)| now.duration_since(**since) >= grace);
+        old.map(|(id, _)| *id).collect()
     }
 
     /// How many more sets can get a number.

@@ -57,6 +57,18 @@ pub struct Problem {
     pub message: String,
 }
 
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(p) = &self.pool {
+            write!(f, "CiliumPodIPPool {p}: ")?;
+        }
+        if let Some(n) = &self.node {
+            write!(f, "node {n}: ")?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// Nodes that are not ignored.

@@ -10,7 +10,13 @@
 //! Invariants: one task owns all state; nothing is compiled, sent or pruned before every source is initialised; only
 //! the holder of the Lease writes; a write that would change nothing is not made; a broken object stops nothing else.
 
+pub mod bootstrap;
+pub mod compiler;
+pub mod configs;
+pub mod core;
 pub mod identity;
 pub mod ipam;
+pub mod plan;
 pub mod source;
 pub mod state;
+pub mod write;

@@ -65,6 +65,8 @@ pub struct Cluster {
     pub broken: BTreeMap<String, String>,
     services: BTreeMap<Key, Service>,
     slices: BTreeMap<Key, EndpointSlice>,
+    /// Slices of each service.
+    by_service: HashMap<Key, BTreeSet<Key>>,
     apiserver: BTreeSet<IpAddr>,
     /// Addresses of pods as their nodes report them, by uid.
     reported: HashMap<Name, BTreeSet<IpAddr>>,
@@ -158,11 +160,8 @@ impl Cluster {
         self.changes.push(WorldChange::Service(key.clone(), service));
     }
 
-    fn slices_of<'a>(&'a self, key: &'a Key) -> impl Iterator<Item = &'a EndpointSlice> {
-        // a namespace's slices are together; names of slices begin with the service's by habit only
-        let from = (key.0.clone(), Name::from(""));
-        let of_namespace = self.slices.range(from..).take_while(|((ns, _), _)| *ns == key.0).map(|(_, s)| s);
-        of_namespace.filter(|s| s.service.as_ref() == Some(&key.1))
+    fn slices_of<'a>(&'a self, key: &Key) -> impl Iterator<Item = &'a EndpointSlice> {
+        self.by_service.get(key).into_iter().flatten().filter_map(|s| self.slices.get(s))
     }
 
     fn emit_apiserver(&mut self) {

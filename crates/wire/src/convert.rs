@@ -43,10 +43,8 @@ impl<T> At for Result<T, WireError> {
     }
 
     fn at_index(self, field: &str, index: usize) -> Self {
-        self.map_err(|e| match e.path.is_empty() {
-            true => WireError { path: format!("{field}[{index}]"), ..e },
-            false => WireError { path: format!("{field}[{index}].{}", e.path), ..e },
-        })
+        let dot = |path: &str| if path.is_empty() { "" } else { "." };
+        self.map_err(|e| WireError { path: format!("{field}[{index}]{}{}", dot(&e.path), e.path), ..e })
     }
 }
 

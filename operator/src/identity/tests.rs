@@ -13,76 +13,98 @@ fn set(apps: &[&str]) -> BTreeSet<Labels> {
     apps.iter().map(|a| labels(a)).collect()
 }
 
-fn none() -> BTreeSet<Identity> {
+fn wanting(apps: &[&str]) -> Identities {
+    let mut i = Identities::default();
+    apps.iter().for_each(|a| i.want(labels(a), true));
+    i
+}
+
+fn none() -> BTreeSet<Labels> {
     BTreeSet::new()
 }
 
 #[test]
 fn a_set_gets_one_number_however_often_it_is_asked_for() {
-    let (mut i, now) = (Identities::default(), Instant::now());
-    let first = i.plan(&set(&["a", "b"]), &none(), GRACE, now);
-    assert_eq!(first.create.len(), 2);
-    assert_eq!(i.plan(&set(&["a", "b"]), &none(), GRACE, now), Plan::default(), "they are under way");
-    for (id, l) in first.create {
+    let mut i = wanting(&["a", "b"]);
+    let first = i.create();
+    assert_eq!(first.len(), 2);
+    assert_eq!(i.create(), vec![], "they are under way");
+    for (id, l) in first {
         assert!((Identity::FIRST..=Identity::LAST).contains(&id));
         i.observed(id, l);
     }
-    assert_eq!(i.plan(&set(&["a", "b"]), &none(), GRACE, now), Plan::default());
+    assert_eq!(i.create(), vec![]);
+    assert_eq!(i.advance(&none(), 0, Instant::now()), vec![]);
+    assert_eq!((i.take_changes().len(), i.missing()), (2, 0));
 }
 
 #[test]
 fn a_lost_race_takes_another_number() {
-    let (mut i, now) = (Identities::default(), Instant::now());
-    let (id, _) = i.plan(&set(&["a"]), &none(), GRACE, now).create.remove(0);
+    let mut i = wanting(&["a"]);
+    let (id, _) = i.create().remove(0);
     i.not_created(id);
     i.observed(id, labels("of somebody else"));
-    let (other, l) = i.plan(&set(&["a"]), &none(), GRACE, now).create.remove(0);
+    let (other, l) = i.create().remove(0);
     assert_ne!(other, id);
     assert_eq!(l, labels("a"));
 }
 
 #[test]
 fn of_two_objects_with_the_same_labels_the_lower_counts_and_the_other_goes() {
-    let (mut i, t) = (Identities::default(), Instant::now());
+    let (mut i, t) = (wanting(&["a"]), Instant::now());
     i.observed(Identity(300), labels("a"));
     i.observed(Identity(299), labels("a"));
-    assert!(i.advance(&set(&["a"]), &BTreeSet::new(), 0, t).0);
+    i.advance(&none(), 0, t);
     assert_eq!(i.active()[&labels("a")], Identity(299));
-    i.plan(&set(&["a"]), &none(), GRACE, t);
-    assert_eq!(i.plan(&set(&["a"]), &none(), GRACE, t + GRACE).delete, [Identity(300)]);
+    i.collect(|_| false, GRACE, t);
+    assert_eq!(i.collect(|_| false, GRACE, t + GRACE), [Identity(300)]);
 }
 
 #[test]
 fn pods_move_only_after_the_nodes_know_or_the_deadline() {
-    let (mut i, t) = (Identities::default(), Instant::now());
+    let (mut i, t) = (wanting(&["a", "b"]), Instant::now());
     i.observed(Identity(300), labels("a"));
-    let (changed, announce) = i.advance(&set(&["a"]), &set(&["a"]), 0, t);
-    assert!(!changed);
-    assert_eq!(announce, vec![(Identity(300), labels("a"))]);
+    assert_eq!(i.advance(&set(&["a"]), 0, t), vec![(Identity(300), labels("a"))]);
     i.announced(Identity(300), labels("a"), 7, t + GRACE);
-    assert_eq!(i.advance(&set(&["a"]), &set(&["a"]), 6, t), (false, vec![]));
-    assert!(i.advance(&set(&["a"]), &set(&["a"]), 7, t).0);
-    assert_eq!(i.active()[&labels("a")], Identity(300));
+    assert_eq!(i.advance(&set(&["a"]), 6, t), vec![]);
+    assert_eq!(i.take_changes(), vec![]);
+    i.advance(&set(&["a"]), 7, t);
+    assert_eq!(i.take_changes(), vec![(labels("a"), Some(Identity(300)))]);
 
     i.observed(Identity(301), labels("b"));
     i.announced(Identity(301), labels("b"), 9, t + GRACE);
-    assert!(!i.advance(&set(&["a", "b"]), &set(&["b"]), 0, t).0);
-    assert!(i.advance(&set(&["a", "b"]), &set(&["b"]), 0, t + GRACE).0);
+    i.advance(&set(&["b"]), 0, t);
+    assert_eq!(i.take_changes(), vec![]);
+    i.advance(&set(&["b"]), 0, t + GRACE);
+    assert_eq!(i.take_changes(), vec![(labels("b"), Some(Identity(301)))]);
+}
+
+#[test]
+fn an_object_that_goes_or_is_rewritten_takes_its_number_back() {
+    let (mut i, t) = (wanting(&["a"]), Instant::now());
+    i.observed(Identity(300), labels("a"));
+    i.advance(&none(), 0, t);
+    i.take_changes();
+    i.observed(Identity(300), labels("forged"));
+    assert_eq!(i.take_changes(), vec![(labels("a"), None)]);
+    assert_eq!(i.missing(), 1);
+    assert_eq!(i.create().len(), 1);
 }
 
 #[test]
 fn a_number_in_use_is_never_collected() {
     let (mut i, t) = (Identities::default(), Instant::now());
     i.observed(Identity(300), labels("a"));
-    let used = BTreeSet::from([Identity(300)]);
-    i.plan(&set(&[]), &used, GRACE, t);
-    assert_eq!(i.plan(&set(&[]), &used, GRACE, t + GRACE * 2).delete, []);
+    i.collect(|_| true, GRACE, t);
+    assert_eq!(i.collect(|_| true, GRACE, t + GRACE * 2), []);
     // unused, used again, unused: the grace starts over
-    i.plan(&set(&[]), &none(), GRACE, t + GRACE * 3);
-    i.plan(&set(&["a"]), &none(), GRACE, t + GRACE * 4);
-    i.plan(&set(&[]), &none(), GRACE, t + GRACE * 5);
-    assert_eq!(i.plan(&set(&[]), &none(), GRACE, t + GRACE * 5 + GRACE / 2).delete, []);
-    assert_eq!(i.plan(&set(&[]), &none(), GRACE, t + GRACE * 6).delete, [Identity(300)]);
+    i.collect(|_| false, GRACE, t + GRACE * 3);
+    i.want(labels("a"), true);
+    i.collect(|_| false, GRACE, t + GRACE * 4);
+    i.want(labels("a"), false);
+    i.collect(|_| false, GRACE, t + GRACE * 5);
+    assert_eq!(i.collect(|_| false, GRACE, t + GRACE * 5 + GRACE / 2), []);
+    assert_eq!(i.collect(|_| false, GRACE, t + GRACE * 6), [Identity(300)]);
 }
 
 proptest! {
@@ -95,11 +117,11 @@ proptest! {
         let mut replicas = [Identities::default(), Identities::default()];
         let mut server: BTreeMap<Identity, Labels> = BTreeMap::new();
         let now = Instant::now();
-        let mut wanted = BTreeSet::new();
         for (which, app, hear) in steps {
-            wanted.insert(labels(&app));
-            let plan = replicas[usize::from(which)].plan(&wanted, &none(), GRACE, now);
-            for (id, l) in plan.create {
+            for r in &mut replicas {
+                r.want(labels(&app), true);
+            }
+            for (id, l) in replicas[usize::from(which)].create() {
                 match server.entry(id) {
                     std::collections::btree_map::Entry::Vacant(v) => drop(v.insert(l)),
                     std::collections::btree_map::Entry::Occupied(_) => replicas[usize::from(which)].not_created(id),
@@ -116,7 +138,7 @@ proptest! {
             for (id, l) in &server {
                 r.observed(*id, l.clone());
             }
-            r.advance(&wanted, &BTreeSet::new(), 0, now);
+            r.advance(&none(), 0, now);
             for (l, id) in r.active() {
                 prop_assert_eq!(&server[id], l);
             }

@@ -138,21 +138,30 @@ impl Cluster {
     }
 
     fn slice(&mut self, key: Key, slice: Option<axoneme_intake::EndpointSlice>) {
-        let namespace = key.0.clone();
-        let new = slice.as_ref().and_then(|s| s.service.clone());
-        let old = match slice {
-            Some(s) => self.slices.insert(key, s),
-            None => self.slices.remove(&key),
-        };
-        let old = old.and_then(|s| s.service);
+        let new = slice.as_ref().and_then(service_of);
+        let old = self.slices.get(&key).and_then(service_of);
+        if let Some(service) = &old
+            && let Some(slices) = self.by_service.get_mut(service)
+        {
+            slices.remove(&key);
+            if slices.is_empty() {
+                self.by_service.remove(service);
+            }
+        }
+        if let Some(service) = &new {
+            self.by_service.entry(service.clone()).or_default().insert(key.clone());
+        }
+        match slice {
+            Some(s) => drop(self.slices.insert(key, s)),
+            None => drop(self.slices.remove(&key)),
+        }
         let services = old.iter().chain(new.iter().filter(|n| old.as_ref() != Some(*n)));
-        for service in services.cloned().collect::<Vec<_>>() {
-            if &*namespace == "default" && &*service == "kubernetes" {
+        for service in services {
+            if &*service.0 == "default" && &*service.1 == "kubernetes" {
                 self.emit_apiserver();
             }
-            let key = (namespace.clone(), service);
-            if self.services.contains_key(&key) {
-                self.emit_service(&key);
+            if self.services.contains_key(service) {
+                self.emit_service(service);
             }
         }
     }
@@ -202,6 +211,10 @@ impl Cluster {
             _ => {}
         }
     }
+}
+
+fn service_of(slice: &axoneme_intake::EndpointSlice) -> Option<Key> {
+    slice.service.as_ref().map(|s| (slice.namespace.clone(), s.clone()))
 }
 
 pub(super) const fn is_policy(kind: Kind) -> bool {

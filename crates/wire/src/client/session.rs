@@ -163,10 +163,13 @@ impl Session<'_> {
                 self.commit(c.revision);
                 Ok(())
             }
-            Some(Body::Redirect(r)) => match self.driver.state.follow(&r.address) {
-                true => Err(format!("redirected to {}", r.address)),
-                false => Ok(()),
-            },
+            Some(Body::Redirect(r)) => {
+                if self.driver.state.follow(&r.address) {
+                    Err(format!("redirected to {}", r.address))
+                } else {
+                    Ok(())
+                }
+            }
             // a newer operator may say more than this version knows
             Some(Body::Welcome(_)) | None => Ok(()),
         }

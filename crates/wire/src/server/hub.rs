@@ -187,13 +187,9 @@ impl Hub {
         if request.first {
             frames.push(frame::welcome(self.epoch, &self.operator, missed.is_some(), leader));
         }
-        let entries = match missed {
-            Some(entries) => entries,
-            None => {
-                frames.extend(self.snapshot(&request.node));
-                Vec::new()
-            }
-        };
+        let snapshot = missed.is_none().then(|| self.snapshot(&request.node));
+        frames.extend(snapshot.into_iter().flatten());
+        let entries = missed.unwrap_or_default();
         let subscription =
             Subscription { frames, entries, revision: self.revision, live, leadership: self.leadership.subscribe() };
         // the session may be gone already; `closed` follows
@@ -282,6 +278,13 @@ impl Hub {
     /// Connected nodes that have not acknowledged the revision yet.
     pub fn behind(&self, revision: u64) -> impl Iterator<Item = &Arc<str>> {
         self.peers.iter().filter(move |(_, p)| p.session.is_some() && p.acked < revision).map(|(n, _)| n)
+    }
+
+    /// The revision up to which all connected nodes have acknowledged; the newest if none is connected.
+    #[must_use]
+    pub fn acked_by_all(&self) -> u64 {
+        let connected = self.peers.values().filter(|p| p.session.is_some());
+        connected.map(|p| p.acked).min().unwrap_or(self.revision)
     }
 
     /// Newest revision that the node acknowledged.

@@ -29,7 +29,7 @@ pub(super) struct Views {
     tables: HashMap<TableId, Table>,
     configs: BTreeMap<Name, Arc<NodeConfigRow>>,
     endpoints: HashMap<Name, EndpointRow>,
-    views: BTreeMap<Name, View>,
+    held: BTreeMap<Name, View>,
     /// Nodes that have a table.
     users: HashMap<TableId, BTreeSet<Name>>,
     /// Tables that enforce a policy.
@@ -106,7 +106,7 @@ impl Views {
             Row::Ip(r) if put(&mut self.ips, r.prefix, &r) => delta.shared.push(upsert(Row::Ip(r))),
             Row::Config(r) if put(&mut self.configs, r.node.clone(), &r) => {
                 let node = r.node.clone();
-                self.views.entry(node.clone()).or_default();
+                self.held.entry(node.clone()).or_default();
                 delta.own(&node, upsert(Row::Config(r)));
             }
             Row::Rule(r) => self.upsert_rule(r, delta),
@@ -156,7 +156,7 @@ impl Views {
         let id = r.id;
         self.rules.insert(id, r.clone());
         let change = upsert(Row::Rule(r));
-        for (node, _) in self.views.iter().filter(|(_, v)| v.rules.contains_key(&id)) {
+        for (node, _) in self.held.iter().filter(|(_, v)| v.rules.contains_key(&id)) {
             delta.own(node, change.clone());
         }
     }
@@ -194,7 +194,7 @@ impl Views {
             delta.own(&node, change.clone());
             self.hold_rules(&node, &added, delta);
             self.drop_rules(&node, &dropped, delta);
-            if let Some(u) = self.views.get_mut(&node).and_then(|v| v.tables.get_mut(&id)) {
+            if let Some(u) = self.held.get_mut(&node).and_then(|v| v.tables.get_mut(&id)) {
                 u.changed = revision;
                 if policies {
                     u.policies_since = revision;
@@ -217,7 +217,7 @@ impl Views {
         if node.is_empty() {
             return;
         }
-        self.views.entry(node.clone()).or_default().endpoints.insert(uid);
+        self.held.entry(node.clone()).or_default().endpoints.insert(uid);
         if moved || old_table != Some(table) {
             self.hold_table(revision, &node, table, delta);
             if let Some(old) = old_table.filter(|_| !moved) {
@@ -232,7 +232,7 @@ impl Views {
         if old.node.is_empty() {
             return;
         }
-        if let Some(v) = self.views.get_mut(&old.node) {
+        if let Some(v) = self.held.get_mut(&old.node) {
             v.endpoints.remove(uid);
         }
         delta.own(&old.node, Encoded::new(RowChange::Remove(RowKey::Endpoint(uid.clone()))));
@@ -240,7 +240,7 @@ impl Views {
     }
 
     fn hold_table(&mut self, revision: u64, node: &Name, id: TableId, delta: &mut Delta) {
-        let u = self.views.entry(node.clone()).or_default().tables.entry(id).or_default();
+        let u = self.held.entry(node.clone()).or_default().tables.entry(id).or_default();
         u.endpoints += 1;
         if u.endpoints == 1 {
             self.users.entry(id).or_default().insert(node.clone());
@@ -250,7 +250,7 @@ impl Views {
 
     fn send_table(&mut self, revision: u64, node: &Name, id: TableId, delta: &mut Delta) {
         let Some(change) = self.encoded_table(id) else { return };
-        if let Some(u) = self.views.get_mut(node).and_then(|v| v.tables.get_mut(&id)) {
+        if let Some(u) = self.held.get_mut(node).and_then(|v| v.tables.get_mut(&id)) {
             (u.policies_since, u.changed) = (revision, revision);
         }
         delta.own(node, change);
@@ -259,7 +259,7 @@ impl Views {
     }
 
     fn drop_table(&mut self, node: &Name, id: TableId, delta: &mut Delta) {
-        let Some(view) = self.views.get_mut(node) else { return };
+        let Some(view) = self.held.get_mut(node) else { return };
         let Some(u) = view.tables.get_mut(&id) else { return };
         u.endpoints = u.endpoints.saturating_sub(1);
         if u.endpoints > 0 {
@@ -278,7 +278,7 @@ impl Views {
     }
 
     fn hold_rules(&mut self, node: &Name, ids: &[RuleId], delta: &mut Delta) {
-        let view = self.views.entry(node.clone()).or_default();
+        let view = self.held.entry(node.clone()).or_default();
         for id in ids {
             let held = view.rules.entry(*id).or_default();
             *held += 1;
@@ -289,7 +289,7 @@ impl Views {
     }
 
     fn drop_rules(&mut self, node: &Name, ids: &[RuleId], delta: &mut Delta) {
-        let Some(view) = self.views.get_mut(node) else { return };
+        let Some(view) = self.held.get_mut(node) else { return };
         for id in ids {
             let Some(held) = view.rules.get_mut(id) else { continue };
             *held -= 1;
@@ -331,10 +331,10 @@ impl Views {
 
     /// The rows of one node only, by type.
     pub(super) fn own(&mut self, node: &str) -> Vec<(RowType, Vec<Arc<Encoded>>)> {
-        let tables: Vec<_> = self.views.get(node).map(|v| v.tables.keys().copied().collect()).unwrap_or_default();
+        let tables: Vec<_> = self.held.get(node).map(|v| v.tables.keys().copied().collect()).unwrap_or_default();
         let tables = tables.into_iter().filter_map(|t| self.encoded_table(t)).collect();
         let config = self.configs.get(node).cloned().map(Row::Config).map(upsert);
-        let view = self.views.get(node);
+        let view = self.held.get(node);
         let rules = view.into_iter().flat_map(|v| v.rules.keys()).filter_map(|r| self.rules.get(r));
         let endpoints = view.into_iter().flat_map(|v| &v.endpoints).filter_map(|e| self.endpoints.get(e));
         vec![
@@ -351,7 +351,7 @@ impl Views {
         let generations = tables.filter_map(|t| Some((*t, *self.tables.get(t)?.row.policies.get(policy)?)));
         generations.flat_map(move |(t, g)| {
             let users = self.users.get(&t).into_iter().flatten();
-            users.filter_map(move |n| Some((n, t, g, *self.views.get(n)?.tables.get(&t)?)))
+            users.filter_map(move |n| Some((n, t, g, *self.held.get(n)?.tables.get(&t)?)))
         })
     }
 

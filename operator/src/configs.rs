@@ -1,0 +1,86 @@
+//! The settings of each node, as rows.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axoneme_crds::axoneme_config::{IpFamily, IpamMode};
+use axoneme_intake::{Routing, Settings};
+use axoneme_model::{
+    Cidr,
+    rows::{self, NodeConfigRow},
+};
+
+use crate::{ipam::Blocks, state::Cluster};
+
+/// A row for each node that exists.
+#[must_use]
+pub fn rows(cluster: &Cluster) -> BTreeMap<Arc<str>, NodeConfigRow> {
+    let all = cluster_cidrs(cluster);
+    let nodes = cluster.nodes.iter().filter(|(_, n)| n.node.is_some());
+    nodes
+        .map(|(name, n)| (name.clone(), row(&cluster.settings, name, n.pools(cluster.settings.ipam.mode), &all)))
+        .collect()
+}
+
+fn row(s: &Settings, node: &Arc<str>, pools: BTreeMap<Arc<str>, Vec<Cidr>>, all: &[Cidr]) -> NodeConfigRow {
+    let mut exclude = s.masquerade.exclude.clone();
+    let routing = match &s.routing {
+        Routing::Overlay { port, .. } => rows::Routing::Vxlan { port: *port },
+        Routing::Native { ipv4_cidr, ipv6_cidr, auto_direct_node_routes } => {
+            // what the network routes by itself sees pods' own addresses
+            exclude.extend(ipv4_cidr.iter().chain(ipv6_cidr));
+            rows::Routing::Native { auto_direct_node_routes: *auto_direct_node_routes }
+        }
+    };
+    NodeConfigRow {
+        node: node.clone(),
+        cluster_name: s.cluster.cluster_name.clone(),
+        ipv4: s.has(IpFamily::IPv4),
+        ipv6: s.has(IpFamily::IPv6),
+        pools,
+        routing,
+        mtu: s.mtu.unwrap_or(0),
+        masquerade_v4: s.masquerade.ipv4,
+        masquerade_v6: s.masquerade.ipv6,
+        masquerade_exclude: exclude,
+        cluster_cidrs: all.to_vec(),
+        services: s.services.enabled,
+        socket_lb: s.services.socket_lb,
+        always_allow_own_host: s.cluster.always_allow_own_host,
+        conntrack_entries: s.conntrack.max_entries,
+        devices: s.agent.devices.iter().map(|d| d.as_str().into()).collect(),
+    }
+}
+
+/// All prefixes that pods may have addresses of: those of the pools, and what nodes hold outside of them (a pool that
+/// was edited). As few as possible.
+fn cluster_cidrs(cluster: &Cluster) -> Vec<Cidr> {
+    let ipam = &cluster.settings.ipam;
+    let mut all = Blocks::default();
+    match ipam.mode {
+        IpamMode::ClusterPool => {
+            [&ipam.ipv4, &ipam.ipv6].into_iter().flatten().flat_map(|f| &f.cidrs).for_each(|c| all.insert(*c));
+        }
+        IpamMode::MultiPool => {
+            let families = cluster.pools.values().flat_map(|p| [&p.ipv4, &p.ipv6]).flatten();
+            families.flat_map(|f| &f.cidrs).for_each(|c| all.insert(*c));
+        }
+        IpamMode::Kubernetes | IpamMode::CRD => {}
+    }
+    cluster.nodes.values().flat_map(|n| n.pools(ipam.mode).into_values().flatten()).for_each(|c| all.insert(c));
+    all.prefixes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbouring_blocks_become_one_prefix() {
+        let mut b = Blocks::default();
+        for c in ["10.0.0.0/24", "10.0.1.0/24", "10.0.2.0/24", "10.0.4.0/24", "fd00::/120", "::/1", "8000::/1"] {
+            b.insert(c.parse().unwrap());
+        }
+        let text: Vec<_> = b.prefixes().iter().map(ToString::to_string).collect();
+        assert_eq!(text, ["10.0.0.0/23", "10.0.2.0/24", "10.0.4.0/24", "::/0"]);
+    }
+}

@@ -1,0 +1,285 @@
+//! The one owner of all state: inputs in, rows to the hub, writes out.
+//!
+//! Nothing here waits and nothing here does IO, so that every fault can be played in a test: a relist, a lost Lease, a
+//! write that failed, a node that doesn't acknowledge.
+
+mod deliver;
+mod lead;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axoneme_model::{Kind, ObjectRef, rows::NodeConfigRow};
+use axoneme_wire::{
+    message::NodeMessage,
+    server::{Hub, Inbound, Leadership},
+};
+use tracing::{debug, info, warn};
+
+use crate::{
+    compiler::Rows,
+    identity::Identities,
+    ipam,
+    source::SourceEvent,
+    state::{Cluster, Touched},
+    write::{Outcome, Write, WriteKey},
+};
+
+/// When things happen.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// How long a number is kept that no pod uses.
+    pub identity_grace: Duration,
+    /// How long nodes may take to learn an identity before pods move to it all the same.
+    pub announce: Duration,
+    /// How long nodes wait for numbers at start: a pod without one would lose its endpoint.
+    pub numbers: Duration,
+    /// How often unused numbers are looked for.
+    pub collect: Duration,
+    /// How often a status may be written while nodes acknowledge.
+    pub status: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            identity_grace: Duration::from_mins(15),
+            announce: Duration::from_secs(3),
+            numbers: Duration::from_secs(20),
+            collect: Duration::from_secs(10),
+            status: Duration::from_millis(500),
+        }
+    }
+}
+
+/// What the core wants of its surroundings after a [`Core::flush`].
+#[derive(Debug, Default)]
+pub struct Flushed {
+    /// To be written, if this replica leads: none otherwise.
+    pub writes: Vec<Write>,
+    /// Whether nodes may be served: all inputs are there and so are the numbers of all pods.
+    pub ready: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Core {
+    pub(crate) cluster: Cluster,
+    pub(crate) hub: Hub,
+    rows: Rows,
+    identities: Identities,
+    timing: Timing,
+    /// Rows of settings with the revision that brought them.
+    configs: BTreeMap<Arc<str>, (NodeConfigRow, u64)>,
+    addresses: ipam::Plan,
+    todo: Touched,
+    /// Policies whose status is to be looked at.
+    statuses: BTreeSet<ObjectRef>,
+    status_due: Option<Instant>,
+    collected: Option<Instant>,
+    leading: bool,
+    ready: bool,
+    synced_at: Option<Instant>,
+    /// Numbers are given by this process itself: standalone.
+    local: bool,
+    in_flight: HashMap<WriteKey, Write>,
+    failed: HashMap<WriteKey, Failure>,
+    /// Events already told, by what they are about.
+    told: HashMap<WriteKey, String>,
+    /// Events that nodes ask for.
+    events: Vec<Write>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Failure {
+    times: u32,
+    again: Instant,
+}
+
+impl Core {
+    /// `operator` is the replica's name.
+    #[must_use]
+    pub fn new(operator: &str, timing: Timing) -> Self {
+        Self {
+            cluster: Cluster::new(),
+            hub: Hub::new(operator),
+            rows: Rows::default(),
+            identities: Identities::default(),
+            timing,
+            configs: BTreeMap::new(),
+            addresses: ipam::Plan::default(),
+            todo: Touched::default(),
+            statuses: BTreeSet::new(),
+            status_due: None,
+            collected: None,
+            leading: false,
+            ready: false,
+            synced_at: None,
+            local: false,
+            in_flight: HashMap::new(),
+            failed: HashMap::new(),
+            told: HashMap::new(),
+            events: Vec::new(),
+        }
+    }
+
+    /// A core that gives numbers by itself and writes nothing: for one node without an API server.
+    #[must_use]
+    pub fn standalone(timing: Timing) -> Self {
+        Self { local: true, ..Self::new("standalone", timing) }
+    }
+
+    /// Takes an event of a source in.
+    pub fn source(&mut self, event: SourceEvent) {
+        if let SourceEvent::Delete(object) = &event
+            && object.kind == Kind::Node
+        {
+            self.hub.forget(&object.name);
+        }
+        self.cluster.apply(event);
+    }
+
+    /// Takes what a node's session says in.
+    pub fn inbound(&mut self, inbound: Inbound) {
+        match inbound {
+            Inbound::Subscribe(s) => self.hub.subscribe(s),
+            Inbound::Closed { node, session } => self.hub.closed(&node, session),
+            Inbound::Message { node, session, message } => self.message(&node, session, message),
+        }
+    }
+
+    fn message(&mut self, node: &Arc<str>, session: u64, message: NodeMessage) {
+        match message {
+            NodeMessage::Ack(revision) => {
+                self.hub.acknowledged(node, session, revision);
+                self.todo.config |= self.configs.get(node).is_some_and(|(_, r)| *r <= revision);
+            }
+            NodeMessage::Nack(n) => {
+                warn!(%node, row = n.key.as_ref().map(ToString::to_string), reason = %n.reason, "node refused a row");
+                self.hub.refused(node, session, n);
+            }
+            NodeMessage::Endpoint(e) => {
+                let key = (e.namespace.clone(), e.name.clone());
+                // a node speaks for its own pods only
+                let own = self.cluster.pods.get(&key).is_some_and(|p| p.uid == e.uid && p.node == *node);
+                if own {
+                    self.cluster.report(&key, &e.uid, &e.addresses, e.removed);
+                } else if !e.removed {
+                    debug!(%node, uid = %e.uid, "report of an endpoint that is not the node's left out");
+                }
+            }
+            NodeMessage::Node(report) => self.cluster.node_report(node, report),
+            NodeMessage::Event(e) => self.tell(node, e),
+            NodeMessage::Hello(_) => {}
+        }
+    }
+
+    /// This replica took or lost the Lease, or learnt who has it.
+    pub fn lead(&mut self, leadership: Leadership) {
+        let leading = leadership == Leadership::Me;
+        if leading != self.leading {
+            info!(leading, "leadership changed");
+            self.leading = leading;
+            self.todo_all();
+            if !leading {
+                self.failed.clear();
+            }
+        }
+        self.hub.set_leadership(leadership);
+    }
+
+    fn todo_all(&mut self) {
+        self.todo.ipam = true;
+        self.todo.config = true;
+        self.todo.nodes.extend(self.cluster.nodes.keys().cloned());
+        self.statuses.extend(self.cluster.policies.keys().cloned());
+        self.told.clear();
+    }
+
+    /// What became of a write.
+    pub fn wrote(&mut self, key: &WriteKey, outcome: Outcome, now: Instant) {
+        let write = self.in_flight.remove(key);
+        let number = key.object.name.parse().ok().map(axoneme_model::Identity);
+        match outcome {
+            Outcome::Done(object) => {
+                self.failed.remove(key);
+                if let Some(object) = object {
+                    self.cluster.apply(SourceEvent::Apply { kind: key.object.kind, object });
+                }
+            }
+            Outcome::Conflict => {
+                debug!(object = %key.object, "object changed meanwhile, planned anew");
+                self.back_off(key, now);
+            }
+            Outcome::Failed(reason) => {
+                warn!(object = %key.object, part = ?key.part, %reason, "write failed, trying again");
+                self.back_off(key, now);
+            }
+        }
+        if key.object.kind == Kind::CiliumIdentity
+            && write.is_some_and(|w| matches!(w.operation, crate::write::Operation::Create(_)))
+            && let Some(id) = number
+        {
+            // if it was created the object said so above
+            self.identities.not_created(id);
+        }
+        self.again(key);
+    }
+
+    /// What the write was for is looked at again.
+    fn again(&mut self, key: &WriteKey) {
+        match key.object.kind {
+            Kind::CiliumNode => self.todo.ipam = true,
+            Kind::Node => drop(self.todo.nodes.insert(key.object.name.clone())),
+            Kind::AxonemeConfig => self.todo.config = true,
+            _ if self.cluster.policies.contains_key(&key.object) => drop(self.statuses.insert(key.object.clone())),
+            _ => {}
+        }
+    }
+
+    fn back_off(&mut self, key: &WriteKey, now: Instant) {
+        let f = self.failed.entry(key.clone()).or_insert(Failure { times: 0, again: now });
+        f.times = (f.times + 1).min(8);
+        f.again = now + Duration::from_millis(100) * 2u32.pow(f.times);
+    }
+
+    /// Brings everything up to date: compiles, publishes, plans. `wall` is the time for what people read. Call it after
+    /// each batch of inputs, and when nothing comes at least every second.
+    pub fn flush(&mut self, now: Instant, wall: &str) -> Flushed {
+        if !self.cluster.is_synced() {
+            return Flushed::default();
+        }
+        let since = *self.synced_at.get_or_insert(now);
+        self.collect_todo();
+        self.deliver(now);
+        self.ready |= self.identities.missing() == 0 || now.duration_since(since) >= self.timing.numbers;
+        let writes = if self.leading { self.plan(now, wall) } else { Vec::new() };
+        Flushed { writes, ready: self.ready }
+    }
+
+    fn collect_todo(&mut self) {
+        let Touched { ipam, configs, nodes, policies, config, identities } = self.cluster.take_touched();
+        self.todo.ipam |= ipam;
+        self.todo.configs |= configs;
+        self.todo.config |= config;
+        self.todo.nodes.extend(nodes);
+        self.statuses.extend(policies);
+        for (id, labels) in identities {
+            match labels {
+                Some(labels) => self.identities.observed(id, labels),
+                None => self.identities.removed(id),
+            }
+        }
+    }
+
+    /// Kinds that are still awaited, for the readiness report.
+    pub fn awaited(&self) -> impl Iterator<Item = Kind> {
+        self.cluster.awaited()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,94 @@
+//! From changes to rows at the hub.
+
+use std::{sync::Arc, time::Instant};
+
+use axoneme_crds::axoneme_config::IpamMode;
+use axoneme_model::rows::{EndpointRow, IdentityRow};
+use axoneme_wire::{Row, RowChange, RowKey};
+
+use super::Core;
+use crate::{configs, plan::nodes::pools_of};
+
+/// Rounds of compiling in one flush: numbers that became usable change rows, which changes nothing further.
+const ROUNDS: usize = 4;
+
+impl Core {
+    pub(super) fn deliver(&mut self, now: Instant) {
+        let mut rows = Vec::new();
+        let mut announce = Vec::new();
+        for _ in 0..ROUNDS {
+            let (changes, numbers) = (self.cluster.take_changes(), self.identities.take_changes());
+            if changes.is_empty() && numbers.is_empty() && announce.is_empty() && !rows.is_empty() {
+                break;
+            }
+            if !changes.is_empty() || !numbers.is_empty() {
+                let applied = self.rows.apply(changes, numbers);
+                rows.extend(applied.rows);
+                applied.wanted.into_iter().for_each(|(labels, wanted)| self.identities.want(labels, wanted));
+            }
+            if self.local {
+                for (id, labels) in self.identities.create() {
+                    self.identities.observed(id, labels);
+                }
+            }
+            let pending = self.identities.pending();
+            if pending.is_empty() {
+                break;
+            }
+            let moves = self.rows.moves_to(&pending);
+            let fresh = self.identities.advance(&moves, self.hub.acked_by_all(), now);
+            announce.extend(fresh.into_iter().filter(|a| !announce.contains(a)).collect::<Vec<_>>());
+        }
+        rows.extend(
+            announce
+                .iter()
+                .map(|(id, labels)| RowChange::Upsert(Row::Identity(IdentityRow { id: *id, labels: labels.clone() }))),
+        );
+        let configs = self.config_rows();
+        rows.extend(configs.iter().cloned());
+        self.choose_pools(&mut rows);
+        if rows.is_empty() {
+            return;
+        }
+        let revision = self.hub.publish(rows);
+        for (id, labels) in announce {
+            self.identities.announced(id, labels, revision, now + self.timing.announce);
+        }
+        for c in configs {
+            if let RowChange::Upsert(Row::Config(r)) = c {
+                self.configs.insert(r.node.clone(), (Arc::unwrap_or_clone(r), revision));
+                self.todo.config = true;
+            }
+        }
+    }
+
+    /// Changes of the nodes' settings.
+    fn config_rows(&mut self) -> Vec<RowChange> {
+        if !std::mem::take(&mut self.todo.configs) {
+            return Vec::new();
+        }
+        let wanted = configs::rows(&self.cluster);
+        let gone: Vec<_> = self.configs.keys().filter(|n| !wanted.contains_key(*n)).cloned().collect();
+        for node in &gone {
+            self.configs.remove(node);
+        }
+        let changed = wanted.into_iter().filter(|(n, r)| self.configs.get(n).is_none_or(|(old, _)| old != r));
+        let changed = changed.map(|(_, r)| RowChange::Upsert(Row::Config(Arc::new(r))));
+        gone.into_iter().map(|n| RowChange::Remove(RowKey::Config(n))).chain(changed).collect()
+    }
+
+    /// The pools that selectors choose: the compiler knows annotations only.
+    fn choose_pools(&self, rows: &mut [RowChange]) {
+        if self.cluster.settings.ipam.mode != IpamMode::MultiPool {
+            return;
+        }
+        for row in rows {
+            let RowChange::Upsert(Row::Endpoint(e)) = row else { continue };
+            let key = (e.namespace.clone(), e.name.clone());
+            if let Some(pod) = self.cluster.pods.get(&key) {
+                let [pool_v4, pool_v6] = pools_of(&self.cluster, pod);
+                *e = EndpointRow { pool_v4, pool_v6, ..e.clone() };
+            }
+        }
+    }
+}
