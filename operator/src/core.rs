@@ -163,8 +163,10 @@ impl Core {
             }
             NodeMessage::Endpoint(e) => {
                 let key = (e.namespace.clone(), e.name.clone());
-                // a node speaks for its own pods only
-                let own = self.cluster.pods.get(&key).is_some_and(|p| p.uid == e.uid && p.node == *node);
+                // a node speaks for its own pods only; one that reconnects may know a pod before this replica does
+                let pod = self.cluster.pods.get(&key);
+                let own =
+                    pod.map_or_else(|| self.cluster.has_room_for_reports(), |p| p.uid == e.uid && p.node == *node);
                 if own {
                     self.cluster.report(&key, &e.uid, &e.addresses, e.removed);
                 } else if !e.removed {
@@ -206,7 +208,8 @@ impl Core {
         match outcome {
             Outcome::Done(object) => {
                 self.failed.remove(key);
-                if let Some(object) = object {
+                if let Some(mut object) = object {
+                    crate::source::slim(key.object.kind, &mut object);
                     self.cluster.apply(SourceEvent::Apply { kind: key.object.kind, object });
                 }
             }
@@ -273,6 +276,15 @@ impl Core {
                 None => self.identities.removed(id),
             }
         }
+    }
+
+    /// Sets the figures that the core knows.
+    pub fn measure(&self, m: &crate::metrics::Metrics) {
+        let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        m.revision.set(i64::try_from(self.hub.revision()).unwrap_or(i64::MAX));
+        m.nodes_connected.set(number(self.hub.connected().count()));
+        m.identities_missing.set(number(self.identities.missing()));
+        m.leading.set(i64::from(self.leading));
     }
 
     /// Kinds that are still awaited, for the readiness report.

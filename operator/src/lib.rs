@@ -10,13 +10,24 @@
 //! Invariants: one task owns all state; nothing is compiled, sent or pruned before every source is initialised; only
 //! the holder of the Lease writes; a write that would change nothing is not made; a broken object stops nothing else.
 
+pub mod app;
+pub mod auth;
 pub mod bootstrap;
 pub mod compiler;
 pub mod configs;
+pub mod connect;
 pub mod core;
+pub mod discovery;
+pub mod http;
 pub mod identity;
 pub mod ipam;
+pub mod lease;
+pub mod metrics;
+pub mod options;
+pub mod pki;
 pub mod plan;
 pub mod source;
 pub mod state;
+pub mod time;
 pub mod write;
+pub mod writer;

@@ -11,6 +11,8 @@ mod slim;
 use axoneme_model::{Kind, ObjectRef};
 use serde_json::Value;
 
+pub(crate) use slim::slim;
+
 /// One change of the inputs.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SourceEvent {

@@ -24,6 +24,9 @@ use serde_json::Value;
 pub use node::NodeEntry;
 pub use policy::{Loaded, PolicyEntry};
 
+/// Reports that are kept of pods which the watch has not said yet.
+const EARLY_REPORTS: usize = 4096;
+
 type Name = Arc<str>;
 /// Namespace and name.
 pub type Key = (Name, Name);
@@ -149,6 +152,11 @@ impl Cluster {
         } else if removed {
             self.gone.retain(|u| u != uid || self.pods.get(key).is_some_and(|p| p.uid == *uid));
         }
+    }
+
+    /// Whether a report of a pod that is not known yet may be kept.
+    pub(crate) fn has_room_for_reports(&self) -> bool {
+        self.reported.len() < self.pods.len() + EARLY_REPORTS
     }
 
     fn emit_service(&mut self, key: &Key) {

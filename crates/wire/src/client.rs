@@ -16,7 +16,7 @@ mod driver;
 mod session;
 
 pub use desired::Desired;
-pub use directory::{Credentials, Directory, Fixed, Replicas, TokenFile};
+pub use directory::{Credentials, Directory, Fixed, LEADER_ANNOTATION, Replicas, TokenFile};
 pub use driver::{Driver, Settings};
 
 use tokio::sync::mpsc;

@@ -8,7 +8,7 @@ const NOISE: [&str; 2] =
     ["kubectl.kubernetes.io/last-applied-configuration", "endpoints.kubernetes.io/last-change-trigger-time"];
 
 /// Drops managed fields always, and of pods and nodes all but what is read.
-pub(super) fn slim(kind: Kind, object: &mut Value) {
+pub(crate) fn slim(kind: Kind, object: &mut Value) {
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.remove("managedFields");
         if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {

@@ -57,3 +57,21 @@ impl Credentials for TokenFile {
         Ok(token.trim().to_owned())
     }
 }
+
+/// Annotation of the list of replicas that names the leader's `host:port`.
+pub const LEADER_ANNOTATION: &str = "axoneme.io/leader";
+
+impl Replicas {
+    /// From the ConfigMaps that operators keep: `axoneme-operators` (`data`: replica → `host:port`, annotation
+    /// [`LEADER_ANNOTATION`]) and `axoneme-ca` (`data`: `ca.crt`). The leader comes first.
+    #[must_use]
+    pub fn from_config_maps<'a>(
+        operators: impl IntoIterator<Item = &'a String>,
+        leader: Option<&str>,
+        ca_pem: &str,
+    ) -> Self {
+        let mut addresses: Vec<String> = operators.into_iter().cloned().collect();
+        addresses.sort_by_key(|a| Some(a.as_str()) != leader);
+        Self { addresses, ca_pem: ca_pem.to_owned() }
+    }
+}

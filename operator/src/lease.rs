@@ -1,0 +1,189 @@
+//! Who writes: a `coordination.k8s.io/v1` Lease, taken and renewed with preconditions on its version.
+//!
+//! *Guarantees*: [`LeaseHold::is_sure`] is true only for so long after a renewal that a write which starts then has
+//! ended (by its own deadline) before anyone else can take the Lease. *Assumptions*: clocks of replicas run at about
+//! the same speed; they need not show the same time: a Lease is over when its version has not changed for its duration
+//! on the looker's own clock (as in client-go).
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use axoneme_wire::server::Leadership;
+use kube::{
+    Api, Client,
+    api::PostParams,
+    core::{ApiResource, DynamicObject, GroupVersionKind},
+};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+/// Name of the Lease in the operator's namespace.
+pub const NAME: &str = "axoneme-operator";
+/// Annotation with the holder's stream address.
+const ADDRESS: &str = "axoneme.io/address";
+
+/// How long a Lease lasts, how often it is looked at, and how long after a renewal writes may start. A write takes 3 s at
+/// most: 4 + 3 < 8.
+const DURATION: Duration = Duration::from_secs(8);
+const RETRY: Duration = Duration::from_secs(1);
+const SURE: Duration = Duration::from_secs(4);
+const REQUEST: Duration = Duration::from_secs(2);
+
+/// Whether writes may start.
+#[derive(Clone, Debug, Default)]
+pub struct LeaseHold(Arc<Mutex<Option<Instant>>>);
+
+impl LeaseHold {
+    /// Whether a write that starts now ends before anyone else can hold the Lease.
+    #[must_use]
+    pub fn is_sure(&self) -> bool {
+        self.renewed().is_some_and(|at| at.elapsed() < SURE)
+    }
+
+    fn renewed(&self) -> Option<Instant> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The Lease was renewed by a request that started at this time; none: it is lost.
+    pub(crate) fn set(&self, at: Option<Instant>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = at;
+    }
+}
+
+/// One replica's hand for the Lease.
+#[derive(Clone)]
+#[expect(missing_debug_implementations, reason = "the client has no Debug")]
+pub struct Candidate {
+    pub client: Client,
+    pub namespace: String,
+    /// Name of the replica, unique among all.
+    pub name: String,
+    /// Its stream's `host:port`.
+    pub address: String,
+}
+
+/// What was seen last.
+#[derive(Debug, Default)]
+struct Seen {
+    version: String,
+    since: Option<Instant>,
+}
+
+/// Takes the Lease when it is free and keeps it, until cancelled; then gives it back.
+pub async fn run(c: Candidate, hold: LeaseHold, leadership: watch::Sender<Leadership>, cancel: CancellationToken) {
+    let mut seen = Seen::default();
+    while !cancel.is_cancelled() {
+        let started = Instant::now();
+        let result = tokio::time::timeout(REQUEST, c.attempt(&mut seen, started)).await;
+        let now = match result {
+            Ok(Ok(l)) => Some(l),
+            Ok(Err(e)) => {
+                debug!(error = %e, "the Lease can't be read or written");
+                None
+            }
+            Err(_) => None,
+        };
+        let now = match now {
+            Some(Leadership::Me) => {
+                hold.set(Some(started));
+                Leadership::Me
+            }
+            Some(other) => {
+                hold.set(None);
+                other
+            }
+            // not known: a leader stays one for as long as it can be sure
+            None if hold.is_sure() => Leadership::Me,
+            None => {
+                hold.set(None);
+                Leadership::Unknown
+            }
+        };
+        leadership.send_if_modified(|l| std::mem::replace(l, now.clone()) != now);
+        tokio::select! {
+            () = tokio::time::sleep(RETRY) => {}
+            () = cancel.cancelled() => {}
+        }
+    }
+    if hold.renewed().is_some() {
+        hold.set(None);
+        if tokio::time::timeout(REQUEST, c.release()).await.is_err() {
+            warn!("the Lease could not be given back; it ends by itself");
+        }
+    }
+}
+
+impl Candidate {
+    fn api(&self) -> Api<DynamicObject> {
+        let gvk = GroupVersionKind::gvk("coordination.k8s.io", "v1", "Lease");
+        let resource = ApiResource::from_gvk_with_plural(&gvk, "leases");
+        Api::namespaced_with(self.client.clone(), &self.namespace, &resource)
+    }
+
+    async fn attempt(&self, seen: &mut Seen, now: Instant) -> Result<Leadership, kube::Error> {
+        let api = self.api();
+        let Some(lease) = api.get_opt(NAME).await? else {
+            let lease = self.lease(&self.name, 0, None);
+            api.create(&PostParams::default(), &lease).await?;
+            return Ok(Leadership::Me);
+        };
+        let holder = lease.data.pointer("/spec/holderIdentity").and_then(Value::as_str).unwrap_or_default();
+        if holder != self.name && !holder.is_empty() && !seen.is_over(&lease, now) {
+            let address = lease.metadata.annotations.as_ref().and_then(|a| a.get(ADDRESS).cloned());
+            return Ok(address.map_or(Leadership::Unknown, Leadership::Other));
+        }
+        let transitions = lease.data.pointer("/spec/leaseTransitions").and_then(Value::as_i64).unwrap_or(0);
+        let transitions = transitions + i64::from(holder != self.name);
+        let mut new = self.lease(&self.name, transitions, lease.metadata.resource_version.clone());
+        if holder == self.name
+            && let Some(acquired) = lease.data.pointer("/spec/acquireTime")
+            && let Some(spec) = new.data.pointer_mut("/spec").and_then(Value::as_object_mut)
+        {
+            spec.insert("acquireTime".into(), acquired.clone());
+        }
+        match api.replace(NAME, &PostParams::default(), &new).await {
+            Ok(_) => Ok(Leadership::Me),
+            // somebody was faster
+            Err(kube::Error::Api(s)) if s.code == 409 => Ok(Leadership::Unknown),
+            Err(e) => Err(e),
+        }
+    }
+
+    async fn release(&self) -> Result<(), kube::Error> {
+        let api = self.api();
+        let Some(lease) = api.get_opt(NAME).await? else { return Ok(()) };
+        let holder = lease.data.pointer("/spec/holderIdentity").and_then(Value::as_str);
+        if holder != Some(self.name.as_str()) {
+            return Ok(());
+        }
+        let transitions = lease.data.pointer("/spec/leaseTransitions").and_then(Value::as_i64).unwrap_or(0);
+        let free = self.lease("", transitions, lease.metadata.resource_version.clone());
+        api.replace(NAME, &PostParams::default(), &free).await.map(drop)
+    }
+
+    fn lease(&self, holder: &str, transitions: i64, version: Option<String>) -> DynamicObject {
+        let gvk = GroupVersionKind::gvk("coordination.k8s.io", "v1", "Lease");
+        let resource = ApiResource::from_gvk_with_plural(&gvk, "leases");
+        let now = crate::time::rfc3339_micro(axoneme_runtime::clock::wall());
+        let mut lease = DynamicObject::new(NAME, &resource).within(&self.namespace).data(json!({"spec": {
+            "holderIdentity": holder, "leaseDurationSeconds": DURATION.as_secs(), "acquireTime": now,
+            "renewTime": now, "leaseTransitions": transitions}}));
+        lease.metadata.resource_version = version;
+        lease.metadata.annotations = Some([(ADDRESS.to_owned(), self.address.clone())].into());
+        lease
+    }
+}
+
+impl Seen {
+    fn is_over(&mut self, lease: &DynamicObject, now: Instant) -> bool {
+        let version = lease.metadata.resource_version.clone().unwrap_or_default();
+        if version != self.version || self.since.is_none() {
+            (self.version, self.since) = (version, Some(now));
+        }
+        self.since.is_some_and(|since| now.duration_since(since) >= DURATION)
+    }
+}

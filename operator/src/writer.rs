@@ -1,0 +1,140 @@
+//! Carries out writes.
+
+use std::{sync::Arc, time::Duration};
+
+use axoneme_model::Kind;
+use futures::StreamExt;
+use kube::{
+    Api, Client,
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+    core::DynamicObject,
+};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::{
+    lease::LeaseHold,
+    metrics::Metrics,
+    source::kube::resource,
+    write::{Operation, Outcome, Part, Write, WriteKey},
+};
+
+/// Writes under way at once.
+const CONCURRENCY: usize = 16;
+/// Less than the time between a Lease's last sure moment for writes and its end: see [`LeaseHold`].
+const DEADLINE: Duration = Duration::from_secs(3);
+
+/// Carries out writes until the sender is gone, and says what became of each.
+pub async fn run(
+    client: Client,
+    hold: LeaseHold,
+    instance: String,
+    writes: mpsc::Receiver<Write>,
+    outcomes: mpsc::Sender<(WriteKey, Outcome)>,
+    metrics: Arc<Metrics>,
+) {
+    let one = |write: Write| {
+        let (client, hold, instance, outcomes) = (client.clone(), hold.clone(), instance.clone(), outcomes.clone());
+        let metrics = metrics.clone();
+        async move {
+            let outcome = carry_out(&client, &hold, &instance, &write).await;
+            metrics.wrote(write.key.object.kind, &outcome);
+            let _ = outcomes.send((write.key, outcome)).await;
+        }
+    };
+    ReceiverStream::new(writes).for_each_concurrent(CONCURRENCY, one).await;
+}
+
+async fn carry_out(client: &Client, hold: &LeaseHold, instance: &str, write: &Write) -> Outcome {
+    if !hold.is_sure() {
+        return Outcome::Failed("the Lease is not sure".into());
+    }
+    match tokio::time::timeout(DEADLINE, request(client, instance, write)).await {
+        Ok(Ok(object)) => Outcome::Done(object),
+        Ok(Err(kube::Error::Api(s))) if s.code == 409 => Outcome::Conflict,
+        Ok(Err(kube::Error::Api(s))) if s.code == 404 && matches!(write.operation, Operation::Delete { .. }) => {
+            Outcome::Done(None)
+        }
+        Ok(Err(e)) => Outcome::Failed(e.to_string()),
+        Err(_) => Outcome::Failed("no answer in time".into()),
+    }
+}
+
+async fn request(client: &Client, instance: &str, write: &Write) -> Result<Option<Value>, kube::Error> {
+    let object = &write.key.object;
+    let api = api(client, object.kind, &object.namespace);
+    let name = &*object.name;
+    let params = PatchParams { field_manager: Some("axoneme-operator".into()), ..PatchParams::default() };
+    let done = match (&write.operation, write.key.part) {
+        (Operation::Create(body), _) => api.create(&PostParams::default(), &parse(body)?).await?,
+        (Operation::Merge(body), Part::Status) => api.patch_status(name, &params, &Patch::Merge(body)).await?,
+        (Operation::Merge(body), _) => api.patch(name, &params, &Patch::Merge(body)).await?,
+        (Operation::Strategic(body), Part::Status) => api.patch_status(name, &params, &Patch::Strategic(body)).await?,
+        (Operation::Strategic(body), _) => api.patch(name, &params, &Patch::Strategic(body)).await?,
+        (Operation::Delete { uid, resource_version }, _) => {
+            let preconditions = Preconditions { uid: uid.clone(), resource_version: resource_version.clone() };
+            let some = uid.is_some() || resource_version.is_some();
+            let params = DeleteParams { preconditions: some.then_some(preconditions), ..DeleteParams::default() };
+            api.delete(name, &params).await?;
+            return Ok(None);
+        }
+        (Operation::Event { warning, reason, message }, _) => {
+            event(client, instance, write, *warning, reason, message).await?;
+            return Ok(None);
+        }
+    };
+    Ok(serde_json::to_value(done).ok())
+}
+
+fn api(client: &Client, kind: Kind, namespace: &str) -> Api<DynamicObject> {
+    let resource = resource(kind);
+    if namespace.is_empty() {
+        Api::all_with(client.clone(), &resource)
+    } else {
+        Api::namespaced_with(client.clone(), namespace, &resource)
+    }
+}
+
+fn parse(body: &Value) -> Result<DynamicObject, kube::Error> {
+    serde_json::from_value(body.clone()).map_err(kube::Error::SerdeError)
+}
+
+/// An `events.k8s.io/v1` Event. Its name is a hash of what it says: said twice it is there once.
+async fn event(
+    client: &Client,
+    instance: &str,
+    write: &Write,
+    warning: bool,
+    reason: &str,
+    message: &str,
+) -> Result<(), kube::Error> {
+    let object = &write.key.object;
+    let namespace = if object.namespace.is_empty() { "default" } else { &object.namespace };
+    let digest = Sha256::digest(format!("{object}\n{reason}\n{message}"));
+    let digest: String = digest.iter().take(8).map(|b| format!("{b:02x}")).collect();
+    let resource = resource(object.kind);
+    let body = json!({
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"name": format!("{}.{digest}", object.name), "namespace": namespace},
+        "regarding": {"apiVersion": resource.api_version, "kind": resource.kind, "name": &*object.name,
+            "namespace": &*object.namespace},
+        "type": if warning { "Warning" } else { "Normal" },
+        "reason": reason,
+        "note": message,
+        "action": "Reconcile",
+        "reportingController": "axoneme.io/operator",
+        "reportingInstance": instance,
+        "eventTime": crate::time::rfc3339_micro(axoneme_runtime::clock::wall()),
+    });
+    let gvk = kube::core::GroupVersionKind::gvk("events.k8s.io", "v1", "Event");
+    let events = kube::core::ApiResource::from_gvk_with_plural(&gvk, "events");
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &events);
+    match api.create(&PostParams::default(), &parse(&body)?).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(s)) if s.code == 409 => Ok(()),
+        Err(e) => Err(e),
+    }
+}
