@@ -311,12 +311,11 @@ fn report<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, 
     let (reason, direction) = w.verdict.drop_numbers();
     env.count(reason, direction, packet.length());
     let flow = w.flow;
-    // What every pod's stack sends on its own (multicast listener reports, address probes) is counted, not reported;
-    // nor is what has no addresses.
-    let noise = HOOK == hook::FROM_CONTAINER
-        && F::NUMBER == 6
+    // What every stack sends on its own (multicast listener reports, address probes) is counted, not reported.
+    let from_pod = HOOK == hook::FROM_CONTAINER
         && reason == DropReason::InvalidSourceIp as u8
-        && (F::is_group(flow.destination) || F::is_link_local(flow.source));
+        && F::is_link_local(flow.source);
+    let noise = F::NUMBER == 6 && (F::is_group(flow.destination) || from_pod);
     if noise || reason == DropReason::ForbiddenIcmp6 as u8 {
         return;
     }

@@ -4,89 +4,358 @@ mod rig;
 
 use std::{
     io::{Read, Write},
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    time::Duration,
+    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    time::{Duration, Instant},
 };
 
-use rig::{Node, Pod};
-
-const SHORT: Duration = Duration::from_millis(400);
-
-/// One exchange over TCP. None: no connection in time.
-fn tcp(from: &Pod, to: IpAddr, port: u16) -> Option<Vec<u8>> {
-    from.ns.run(|| {
-        let mut s = TcpStream::connect_timeout(&SocketAddr::new(to, port), SHORT).ok()?;
-        s.set_read_timeout(Some(SHORT)).unwrap();
-        s.write_all(b"ping").ok()?;
-        let mut b = [0; 4];
-        s.read_exact(&mut b).ok()?;
-        Some(b.to_vec())
-    })
-}
-
-/// Answers TCP connections of a pod until it is dropped with the process.
-fn serve_tcp(pod: &Pod, port: u16) {
-    let (ready, wait) = std::sync::mpsc::channel();
-    pod.ns.spawn(move || {
-        let l = TcpListener::bind(("::", port)).unwrap();
-        ready.send(()).unwrap();
-        for s in l.incoming() {
-            let Ok(mut s) = s else { return };
-            std::thread::spawn(move || {
-                let mut b = [0; 4];
-                while s.read_exact(&mut b).is_ok() {
-                    if s.write_all(&b).is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-    });
-    wait.recv().unwrap();
-}
-
-fn serve_udp(pod: &Pod, port: u16) {
-    let (ready, wait) = std::sync::mpsc::channel();
-    pod.ns.spawn(move || {
-        let s = UdpSocket::bind(("::", port)).unwrap();
-        ready.send(()).unwrap();
-        let mut b = [0; 65536];
-        while let Ok((n, from)) = s.recv_from(&mut b) {
-            let _ = s.send_to(&b[..n], from);
-        }
-    });
-    wait.recv().unwrap();
-}
-
-fn udp(from: &Pod, to: IpAddr, port: u16, size: usize) -> Option<usize> {
-    from.ns.run(|| {
-        let s = UdpSocket::bind(if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).unwrap();
-        s.set_read_timeout(Some(SHORT)).unwrap();
-        s.connect(SocketAddr::new(to, port)).ok()?;
-        s.send(&vec![7; size]).ok()?;
-        let mut b = vec![0; 65536];
-        s.recv(&mut b).ok()
-    })
-}
-
-fn ping(from: &Pod, to: IpAddr) -> bool {
-    let out = std::process::Command::new("ip")
-        .args(["netns", "exec", &from.ns.name, "ping", "-c1", "-W1", &to.to_string()])
-        .output()
-        .unwrap();
-    out.status.success()
-}
+use axoneme_abi::DropReason;
+use axoneme_kernel::{
+    bpf::Event,
+    datapath::{Datapath, Direction, EndpointEntry, Hook},
+};
+use rig::{
+    Node, allow_all, deny_egress, deny_ingress, node_v4, node_v6, rule,
+    traffic::{SHORT, Stream, ping, serve_tcp, serve_udp, tcp, udp},
+    wait_for,
+};
 
 #[test]
 #[ignore = "needs root: run by cargo xtask test netns"]
 fn pods_of_a_node_reach_each_other() {
     let node = Node::alone();
     let (a, b) = (node.pod(1), node.pod(2));
-    serve_tcp(&b, 80);
-    serve_udp(&b, 53);
+    serve_tcp(&b.ns, 80);
+    serve_udp(&b.ns, 53);
     for to in b.addresses() {
-        assert_eq!(tcp(&a, to, 80).as_deref(), Some(&b"ping"[..]), "TCP to {to}");
-        assert_eq!(udp(&a, to, 53, 100), Some(100), "UDP to {to}");
-        assert!(ping(&a, to), "ICMP to {to}");
+        assert_eq!(tcp(&a.ns, to, 80).as_deref(), Some(&b"ping"[..]), "TCP to {to}");
+        assert_eq!(udp(&a.ns, to, 53, 100), Some(100), "UDP to {to}");
+        assert!(ping(&a.ns, to), "ICMP to {to}");
     }
+    assert_eq!(node.drops(), []);
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test netns"]
+fn node_and_pod_reach_each_other_even_under_default_deny() {
+    let node = Node::alone();
+    let a = node.pod(1);
+    serve_tcp(&a.ns, 80);
+    serve_tcp(&node.ns, 6443);
+    node.datapath.put_table(a.slot, &deny_ingress()).unwrap();
+    for (pod, host) in a.addresses().into_iter().zip([IpAddr::from(node_v4(1)), node_v6(1).into()]) {
+        assert!(tcp(&node.ns, pod, 80).is_some(), "probe of {pod}");
+        assert!(tcp(&a.ns, host, 6443).is_some(), "pod to {host}");
+        assert!(ping(&a.ns, host) && ping(&node.ns, pod));
+    }
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test netns"]
+fn policy_decides_in_both_directions_and_names_its_rule() {
+    let node = Node::alone();
+    let (a, b, c) = (node.pod(1), node.pod(2), node.pod(3));
+    serve_tcp(&b.ns, 80);
+    serve_tcp(&b.ns, 81);
+    let mut table = deny_ingress();
+    table.entries.push(rule(Direction::Ingress, a.identity, 6, 80, true, 5));
+    node.datapath.put_table(b.slot, &table).unwrap();
+    node.datapath.put_table(c.slot, &deny_egress()).unwrap();
+    for to in b.addresses() {
+        assert!(tcp(&a.ns, to, 80).is_some(), "allowed by rule 5");
+        assert!(tcp(&a.ns, to, 81).is_none(), "another port");
+        assert!(tcp(&c.ns, to, 80).is_none(), "egress of the third");
+        assert!(!ping(&a.ns, to), "another protocol");
+    }
+    let drops = node.drops();
+    let denied = |identity: u32, direction: Direction, port: u16, rule: u32| {
+        drops.iter().any(|d| {
+            d.reason == DropReason::PolicyDenied as u8
+                && d.source_identity == identity
+                && d.destination_identity == b.identity
+                && d.direction == u8::from(direction == Direction::Egress)
+                && u16::from_be(d.destination_port) == port
+                && d.rule == rule
+        })
+    };
+    assert!(denied(a.identity, Direction::Ingress, 81, 77), "{drops:?}");
+    assert!(denied(c.identity, Direction::Egress, 80, 78), "{drops:?}");
+    let metrics = node.datapath.metrics().unwrap();
+    let counted: u64 = metrics.drops.iter().map(|d| d.2.packets).sum();
+    assert!(counted >= drops.len() as u64 && metrics.lost_drops == 0);
+}
+
+/// A connection that is open while policy changes, and an echo that tells whether it is still served.
+struct Open(TcpStream);
+
+impl Open {
+    fn to(ns: &rig::Namespace, to: IpAddr, port: u16) -> Self {
+        let s = ns.run(|| TcpStream::connect_timeout(&SocketAddr::new(to, port), SHORT).unwrap());
+        s.set_read_timeout(Some(SHORT)).unwrap();
+        s.set_nodelay(true).unwrap();
+        Self(s)
+    }
+    fn echo(&mut self) -> bool {
+        let mut b = [0; 4];
+        self.0.write_all(b"echo").is_ok() && self.0.read_exact(&mut b).is_ok()
+    }
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test netns"]
+fn a_deny_cuts_an_open_connection_and_an_allow_gives_it_back() {
+    let node = Node::alone();
+    let (a, b) = (node.pod(1), node.pod(2));
+    serve_tcp(&b.ns, 80);
+    for to in b.addresses() {
+        let mut open = Open::to(&a.ns, to, 80);
+        assert!(open.echo());
+        let deny = [rule(Direction::Ingress, a.identity, 6, 80, false, 9)];
+        node.datapath.patch_table(b.slot, &deny, &[]).unwrap();
+        assert!(!open.echo(), "denied");
+        assert!(node.drops().iter().any(|d| d.reason == DropReason::PolicyDeny as u8 && d.rule == 9));
+        node.datapath.patch_table(b.slot, &[], &[deny[0].0]).unwrap();
+        let end = Instant::now() + Duration::from_secs(5);
+        let mut b4 = [0; 4];
+        open.0.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        assert!(open.0.read_exact(&mut b4).is_ok(), "the retransmission is answered");
+        assert!(Instant::now() < end);
+        // An unrelated change of the table re-judges and lets it live on.
+        open.0.set_read_timeout(Some(SHORT)).unwrap();
+        node.datapath.patch_table(b.slot, &[rule(Direction::Ingress, 4711, 6, 1, true, 1)], &[]).unwrap();
+        assert!(open.echo());
+        // Isolation of the server's egress does not concern answers.
+        node.datapath.put_table(b.slot, &deny_egress()).unwrap();
+        assert!(open.echo());
+        node.datapath.put_table(b.slot, &allow_all()).unwrap();
+    }
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test netns"]
+fn a_slot_without_table_lets_nothing_pass() {
+    let node = Node::alone();
+    let (a, b) = (node.pod(1), node.pod(2));
+    serve_udp(&b.ns, 53);
+    assert!(udp(&a.ns, b.v4.into(), 53, 8).is_some());
+    node.datapath.remove_table(b.slot).unwrap();
+    assert!(udp(&a.ns, b.v4.into(), 53, 8).is_none());
+    assert!(node.drops().iter().any(|d| d.reason == DropReason::NoPolicy as u8));
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test netns"]
+fn a_pod_cannot_speak_for_another() {
+    let node = Node::alone();
+    let (a, b, c) = (node.pod(1), node.pod(2), node.pod(3));
+    serve_udp(&b.ns, 53);
+    // The third's address on the first's link, and an address of nobody.
+    a.ns.ip(&format!("addr add {}/32 dev eth0", c.v4));
+    a.ns.ip(&format!("addr add {}/128 dev eth0 nodad", c.v6));
+    a.ns.ip("addr add 192.0.2.9/32 dev eth0");
+    for (source, to) in [
+        (IpAddr::from(c.v4), IpAddr::from(b.v4)),
+        (c.v6.into(), b.v6.into()),
+        ("192.0.2.9".parse().unwrap(), b.v4.into()),
+    ] {
+        // Also when the address's true owner has a connection of the same ports.
+        let seen = |ns: &rig::Namespace| {
+            ns.run(|| {
+                let s = UdpSocket::bind((source, 4444)).unwrap();
+                s.set_read_timeout(Some(SHORT)).unwrap();
+                s.send_to(b"x", (to, 53)).unwrap();
+                s.recv(&mut [0; 8]).is_ok()
+            })
+        };
+        if source != "192.0.2.9".parse::<IpAddr>().unwrap() {
+            assert!(seen(&c.ns), "the owner");
+        }
+        assert!(!seen(&a.ns), "the impostor");
+    }
+    let spoofs = node.drops().iter().filter(|d| d.reason == DropReason::InvalidSourceIp as u8).count();
+    assert!(spoofs >= 3, "{spoofs}");
+    // And the link-layer address.
+    let entry = EndpointEntry { mac: [0x0a, 0, 0, 0, 1, 1], ..a.entry() };
+    node.datapath.upsert_endpoint(a.v4.into(), entry).unwrap();
+    assert!(udp(&a.ns, b.v4.into(), 53, 8).is_some(), "its own");
+    a.ns.ip("link set eth0 address 0a:00:00:00:01:99");
+    a.ns.ip("neigh replace 169.254.1.1 lladdr ee:ee:ee:ee:ee:ee dev eth0 nud permanent");
+    a.ns.ip(&format!("route replace default via 169.254.1.1 dev eth0 src {}", a.v4));
+    assert!(udp(&a.ns, b.v4.into(), 53, 8).is_none());
+    assert!(node.drops().iter().any(|d| d.reason == DropReason::InvalidSourceMac as u8));
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test netns"]
+fn fragments_follow_their_first_one() {
+    let node = Node::alone();
+    let (a, b) = (node.pod(1), node.pod(2));
+    serve_udp(&b.ns, 53);
+    serve_udp(&b.ns, 54);
+    let mut table = allow_all();
+    table.entries.push(rule(Direction::Ingress, 0, 17, 54, false, 3));
+    node.datapath.put_table(b.slot, &table).unwrap();
+    for to in b.addresses() {
+        assert_eq!(udp(&a.ns, to, 53, 20_000), Some(20_000), "{to}");
+        assert_eq!(udp(&a.ns, to, 54, 20_000), None, "{to}");
+    }
+    // All fragments of the refused ones were judged by the first one's port.
+    let drops = node.drops();
+    assert!(drops.iter().all(|d| d.reason == DropReason::PolicyDeny as u8), "{drops:?}");
+    assert!(drops.len() >= 2 * 14, "{}", drops.len());
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test netns"]
+fn an_icmp_error_belongs_to_the_connection_that_it_is_about() {
+    let node = Node::alone();
+    let (a, b) = (node.pod(1), node.pod(2));
+    // Nothing but UDP into the first pod's peer, nothing at all into the first pod: the error is an answer.
+    node.datapath.put_table(a.slot, &deny_ingress()).unwrap();
+    for to in b.addresses() {
+        a.ns.run(|| {
+            let s = UdpSocket::bind(if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).unwrap();
+            s.set_read_timeout(Some(SHORT)).unwrap();
+            s.connect((to, 9)).unwrap();
+            s.send(b"x").unwrap();
+            let e = s.recv(&mut [0; 8]).unwrap_err();
+            assert_eq!(e.kind(), std::io::ErrorKind::ConnectionRefused, "{to}");
+        });
+    }
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test netns"]
+fn options_and_extension_headers_are_followed() {
+    let node = Node::alone();
+    let (a, b) = (node.pod(1), node.pod(2));
+    serve_udp(&b.ns, 53);
+    let send = |to: IpAddr| {
+        a.ns.run(|| {
+            let s = UdpSocket::bind(if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).unwrap();
+            if to.is_ipv4() {
+                // Router alert and padding (RFC 2113).
+                set_option(&s, libc::IPPROTO_IP, libc::IP_OPTIONS, &[148, 4, 0, 0]);
+            } else {
+                // Destination options: eight bytes of padding (RFC 8200).
+                set_option(&s, libc::IPPROTO_IPV6, 59, &[0, 0, 1, 4, 0, 0, 0, 0]);
+            }
+            s.set_read_timeout(Some(SHORT)).unwrap();
+            s.send_to(b"x", (to, 53)).unwrap();
+            s.recv(&mut [0; 8]).is_ok()
+        })
+    };
+    for to in b.addresses() {
+        assert!(send(to), "{to}");
+    }
+    let mut table = allow_all();
+    table.entries.push(rule(Direction::Ingress, 0, 17, 53, false, 3));
+    node.datapath.put_table(b.slot, &table).unwrap();
+    for to in b.addresses() {
+        assert!(!send(to), "{to}");
+    }
+    assert_eq!(node.drops().iter().filter(|d| d.rule == 3).count(), 2);
+}
+
+#[allow(unsafe_code, reason = "socket options without a safe wrapper")]
+fn set_option(s: &UdpSocket, level: i32, name: i32, value: &[u8]) {
+    use std::os::fd::AsRawFd;
+    let length = libc::socklen_t::try_from(value.len()).unwrap();
+    // SAFETY: the value outlives the call.
+    let r = unsafe { libc::setsockopt(s.as_raw_fd(), level, name, value.as_ptr().cast(), length) };
+    assert_eq!(r, 0, "{}", std::io::Error::last_os_error());
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test netns"]
+fn flows_tell_of_new_and_closed_connections() {
+    let node = Node::alone();
+    let (a, b) = (node.pod(1), node.pod(2));
+    serve_tcp(&b.ns, 80);
+    let mut reader = node.datapath.events().unwrap();
+    assert!(tcp(&a.ns, b.v4.into(), 80).is_some());
+    let mut events = Vec::new();
+    wait_for("the end of the connection", Duration::from_secs(2), || {
+        reader.read(100, &mut events);
+        events.iter().any(|e| matches!(e, Event::Flow(f) if f.kind == 2))
+    });
+    let flows: Vec<_> =
+        events.iter().filter_map(|e| if let Event::Flow(f) = e { Some(f) } else { None }).collect();
+    assert_eq!(flows.iter().map(|f| f.kind).collect::<Vec<_>>(), [1, 2]);
+    for f in flows {
+        assert_eq!((f.source_identity, f.destination_identity), (a.identity, b.identity));
+        assert_eq!(f.source[0].to_ne_bytes(), a.v4.octets());
+        assert_eq!(u16::from_be(f.destination_port), 80);
+    }
+    let Some(Event::Flow(closed)) = events.last() else { panic!("{events:?}") };
+    assert!(closed.packets[0] >= 4 && closed.packets[1] >= 3, "{closed:?}");
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test netns"]
+fn a_full_conntrack_map_is_no_outage() {
+    let ns = rig::Namespace::new("node");
+    let options = rig::Options { conntrack_entries: Some(1024), ..rig::Options::default() };
+    let node = Node::with(ns, 1, &options);
+    let (a, b) = (node.pod(1), node.pod(2));
+    serve_udp(&b.ns, 53);
+    let answered = a.ns.run(|| {
+        let mut sockets = Vec::new();
+        for _ in 0..3000 {
+            let s = UdpSocket::bind("0.0.0.0:0").unwrap();
+            s.set_read_timeout(Some(SHORT)).unwrap();
+            s.connect((b.v4, 53)).unwrap();
+            s.send(b"x").unwrap();
+            sockets.push(s.recv(&mut [0; 8]).is_ok());
+        }
+        sockets.iter().filter(|s| **s).count()
+    });
+    assert_eq!(answered, 3000);
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test netns"]
+fn restart_and_update_lose_no_packet() {
+    let mut node = Node::alone();
+    let (a, b) = (node.pod(1), node.pod(2));
+    serve_udp(&b.ns, 53);
+    let streams = b.addresses().map(|to| Stream::start(&a.ns, to, 53));
+    let before = node.datapath.program_ids(a.ifindex).unwrap();
+    assert_eq!(before.len(), 2);
+    for round in 0..5 {
+        node.restart();
+        assert_eq!(node.datapath.endpoints().unwrap().len(), 4, "endpoints are adopted");
+        assert_eq!(node.datapath.tables().unwrap().len(), 2, "tables are adopted");
+        assert_eq!(node.datapath.attached().unwrap().len(), 2, "links are adopted");
+        for pod in [&a, &b] {
+            node.ns.run(|| node.datapath.attach(Hook::Endpoint, pod.ifindex)).unwrap();
+        }
+        let mut table = allow_all();
+        table.entries.push(rule(Direction::Ingress, 5000 + round, 6, 1, false, 1));
+        node.datapath.put_table(b.slot, &table).unwrap();
+    }
+    assert_ne!(node.datapath.program_ids(a.ifindex).unwrap(), before, "the programs were replaced");
+    for stream in streams {
+        let (sent, echoed) = stream.finish();
+        assert!(sent > 1000, "{sent}");
+        assert_eq!(sent, echoed, "lost packets");
+    }
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test netns"]
+fn nothing_is_left_after_uninstall() {
+    let node = Node::alone();
+    let (a, b) = (node.pod(1), node.pod(2));
+    serve_tcp(&b.ns, 80);
+    node.datapath.put_table(b.slot, &deny_ingress()).unwrap();
+    assert!(tcp(&a.ns, b.v4.into(), 80).is_none());
+    let pins = node.config.pin_dir.clone();
+    assert!(pins.join("links").exists());
+    let Node { datapath, ns, fs, .. } = node;
+    ns.run(|| datapath.uninstall()).unwrap();
+    assert!(!pins.exists());
+    // The host's stack routes between the pods now: no program is in the way. (The kernel lets go of a link some time
+    // after its last holder.)
+    wait_for("free way", Duration::from_secs(5), || tcp(&a.ns, b.v4.into(), 80).is_some());
+    drop((fs, ns));
 }

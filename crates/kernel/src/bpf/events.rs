@@ -19,6 +19,24 @@ pub enum Event {
     Flow(FlowEvent),
 }
 
+impl Event {
+    /// As the ring held it, for decoders that know bytes only.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Drop(e) => bytes_of(e),
+            Self::Flow(e) => bytes_of(e),
+        }
+    }
+}
+
+fn bytes_of<T: Copy>(event: &T) -> &[u8] {
+    // SAFETY: the ABI's events are `repr(C)` integers without padding (asserted there): every byte is initialized.
+    #[allow(unsafe_code, reason = "looking at an ABI struct as the bytes it came from")]
+    unsafe {
+        std::slice::from_raw_parts(std::ptr::from_ref(event).cast(), size_of::<T>())
+    }
+}
+
 /// Reads both rings. One reader at a time: records go to the one that takes them.
 pub struct EventReader {
     drops: RingBuf<MapData>,

@@ -148,6 +148,18 @@ impl BpfDatapath {
         Ok(found)
     }
 
+    /// Kernel ids of the programs on an interface, by name: what is really attached. Empty below kernel 6.6.
+    pub fn program_ids(&self, ifindex: u32) -> Result<Vec<(&'static str, u32)>> {
+        let mut found = Vec::new();
+        for (_, _, place, path) in self.pins()?.into_iter().filter(|p| p.0 == ifindex) {
+            if let Ok(info) = sys::open_pin(&path).and_then(|l| sys::link_info(l.as_fd())) {
+                found.push((place.program, info.program));
+            }
+        }
+        found.sort_unstable();
+        Ok(found)
+    }
+
     /// Puts the socket programs on the cgroup, or replaces those that are there; removes them if they are switched off.
     pub(super) fn attach_sockets(&self) -> Result<()> {
         let programs = self.programs();

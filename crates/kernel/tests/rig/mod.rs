@@ -4,6 +4,8 @@
 //! it removes, also when the test fails.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 
+pub mod traffic;
+
 use std::{
     fs::File,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -14,8 +16,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use axoneme_abi::DropEvent;
 use axoneme_kernel::{
-    bpf::{BpfDatapath, Loader},
+    bpf::{BpfDatapath, Event, Loader},
     datapath::{
         Datapath, DatapathConfig, Direction, EndpointEntry, Hook, IpEntry, PolicyDefault, PolicyKey, PolicyTable,
         PolicyValue,
@@ -139,6 +142,7 @@ impl Pod {
             mac: [0; 6],
         }
     }
+    /// Its addresses, IPv4 first.
     pub fn addresses(&self) -> [IpAddr; 2] {
         [self.v4.into(), self.v6.into()]
     }
@@ -256,6 +260,22 @@ impl Node {
             self.datapath.upsert_ip(a.into(), ip).unwrap();
             self.datapath.upsert_endpoint(a, pod.entry()).unwrap();
         }
+    }
+}
+
+impl Node {
+    /// The process dies and another one takes over: everything but pins is gone.
+    pub fn restart(&mut self) {
+        let config = self.config.clone();
+        self.datapath = self.ns.run(move || Loader::open(config)).unwrap_or_else(|e| panic!("{e}"));
+    }
+
+    /// Drops that were reported so far, as (reason, rule, source, destination).
+    pub fn drops(&self) -> Vec<DropEvent> {
+        let mut reader = self.datapath.events().unwrap();
+        let mut events = Vec::new();
+        reader.read(100_000, &mut events);
+        events.into_iter().filter_map(|e| if let Event::Drop(d) = e { Some(d) } else { None }).collect()
     }
 }
 
