@@ -12,7 +12,6 @@
 
 pub mod app;
 pub mod auth;
-pub mod bootstrap;
 pub mod compiler;
 pub mod configs;
 pub mod connect;
