@@ -1,6 +1,6 @@
 //! Which labels make an identity.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use axoneme_model::{LabelKey, Labels, Selector, Source, labels::names};
 
@@ -15,10 +15,10 @@ pub(crate) fn names_read(selector: &Selector) -> impl Iterator<Item = &Arc<str>>
 }
 
 /// The labels of a pod's identity: its namespace, service account and cluster, and whatever some rule reads.
-pub(crate) fn identity_labels(security: &Labels, read: &BTreeSet<Arc<str>>) -> Labels {
-    security.retain(|k| always(&k.name) || read.contains(&k.name))
+pub(crate) fn identity_labels(security: &Labels, read: impl Fn(&str) -> bool) -> Labels {
+    security.retain(|k| always(&k.name) || read(&k.name))
 }
 
-pub(crate) fn always(name: &str) -> bool {
+fn always(name: &str) -> bool {
     [names::NAMESPACE, names::SERVICE_ACCOUNT, names::CLUSTER].contains(&name)
 }

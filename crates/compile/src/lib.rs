@@ -17,7 +17,9 @@
 //! Invariants: the result is a function of the inputs, byte for byte, whatever the order of events; every entry names
 //! the rule that made it; `compile` and table lookup equal `axoneme_model::verdict` (property-tested). No IO, no clock.
 
+mod changes;
 mod digest;
+mod engine;
 mod feature;
 mod identity;
 mod ids;
@@ -39,6 +41,8 @@ use std::{
 
 use axoneme_model::{Cidr, Identity, Labels, PeerClass, rows::RowSet};
 
+pub use changes::{Change, ChangeSet, Changes, NodeChanges, TableChange, TablePatch};
+pub use engine::{Compiler, Event, events};
 pub use scratch::compile;
 
 /// Namespace and name.

@@ -36,51 +36,74 @@ pub(crate) struct Side<'a> {
 }
 
 /// Rules with their ports for one peer: positions in [`Side::entries`].
-pub(crate) type Matched = Vec<(Colour, PortSet)>;
+type Matched = Vec<(Colour, PortSet)>;
 
 impl Side<'_> {
     /// Entries under [`PeerClass::ANY`].
     pub(crate) fn anyone(&self) -> Vec<Slot> {
-        self.solve(&self.matched(|e| e.peers.any && !self.depends_on_peer(e), &|_| vec![]), None)
+        self.solve(&self.with_ports(&self.for_anyone(), &Features::new()), None)
+    }
+
+    /// The rules that mean whoever, by position. Of the ports that an egress rule names, what they stand for is the
+    /// peer's affair: under any they stand for nothing.
+    pub(crate) fn for_anyone(&self) -> Vec<Colour> {
+        self.positions(|e| e.peers.any)
     }
 
     /// Entries under the peer's own class, given those under any.
     pub(crate) fn peer(&self, class: &Class<'_>, anyone: &[Slot]) -> Vec<Slot> {
-        if self.own_host && class.base == Base::Host {
+        if self.owns(class.base) {
             return vec![(None, 0, 0, OWN_HOST)];
         }
-        let concerned = |e: &&&Entry| !e.peers.any || self.depends_on_peer(e);
-        if !self.entries.iter().filter(concerned).any(|e| matches(e, class)) {
+        let matching = self.positions(|e| matches(e, class));
+        if !matching.iter().any(|c| self.entry(*c).is_some_and(|e| self.depends_on_peer(e))) {
             return vec![];
         }
-        let bound = |name: &std::sync::Arc<str>| peer_ports(class.features, name);
-        self.solve(&self.matched(|e| matches(e, class), &bound), Some(anyone))
+        self.list(&matching, class.features, anyone)
     }
 
-    fn depends_on_peer(&self, entry: &Entry) -> bool {
+    /// Entries under a class that exactly these rules match.
+    pub(crate) fn list(&self, matching: &[Colour], features: &Features, anyone: &[Slot]) -> Vec<Slot> {
+        self.solve(&self.with_ports(matching, features), Some(anyone))
+    }
+
+    /// Whether the base is the own host, to which the rules do not apply.
+    pub(crate) fn owns(&self, base: Base) -> bool {
+        self.own_host && base == Base::Host
+    }
+
+    /// Whether it takes the peer to say if the rule matches.
+    pub(crate) fn depends_on_peer(&self, entry: &Entry) -> bool {
+        !entry.peers.any || self.reads_peer_ports(entry)
+    }
+
+    pub(crate) fn reads_peer_ports(&self, entry: &Entry) -> bool {
         self.direction == Direction::Egress && entry.ports.has_names()
     }
 
-    fn matched(
-        &self,
-        applies: impl Fn(&Entry) -> bool,
-        peer_ports: &dyn Fn(&std::sync::Arc<str>) -> Vec<(Protocol, u16)>,
-    ) -> Matched {
+    pub(crate) fn entry(&self, colour: Colour) -> Option<&Entry> {
+        self.entries.get(colour as usize).copied()
+    }
+
+    fn positions(&self, keep: impl Fn(&Entry) -> bool) -> Vec<Colour> {
+        self.entries.iter().zip(0..).filter(|(e, _)| keep(e)).map(|(_, colour)| colour).collect()
+    }
+
+    fn with_ports(&self, matching: &[Colour], features: &Features) -> Matched {
         let resolve = |ports: &PortSpec| match self.direction {
             Direction::Ingress => {
                 ports.resolve(|name| self.named_ports.get(name).into_iter().flatten().copied().collect())
             }
-            Direction::Egress => ports.resolve(peer_ports),
+            Direction::Egress => ports.resolve(|name| peer_ports(features, name)),
         };
-        let applying = self.entries.iter().zip(0..).filter(|(e, _)| applies(e));
-        applying.map(|(e, colour)| (colour, resolve(&e.ports))).collect()
+        matching.iter().filter_map(|c| Some((*c, resolve(&self.entry(*c)?.ports)))).collect()
     }
 
-    pub(crate) fn solve(&self, matched: &Matched, anyone: Option<&[Slot]>) -> Vec<Slot> {
+    fn solve(&self, matched: &Matched, anyone: Option<&[Slot]>) -> Vec<Slot> {
         let items: Vec<Item<'_>> = matched
             .iter()
             .filter_map(|(colour, ports)| {
-                let entry = self.entries.get(*colour as usize)?;
+                let entry = self.entry(*colour)?;
                 Some(Item { colour: *colour, tier: entry.tier, action: entry.action, ports })
             })
             .collect();

@@ -58,7 +58,22 @@ impl RuleIds {
             (id, RuleRow { id, rule: rule.clone(), allow })
         };
         let builtin = [row(&own_host_rule(), true), row(&always_rule(), false)];
-        rules.flat_map(references).map(|(rule, allow)| row(rule, allow)).chain(builtin).collect()
+        let mut rows: BTreeMap<RuleId, RuleRow> = builtin.into_iter().collect();
+        for (rule, allow) in rules.flat_map(references) {
+            let (id, row) = row(rule, allow);
+            rows.entry(id).or_insert(row).allow |= allow;
+        }
+        rows
+    }
+
+    /// Gives a rule its id; returns the other rules whose id changed by that.
+    pub(crate) fn insert(&mut self, rule: &RuleRef) -> Vec<RuleRef> {
+        self.0.insert(rule)
+    }
+
+    /// Takes a rule's id away; returns the other rules whose id changed by that.
+    pub(crate) fn remove(&mut self, rule: &RuleRef) -> Vec<RuleRef> {
+        self.0.remove(rule)
     }
 }
 

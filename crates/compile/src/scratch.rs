@@ -51,7 +51,8 @@ pub fn compile(world: &World, assignments: &Assignments, held: &Held) -> Compile
     }
     rows.nodes = world.nodes.values().map(|n| (n.name.clone(), row::node(n))).collect();
     rows.services = world.services.iter().filter_map(|(k, s)| Some((k.clone(), service_row(s)?))).collect();
-    let wanted = world.pods.values().map(|p| identity_labels(&security(world, p), &reads.names)).collect();
+    let wanted =
+        world.pods.values().map(|p| identity_labels(&security(world, p), |n| reads.names.contains(n))).collect();
     Compiled { rows, wanted }
 }
 
@@ -147,7 +148,7 @@ fn identified<'w>(
     let mut pods = BTreeMap::new();
     for (key, pod) in world.pods.iter().filter(|(_, p)| !p.node.is_empty()) {
         let security = security(world, pod);
-        let labels = identity_labels(&security, &reads.names);
+        let labels = identity_labels(&security, |n| reads.names.contains(n));
         let own = assignments.get(&labels).map(|n| (*n, labels.clone()));
         if let Some((identity, identity_labels)) = own.or_else(|| held.get(key).cloned()) {
             let ports = reads.ports_of(pod);

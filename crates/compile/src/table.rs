@@ -41,8 +41,8 @@ pub(crate) struct Context<'a> {
 pub(crate) fn table_row(context: &Context<'_>, id: TableId, key: &TableKey) -> TableRow {
     let rules: Vec<&RuleSpec> = key.rules.iter().filter_map(|k| context.rules.get(k)).collect();
     let mut entries = BTreeMap::new();
-    let mut defaults = [Direction::Ingress, Direction::Egress].map(|direction| {
-        let default = default(context, &rules, direction);
+    let [ingress_default, egress_default] = [Direction::Ingress, Direction::Egress].map(|direction| {
+        let default = default(context.config, context.rule_ids, &rules, direction);
         let side = side(context.config, &rules, key, direction, default);
         let anyone = side.anyone();
         let mut add = |peer: PeerClass, slots: &[Slot]| {
@@ -55,17 +55,21 @@ pub(crate) fn table_row(context: &Context<'_>, id: TableId, key: &TableKey) -> T
         context.classes.iter().for_each(|c| add(c.id, &side.peer(c, &anyone)));
         default
     });
-    let [ingress_default, egress_default] = &mut defaults;
     let policies: BTreeMap<ObjectRef, i64> = rules.iter().map(|r| (r.object.clone(), r.generation)).collect();
-    TableRow { id, ingress_default: *ingress_default, egress_default: *egress_default, entries, policies }
+    TableRow { id, ingress_default, egress_default, entries, policies }
 }
 
-pub(crate) fn default(context: &Context<'_>, rules: &[&RuleSpec], direction: Direction) -> DirectionDefault {
+pub(crate) fn default(
+    config: &ClusterConfig,
+    rule_ids: &RuleIds,
+    rules: &[&RuleSpec],
+    direction: Direction,
+) -> DirectionDefault {
     if let Some(rule) = rules.iter().find(|r| r.isolates(direction)) {
-        return DirectionDefault { allow: false, rule: context.rule_ids.get(&rule.isolation) };
+        return DirectionDefault { allow: false, rule: rule_ids.get(&rule.isolation) };
     }
-    match context.config.enforcement {
-        Enforcement::Always => DirectionDefault { allow: false, rule: context.rule_ids.get(&always_rule()) },
+    match config.enforcement {
+        Enforcement::Always => DirectionDefault { allow: false, rule: rule_ids.get(&always_rule()) },
         Enforcement::Default | Enforcement::Never => DirectionDefault { allow: true, rule: RuleId(0) },
     }
 }

@@ -23,7 +23,7 @@ use crate::{
 /// Id of a policy table: a hash of the rules that apply and of the subject's named ports that they read. Endpoints with
 /// the same id share one table. The *content* under an id changes as identities and addresses come and go; another set
 /// of rules is another id, so that the change is make-before-break. Zero is never used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TableId(pub u64);
 
 /// Provenance of a verdict, resolved by [`RuleRow`]. Zero: no rule (the default of the table).

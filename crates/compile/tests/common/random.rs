@@ -187,10 +187,11 @@ pub fn pod(rng: &mut Rng, i: u8) -> Pod {
         named_ports.entry((*rng.pick(&PORT_NAMES)).into()).or_default().insert((protocol, port));
     }
     let bound = !rng.percent(8);
+    let namespace = *rng.pick(&NAMESPACES);
     Pod {
-        namespace: (*rng.pick(&NAMESPACES)).into(),
+        namespace: namespace.into(),
         name: format!("p{i}").into(),
-        uid: format!("uid-{i}").into(),
+        uid: format!("uid-{namespace}-{i}").into(),
         labels,
         annotations: PlainLabels::new(),
         service_account: (*rng.pick(&["default", "robot"])).into(),

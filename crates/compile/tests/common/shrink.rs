@@ -42,7 +42,7 @@ fn smaller(world: &World) -> Vec<World> {
         with(&|w| drop(w.cidr_groups.remove(key)));
     }
     for address in &world.apiserver_addresses {
-        with(&|w| drop(w.apiserver_addresses.remove(address)));
+        with(&|w| w.apiserver_addresses.retain(|a| a != address));
     }
     for (key, policy) in &world.policies {
         for (r, rule) in policy.rules.iter().enumerate() {

@@ -1,0 +1,279 @@
+//! Who holds which address, and what rules read about it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use axoneme_model::{
+    Cidr, Selector, cidr,
+    policy::ServiceSelector,
+    verdict::selects_service,
+    world::{Node, World, matches_plain},
+};
+
+use crate::{
+    PodKey,
+    changes::Counter,
+    everywhere,
+    feature::{Block, Feature, Features, Reach},
+};
+
+/// Whose an address is, by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    Node(Arc<str>),
+    Pod(PodKey),
+    Outside,
+}
+
+/// An address or a prefix that rows and classes are made for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Member {
+    pub(super) owner: Owner,
+    pub(super) features: Arc<Features>,
+}
+
+/// Everyone who says that an address is his.
+#[derive(Debug, Default)]
+struct Claims {
+    nodes: BTreeSet<Arc<str>>,
+    pods: BTreeSet<PodKey>,
+}
+
+/// Who contributes addresses to features that mean sets of addresses.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Contributor {
+    ApiServer,
+    Service(PodKey),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Addresses {
+    pub(super) members: BTreeMap<Cidr, Member>,
+    claims: HashMap<IpAddr, Claims>,
+    /// Prefixes that membership of some feature changes at.
+    regions: Counter<Cidr>,
+    blocks: HashMap<Cidr, BTreeSet<Block>>,
+    /// Prefix lengths of blocks: IPv4, IPv6.
+    lengths: [BTreeMap<u8, usize>; 2],
+    /// Features of single addresses.
+    single: HashMap<IpAddr, BTreeSet<(Contributor, Feature)>>,
+    contributions: BTreeMap<Contributor, BTreeSet<(IpAddr, Feature)>>,
+    nodes_read: BTreeSet<Selector>,
+    services_read: BTreeSet<ServiceSelector>,
+    apiserver_read: bool,
+    no_features: Arc<Features>,
+}
+
+impl Addresses {
+    pub(super) fn new() -> Self {
+        let mut new = Self::default();
+        for prefix in everywhere() {
+            new.regions.add(&prefix);
+        }
+        new
+    }
+
+    pub(super) fn claim_pod(&mut self, address: IpAddr, pod: &PodKey, claims: bool) {
+        let entry = self.claims.entry(address).or_default();
+        if claims {
+            entry.pods.insert(pod.clone())
+        } else {
+            entry.pods.remove(pod)
+        };
+        self.drop_unclaimed(address);
+    }
+
+    pub(super) fn claim_node(&mut self, address: IpAddr, node: &Arc<str>, claims: bool) {
+        let entry = self.claims.entry(address).or_default();
+        if claims {
+            entry.nodes.insert(node.clone())
+        } else {
+            entry.nodes.remove(node)
+        };
+        self.drop_unclaimed(address);
+    }
+
+    fn drop_unclaimed(&mut self, address: IpAddr) {
+        if self.claims.get(&address).is_some_and(|c| c.nodes.is_empty() && c.pods.is_empty()) {
+            self.claims.remove(&address);
+        }
+    }
+
+    fn owner(&self, prefix: Cidr) -> Owner {
+        let address = prefix.ip();
+        let claims = self.claims.get(&address).filter(|_| prefix == cidr::host(address));
+        match claims.map(|c| (c.nodes.first(), c.pods.first())) {
+            Some((Some(node), _)) => Owner::Node(node.clone()),
+            Some((None, Some(pod))) => Owner::Pod(pod.clone()),
+            Some((None, None)) | None => Owner::Outside,
+        }
+    }
+
+    /// Starts or stops to tell addresses apart by a feature. Returns the prefixes whose members may change.
+    pub(super) fn read(&mut self, world: &World, feature: &Feature, read: bool) -> BTreeSet<Cidr> {
+        match feature {
+            Feature::Cidr(block) => self.read_block(block, read),
+            Feature::Nodes(selector) => {
+                if read {
+                    self.nodes_read.insert(selector.clone())
+                } else {
+                    self.nodes_read.remove(selector)
+                };
+                let nodes = world.nodes.values().filter(|n| matches_plain(selector, &n.labels));
+                nodes.flat_map(crate::row::addresses).map(cidr::host).collect()
+            }
+            Feature::ApiServer => {
+                self.apiserver_read = read;
+                self.contribute_apiserver(world)
+            }
+            Feature::Service(selector) => {
+                if read {
+                    self.services_read.insert(selector.clone())
+                } else {
+                    self.services_read.remove(selector)
+                };
+                let keys = world.services.iter().filter(|(_, s)| selects_service(selector, s)).map(|(k, _)| k.clone());
+                keys.collect::<Vec<_>>().iter().flat_map(|k| self.contribute_service(world, k)).collect()
+            }
+            Feature::Port { .. } => BTreeSet::new(),
+        }
+    }
+
+    fn read_block(&mut self, block: &Block, read: bool) -> BTreeSet<Cidr> {
+        let known = self.blocks.get(&block.cidr).is_some_and(|b| b.contains(block));
+        if known == read {
+            return BTreeSet::new();
+        }
+        let [v4, v6] = &mut self.lengths;
+        let lengths = if block.cidr.is_ipv4() { v4 } else { v6 };
+        let count = lengths.entry(block.cidr.prefix()).or_default();
+        if read {
+            *count += 1;
+            self.blocks.entry(block.cidr).or_default().insert(block.clone());
+            for boundary in block.boundaries() {
+                self.regions.add(&boundary);
+            }
+        } else {
+            *count -= 1;
+            if *count == 0 {
+                lengths.remove(&block.cidr.prefix());
+            }
+            if let Some(blocks) = self.blocks.get_mut(&block.cidr) {
+                blocks.remove(block);
+                if blocks.is_empty() {
+                    self.blocks.remove(&block.cidr);
+                }
+            }
+            for boundary in block.boundaries() {
+                self.regions.sub(&boundary);
+            }
+        }
+        let mut touched: BTreeSet<Cidr> = block.boundaries().collect();
+        touched.extend(self.within(block.cidr));
+        touched
+    }
+
+    /// The members inside of a prefix.
+    fn within(&self, prefix: Cidr) -> impl Iterator<Item = Cidr> {
+        let first = Cidr::new(prefix.network(), 0).unwrap_or(prefix);
+        let last = cidr::host(prefix.broadcast());
+        self.members.range(first..=last).map(|(p, _)| *p).filter(move |p| cidr::contains(prefix, *p))
+    }
+
+    /// Brings the contribution of the API server's addresses up to date.
+    pub(super) fn contribute_apiserver(&mut self, world: &World) -> BTreeSet<Cidr> {
+        let addresses = world.apiserver_addresses.iter().filter(|_| self.apiserver_read);
+        let now = addresses.map(|a| (*a, Feature::ApiServer)).collect();
+        self.contribute(Contributor::ApiServer, now)
+    }
+
+    /// Brings the contribution of a Service up to date.
+    pub(super) fn contribute_service(&mut self, world: &World, key: &PodKey) -> BTreeSet<Cidr> {
+        let mut now = BTreeSet::new();
+        if let Some(service) = world.services.get(key) {
+            for selector in self.services_read.iter().filter(|s| selects_service(s, service)) {
+                now.extend(service.endpoints.iter().map(|e| (e.address, Feature::Service(selector.clone()))));
+            }
+        }
+        self.contribute(Contributor::Service(key.clone()), now)
+    }
+
+    fn contribute(&mut self, who: Contributor, now: BTreeSet<(IpAddr, Feature)>) -> BTreeSet<Cidr> {
+        let before = self.contributions.remove(&who).unwrap_or_default();
+        for (address, feature) in before.difference(&now) {
+            self.regions.sub(&cidr::host(*address));
+            if let Some(single) = self.single.get_mut(address) {
+                single.remove(&(who.clone(), feature.clone()));
+                if single.is_empty() {
+                    self.single.remove(address);
+                }
+            }
+        }
+        for (address, feature) in now.difference(&before) {
+            self.regions.add(&cidr::host(*address));
+            self.single.entry(*address).or_default().insert((who.clone(), feature.clone()));
+        }
+        let touched = before.symmetric_difference(&now).map(|(a, _)| cidr::host(*a)).collect();
+        if !now.is_empty() {
+            self.contributions.insert(who, now);
+        }
+        touched
+    }
+
+    /// Makes the member at a prefix what it has to be and returns what it was. `ports`: the named-port features of the
+    /// pod that holds it.
+    pub(super) fn refresh(
+        &mut self,
+        world: &World,
+        prefix: Cidr,
+        ports: impl Fn(&PodKey) -> Features,
+    ) -> (Option<Member>, Option<Member>) {
+        let owner = self.owner(prefix);
+        let now = (owner != Owner::Outside || self.regions.contains(&prefix)).then(|| {
+            let mut features = self.features_of(world, prefix, &owner);
+            if let Owner::Pod(pod) = &owner {
+                features.extend(ports(pod));
+            }
+            let features = if features.is_empty() { self.no_features.clone() } else { Arc::new(features) };
+            Member { owner, features }
+        });
+        let before = match &now {
+            Some(member) => self.members.insert(prefix, member.clone()),
+            None => self.members.remove(&prefix),
+        };
+        (before, now)
+    }
+
+    fn features_of(&self, world: &World, prefix: Cidr, owner: &Owner) -> Features {
+        let address = prefix.ip();
+        let mut features = Features::new();
+        if prefix == cidr::host(address) {
+            features.extend(self.single.get(&address).into_iter().flatten().map(|(_, f)| f.clone()));
+        }
+        let reach = match owner {
+            Owner::Node(_) => Reach::Node,
+            Owner::Pod(_) => Reach::Pod,
+            Owner::Outside => Reach::Outside,
+        };
+        let [v4, v6] = &self.lengths;
+        let lengths = if prefix.is_ipv4() { v4 } else { v6 };
+        for length in lengths.range(..=prefix.prefix()).map(|(l, _)| *l) {
+            let wider = Cidr::new(address, length).map(cidr::normalise);
+            let blocks = wider.ok().and_then(|c| self.blocks.get(&c)).into_iter().flatten();
+            let holding = blocks.filter(|b| reach.within(b.scope) && b.holds(prefix));
+            features.extend(holding.cloned().map(Feature::Cidr));
+        }
+        if let Owner::Node(name) = owner {
+            features.extend(self.node_features(world.nodes.get(name)));
+        }
+        features
+    }
+
+    fn node_features(&self, node: Option<&Node>) -> Features {
+        let matching = self.nodes_read.iter().filter(|s| node.is_some_and(|n| matches_plain(s, &n.labels)));
+        matching.cloned().map(Feature::Nodes).collect()
+    }
+}

@@ -1,0 +1,199 @@
+//! The classes of peers, base by base.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use axoneme_model::{Cidr, PeerClass};
+
+use super::sets::SetId;
+use crate::{
+    PodKey,
+    feature::{Feature, Features},
+    ids::Ids,
+    peer::{Base, ClassKey, Naming},
+};
+
+/// A peer that tables can meet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ClassState {
+    pub(super) base: Base,
+    /// Label sets of its pods.
+    pub(super) sets: BTreeSet<SetId>,
+    pub(super) features: Arc<Features>,
+}
+
+/// All that has one base.
+#[derive(Debug, Default)]
+pub(super) struct BaseState {
+    /// Addresses and prefixes that have the base.
+    pub(super) prefixes: BTreeSet<Cidr>,
+    /// The classes that they got when the base was last built.
+    pub(super) members: BTreeMap<Cidr, PeerClass>,
+    /// Pods with the identity, whether they have addresses or not.
+    pub(super) pods: BTreeSet<PodKey>,
+    classes: BTreeSet<PeerClass>,
+    keys: BTreeSet<ClassKey>,
+}
+
+#[derive(Debug)]
+pub(super) struct Classes {
+    pub(super) bases: HashMap<Base, BaseState>,
+    pub(super) classes: HashMap<PeerClass, ClassState>,
+    ids: Ids<ClassKey>,
+    /// Classes by what rules match them by.
+    by_set: HashMap<SetId, BTreeSet<PeerClass>>,
+    by_feature: HashMap<Feature, BTreeSet<PeerClass>>,
+    pub(super) pods: BTreeSet<PeerClass>,
+    pub(super) reserved: BTreeMap<Base, BTreeSet<PeerClass>>,
+    /// Classes with named ports that rules read.
+    pub(super) with_ports: BTreeSet<PeerClass>,
+}
+
+/// What the classes of a base are made of.
+pub(super) struct Material<'a> {
+    pub(super) base: Base,
+    /// Members with their features and, for pods, their label set.
+    pub(super) members: Vec<(Cidr, Arc<Features>, Option<SetId>)>,
+    /// Every pod of the identity: its label set and named-port features.
+    pub(super) pods: Vec<(SetId, &'a Features)>,
+}
+
+/// Classes that changed: what each was and what it is.
+pub(super) type ClassChanges = BTreeMap<PeerClass, (Option<ClassState>, Option<ClassState>)>;
+
+impl Classes {
+    pub(super) fn new() -> Self {
+        Self {
+            bases: HashMap::new(),
+            classes: HashMap::new(),
+            ids: crate::class_ids(),
+            by_set: HashMap::new(),
+            by_feature: HashMap::new(),
+            pods: BTreeSet::new(),
+            reserved: BTreeMap::new(),
+            with_ports: BTreeSet::new(),
+        }
+    }
+
+    /// Makes the classes of a base anew. Returns the members whose class changed, and the bases that have to be made
+    /// again because a class number went to another.
+    pub(super) fn rebuild(
+        &mut self,
+        material: &Material<'_>,
+        changes: &mut ClassChanges,
+    ) -> (Vec<Cidr>, BTreeSet<Base>) {
+        let base = material.base;
+        let family = |v6: bool| {
+            let members = material.members.iter().filter(move |(p, ..)| p.is_ipv6() == v6);
+            members.map(|(_, f, _)| &**f)
+        };
+        let naming = Naming::of([distinct(family(false)), distinct(family(true))]);
+        let keys: Vec<ClassKey> = material.members.iter().map(|(p, f, _)| naming.key(base, p.is_ipv6(), f)).collect();
+        let again = self.renumber(base, keys.iter().filter(|k| k.plain().is_none()).cloned().collect());
+        let mut now: BTreeMap<PeerClass, ClassState> = BTreeMap::new();
+        let mut placed = BTreeMap::new();
+        for ((prefix, features, set), key) in material.members.iter().zip(&keys) {
+            let id = crate::class_id(&self.ids, key);
+            let new = || ClassState { base, sets: BTreeSet::new(), features: features.clone() };
+            now.entry(id).or_insert_with(new).sets.extend(set);
+            placed.insert(*prefix, id);
+        }
+        if let Some((_, first)) = material.pods.first() {
+            let mut common = (*first).clone();
+            common.retain(|f| material.pods.iter().all(|(_, p)| p.contains(f)));
+            let new = || ClassState { base, sets: BTreeSet::new(), features: Arc::new(common) };
+            now.entry(base.identity().into()).or_insert_with(new).sets.extend(material.pods.iter().map(|(s, _)| *s));
+        }
+        let state = self.bases.entry(base).or_default();
+        let moved = placed.iter().filter(|(p, id)| state.members.get(p) != Some(id)).map(|(p, _)| *p).collect();
+        state.members = placed;
+        let before = std::mem::replace(&mut state.classes, now.keys().copied().collect());
+        if state.prefixes.is_empty() && state.pods.is_empty() {
+            self.bases.remove(&base);
+        }
+        for id in before {
+            // the number may have gone to a class of another base
+            let own = self.classes.get(&id).is_some_and(|c| c.base == base);
+            if own && !now.contains_key(&id) {
+                self.put(id, None, changes);
+            }
+        }
+        now.into_iter().for_each(|(id, class)| self.put(id, Some(class), changes));
+        (moved, again)
+    }
+
+    /// Gives numbers to composed classes of the base and takes them from those that are gone.
+    fn renumber(&mut self, base: Base, now: BTreeSet<ClassKey>) -> BTreeSet<Base> {
+        let state = self.bases.entry(base).or_default();
+        let before = std::mem::replace(&mut state.keys, now.clone());
+        let mut moved: Vec<ClassKey> = vec![];
+        now.difference(&before).for_each(|k| moved.extend(self.ids.insert(k)));
+        before.difference(&now).for_each(|k| moved.extend(self.ids.remove(k)));
+        moved.into_iter().map(|k| k.base).filter(|b| *b != base).collect()
+    }
+
+    fn put(&mut self, id: PeerClass, now: Option<ClassState>, changes: &mut ClassChanges) {
+        if self.classes.get(&id) == now.as_ref() {
+            return;
+        }
+        let before = self.classes.remove(&id);
+        if let Some(class) = &before {
+            self.index(id, class, false);
+        }
+        if let Some(class) = &now {
+            self.index(id, class, true);
+            self.classes.insert(id, class.clone());
+        }
+        changes.entry(id).or_insert((before, None)).1 = now;
+    }
+
+    fn index(&mut self, id: PeerClass, class: &ClassState, present: bool) {
+        for set in &class.sets {
+            toggle(&mut self.by_set, set, id, present);
+        }
+        for feature in &*class.features {
+            toggle(&mut self.by_feature, feature, id, present);
+        }
+        let flag = |set: &mut BTreeSet<PeerClass>| if present { set.insert(id) } else { set.remove(&id) };
+        if class.base.is_pod() {
+            flag(&mut self.pods);
+        } else {
+            flag(self.reserved.entry(class.base).or_default());
+        }
+        if class.features.iter().any(|f| matches!(f, Feature::Port { .. })) {
+            flag(&mut self.with_ports);
+        }
+    }
+
+    pub(super) fn of_set(&self, set: SetId) -> impl Iterator<Item = PeerClass> {
+        self.by_set.get(&set).into_iter().flatten().copied()
+    }
+
+    pub(super) fn of_feature(&self, feature: &Feature) -> impl Iterator<Item = PeerClass> {
+        self.by_feature.get(feature).into_iter().flatten().copied()
+    }
+}
+
+/// One of each run of members that share their features: naming looks at sets, not at how many have them.
+fn distinct<'a>(features: impl Iterator<Item = &'a Features>) -> impl Iterator<Item = &'a Features> {
+    let mut last: Option<&Features> = None;
+    features.filter(move |f| !last.replace(f).is_some_and(|l| std::ptr::eq(l, *f)))
+}
+
+fn toggle<K: std::hash::Hash + Eq + Clone>(
+    map: &mut HashMap<K, BTreeSet<PeerClass>>,
+    key: &K,
+    id: PeerClass,
+    present: bool,
+) {
+    if present {
+        map.entry(key.clone()).or_default().insert(id);
+    } else if let Some(ids) = map.get_mut(key) {
+        ids.remove(&id);
+        if ids.is_empty() {
+            map.remove(key);
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Pods: their label sets, identities, ports and addresses.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use axoneme_model::{Cidr, Identity, Labels, cidr, rows::TableId};
+
+use super::sets::{SetId, Sets};
+use crate::{Held, PodKey, feature::Features};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PodState {
+    pub(super) uid: Arc<str>,
+    /// Empty: not bound.
+    pub(super) node: Arc<str>,
+    pub(super) security: Labels,
+    /// What its labels ask for.
+    pub(super) set: SetId,
+    /// What it has: none while it is not bound or there was never a number for it.
+    pub(super) identity: Option<(Identity, Arc<Labels>)>,
+    /// Named ports that rules of others read.
+    pub(super) ports: Features,
+    /// Addresses that it claims: none while it is not bound.
+    pub(super) addresses: BTreeSet<IpAddr>,
+    pub(super) port_names: BTreeSet<Arc<str>>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Pods {
+    states: HashMap<PodKey, PodState>,
+    by_set: HashMap<SetId, BTreeSet<PodKey>>,
+    by_node: HashMap<Arc<str>, BTreeSet<PodKey>>,
+    by_port: HashMap<Arc<str>, BTreeSet<PodKey>>,
+    /// How many pods have an identity.
+    identities: HashMap<Identity, usize>,
+    /// The table of each endpoint and the node that needs it.
+    pub(super) tables: HashMap<PodKey, (TableId, Arc<str>)>,
+    /// What pods had before this compiler saw them.
+    known: HashMap<PodKey, (Arc<str>, Identity, Arc<Labels>)>,
+}
+
+impl Pods {
+    pub(super) fn get(&self, key: &PodKey) -> Option<&PodState> {
+        self.states.get(key)
+    }
+
+    /// The identity that the pod keeps for want of a better one. A new pod of the same name keeps nothing.
+    pub(super) fn previous(&self, key: &PodKey, uid: &Arc<str>) -> Option<(Identity, Arc<Labels>)> {
+        match self.states.get(key) {
+            Some(state) => state.identity.clone().filter(|_| state.uid == *uid),
+            None => self.known.get(key).filter(|k| k.0 == *uid).map(|k| (k.1, k.2.clone())),
+        }
+    }
+
+    /// Identities of pods, for a compiler that takes over.
+    pub(super) fn identities(&self) -> HashMap<PodKey, (Arc<str>, Identity, Arc<Labels>)> {
+        let mut known = self.known.clone();
+        for (key, state) in &self.states {
+            if let Some((identity, labels)) = &state.identity {
+                known.insert(key.clone(), (state.uid.clone(), *identity, labels.clone()));
+            }
+        }
+        known
+    }
+
+    pub(super) fn remember(&mut self, known: HashMap<PodKey, (Arc<str>, Identity, Arc<Labels>)>) {
+        self.known = known;
+    }
+
+    /// Puts a pod's new state in place and returns the old one.
+    pub(super) fn put(&mut self, key: &PodKey, state: Option<PodState>) -> Option<PodState> {
+        self.known.remove(key);
+        let old = match &state {
+            Some(new) => self.states.insert(key.clone(), new.clone()),
+            None => self.states.remove(key),
+        };
+        for (state, present) in old.iter().map(|s| (s, false)).chain(state.iter().map(|s| (s, true))) {
+            toggle(&mut self.by_set, &state.set, key, present);
+            state.port_names.iter().for_each(|n| toggle(&mut self.by_port, n, key, present));
+            if !state.node.is_empty() {
+                toggle(&mut self.by_node, &state.node, key, present);
+            }
+            if let Some((identity, _)) = &state.identity {
+                let count = self.identities.entry(*identity).or_default();
+                *count = if present { *count + 1 } else { count.saturating_sub(1) };
+                if *count == 0 {
+                    self.identities.remove(identity);
+                }
+            }
+        }
+        old
+    }
+
+    pub(super) fn has_identity(&self, identity: Identity) -> bool {
+        self.identities.contains_key(&identity)
+    }
+
+    pub(super) fn of_set(&self, set: SetId) -> impl Iterator<Item = &PodKey> {
+        self.by_set.get(&set).into_iter().flatten()
+    }
+
+    pub(super) fn of_labels(&self, sets: &Sets, labels: &Labels) -> BTreeSet<PodKey> {
+        sets.find(labels).into_iter().flat_map(|s| self.of_set(s)).cloned().collect()
+    }
+
+    pub(super) fn with_port(&self, name: &Arc<str>) -> impl Iterator<Item = &PodKey> {
+        self.by_port.get(name).into_iter().flatten()
+    }
+
+    /// The pods that have a label of one of these names, or would have it if rules read it.
+    pub(super) fn with_labels<'a>(&'a self, names: &'a BTreeSet<Arc<str>>) -> impl Iterator<Item = &'a PodKey> {
+        let has = |s: &PodState| s.security.iter().any(|(k, _)| names.contains(&k.name));
+        self.states.iter().filter(move |(_, s)| has(s)).map(|(k, _)| k)
+    }
+
+    pub(super) fn prefixes_on(&self, node: &Arc<str>) -> impl Iterator<Item = Cidr> {
+        let pods = self.by_node.get(node).into_iter().flatten();
+        pods.filter_map(|k| self.states.get(k)).flat_map(|s| s.addresses.iter().copied().map(cidr::host))
+    }
+
+    /// Pods whose identity is not the one that their labels ask for.
+    pub(super) fn held(&self, sets: &Sets) -> Held {
+        let mut held = BTreeMap::new();
+        for (key, state) in &self.states {
+            if let (Some((identity, labels)), Some(own)) = (&state.identity, sets.labels(state.set)) {
+                if labels != own {
+                    held.insert(key.clone(), (*identity, (**labels).clone()));
+                }
+            }
+        }
+        held
+    }
+}
+
+fn toggle<K: std::hash::Hash + Eq + Clone>(
+    map: &mut HashMap<K, BTreeSet<PodKey>>,
+    key: &K,
+    pod: &PodKey,
+    present: bool,
+) {
+    if present {
+        map.entry(key.clone()).or_default().insert(pod.clone());
+    } else if let Some(pods) = map.get_mut(key) {
+        pods.remove(pod);
+        if pods.is_empty() {
+            map.remove(key);
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Distinct label sets and the selectors that match them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use axoneme_model::{Labels, Operator, Selector};
+
+use crate::{identity::concerns_pods, rules::RuleKey};
+
+/// A label set by number; numbers are used again.
+pub(super) type SetId = u32;
+type Posting = (Arc<str>, Arc<str>);
+
+/// The identity labels that pods have, and every selector that a loaded rule uses on pods.
+#[derive(Debug, Default)]
+pub(super) struct Sets {
+    sets: HashMap<SetId, SetState>,
+    by_labels: HashMap<Arc<Labels>, SetId>,
+    free: BTreeSet<SetId>,
+    /// Sets that may be without pods.
+    left: BTreeSet<SetId>,
+    /// Sets by each of their labels.
+    postings: HashMap<Posting, BTreeSet<SetId>>,
+    selectors: HashMap<Arc<Selector>, SelectorState>,
+    /// Selectors by the labels one of which a set must have to match.
+    wanting: HashMap<Posting, BTreeSet<Arc<Selector>>>,
+    /// Selectors that no label is needed for.
+    undemanding: BTreeSet<Arc<Selector>>,
+}
+
+#[derive(Debug)]
+pub(super) struct SetState {
+    pub(super) labels: Arc<Labels>,
+    pods: usize,
+    selectors: BTreeSet<Arc<Selector>>,
+}
+
+#[derive(Debug, Default)]
+struct SelectorState {
+    sets: BTreeSet<SetId>,
+    uses: BTreeMap<(RuleKey, Use), usize>,
+}
+
+/// What a rule uses a selector for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Use {
+    Subject,
+    Peer,
+}
+
+impl Sets {
+    pub(super) fn labels(&self, set: SetId) -> Option<&Arc<Labels>> {
+        self.sets.get(&set).map(|s| &s.labels)
+    }
+
+    pub(super) fn find(&self, labels: &Labels) -> Option<SetId> {
+        self.by_labels.get(labels).copied()
+    }
+
+    /// The set's number for one more pod, and whether the set is new.
+    pub(super) fn enter(&mut self, labels: Labels) -> (SetId, bool) {
+        if let Some(id) = self.by_labels.get(&labels).copied() {
+            let Some(set) = self.sets.get_mut(&id) else { return (id, false) };
+            set.pods += 1;
+            return (id, set.pods == 1);
+        }
+        let id = self.free.pop_first().unwrap_or(self.sets.len() as SetId);
+        let labels = Arc::new(labels);
+        let selectors = self.matching(&labels);
+        for selector in &selectors {
+            if let Some(s) = self.selectors.get_mut(selector) {
+                s.sets.insert(id);
+            }
+        }
+        for (key, value) in labels.iter() {
+            self.postings.entry((key.name.clone(), value.into())).or_default().insert(id);
+        }
+        self.by_labels.insert(labels.clone(), id);
+        self.sets.insert(id, SetState { labels, pods: 1, selectors });
+        (id, true)
+    }
+
+    /// One pod less; the labels, if it was the last. The set stays until [`Sets::sweep`], so that what it matched can
+    /// still be told and its number means one thing throughout a change.
+    pub(super) fn leave(&mut self, id: SetId) -> Option<Arc<Labels>> {
+        let set = self.sets.get_mut(&id)?;
+        set.pods -= 1;
+        if set.pods > 0 {
+            return None;
+        }
+        self.left.insert(id);
+        Some(set.labels.clone())
+    }
+
+    /// Forgets the sets that no pod has.
+    pub(super) fn sweep(&mut self) {
+        for id in std::mem::take(&mut self.left) {
+            if self.sets.get(&id).is_some_and(|s| s.pods == 0) {
+                self.remove(id);
+            }
+        }
+    }
+
+    fn remove(&mut self, id: SetId) {
+        let Some(set) = self.sets.remove(&id) else { return };
+        for selector in &set.selectors {
+            if let Some(s) = self.selectors.get_mut(selector) {
+                s.sets.remove(&id);
+            }
+        }
+        for (key, value) in set.labels.iter() {
+            remove_from(&mut self.postings, &(key.name.clone(), value.into()), &id);
+        }
+        self.by_labels.remove(&set.labels);
+        self.free.insert(id);
+    }
+
+    fn matching(&self, labels: &Labels) -> BTreeSet<Arc<Selector>> {
+        let wanting = labels.iter().filter_map(|(k, v)| self.wanting.get(&(k.name.clone(), v.into()))).flatten();
+        wanting.chain(&self.undemanding).filter(|s| s.matches(labels)).cloned().collect()
+    }
+
+    /// Starts a rule's use of a selector and returns the sets that match.
+    pub(super) fn start(&mut self, selector: &Selector, rule: &RuleKey, purpose: Use) -> &BTreeSet<SetId> {
+        if !self.selectors.contains_key(selector) {
+            self.add(Arc::new(selector.clone()));
+        }
+        let state = self.selectors.entry(Arc::new(selector.clone())).or_default();
+        *state.uses.entry((rule.clone(), purpose)).or_default() += 1;
+        &state.sets
+    }
+
+    fn add(&mut self, selector: Arc<Selector>) {
+        let mut state = SelectorState::default();
+        match self.demand(&selector) {
+            Some(postings) => {
+                for posting in postings {
+                    let candidates = self.postings.get(&posting).into_iter().flatten();
+                    state
+                        .sets
+                        .extend(candidates.filter(|id| self.sets.get(id).is_some_and(|s| selector.matches(&s.labels))));
+                    self.wanting.entry(posting).or_default().insert(selector.clone());
+                }
+            }
+            None => {
+                let matching = self.sets.iter().filter(|(_, s)| selector.matches(&s.labels));
+                state.sets.extend(matching.map(|(id, _)| *id));
+                self.undemanding.insert(selector.clone());
+            }
+        }
+        for id in &state.sets {
+            if let Some(set) = self.sets.get_mut(id) {
+                set.selectors.insert(selector.clone());
+            }
+        }
+        self.selectors.insert(selector, state);
+    }
+
+    /// Ends a rule's use of a selector and returns the sets that matched.
+    pub(super) fn stop(&mut self, selector: &Selector, rule: &RuleKey, purpose: Use) -> BTreeSet<SetId> {
+        let Some((shared, _)) = self.selectors.get_key_value(selector) else { return BTreeSet::new() };
+        let shared = shared.clone();
+        let Some(state) = self.selectors.get_mut(selector) else { return BTreeSet::new() };
+        if let Some(n) = state.uses.get_mut(&(rule.clone(), purpose)) {
+            *n -= 1;
+            if *n == 0 {
+                state.uses.remove(&(rule.clone(), purpose));
+            }
+        }
+        let sets = state.sets.clone();
+        if state.uses.is_empty() {
+            self.selectors.remove(selector);
+            for id in &sets {
+                if let Some(set) = self.sets.get_mut(id) {
+                    set.selectors.remove(&shared);
+                }
+            }
+            self.undemanding.remove(&shared);
+            for posting in self.postings_of(&shared).into_iter().flatten() {
+                remove_from(&mut self.wanting, &posting, &shared);
+            }
+        }
+        sets
+    }
+
+    /// Labels one of which a set needs to match, chosen to have few sets; none where no label is needed.
+    fn demand(&self, selector: &Selector) -> Option<Vec<Posting>> {
+        let count = |p: &Posting| self.postings.get(p).map_or(0, BTreeSet::len);
+        self.postings_of(selector).into_iter().min_by_key(|ps| ps.iter().map(count).sum::<usize>())
+    }
+
+    /// Per requirement that demands a label: the labels of which it takes one.
+    fn postings_of(&self, selector: &Selector) -> Vec<Vec<Posting>> {
+        let demanding = selector.requirements().iter().filter(|r| r.operator == Operator::In);
+        demanding
+            .map(|r| {
+                let possible = r.values.iter().filter(|_| concerns_pods(&r.key));
+                possible.map(|v| (r.key.name.clone(), v.clone())).collect()
+            })
+            .collect()
+    }
+
+    pub(super) fn matched(&self, selector: &Selector) -> impl Iterator<Item = SetId> {
+        self.selectors.get(selector).into_iter().flat_map(|s| s.sets.iter().copied())
+    }
+
+    /// The rules that use a selector which matches the set, for this purpose.
+    pub(super) fn rules(&self, set: SetId, purpose: Use) -> BTreeSet<&RuleKey> {
+        let selectors = self.sets.get(&set).into_iter().flat_map(|s| &s.selectors);
+        let uses = selectors.filter_map(|s| self.selectors.get(s)).flat_map(|s| s.uses.keys());
+        uses.filter(|(_, u)| *u == purpose).map(|(rule, _)| rule).collect()
+    }
+}
+
+fn remove_from<K: std::hash::Hash + Eq, V: Ord>(map: &mut HashMap<K, BTreeSet<V>>, key: &K, value: &V) {
+    if let Some(values) = map.get_mut(key) {
+        values.remove(value);
+        if values.is_empty() {
+            map.remove(key);
+        }
+    }
+}

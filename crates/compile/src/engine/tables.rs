@@ -1,0 +1,431 @@
+//! Policy tables, kept as one list of entries per peer.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use axoneme_model::{
+    Direction, ObjectRef, PeerClass, Protocol,
+    rows::{DirectionDefault, PolicyEntry, PolicyKey, RuleId, TableId, TableRow},
+};
+
+use super::{
+    classes::{ClassState, Classes},
+    sets::Sets,
+};
+use crate::{
+    changes::{TableChange, TablePatch},
+    feature::{Feature, Features},
+    ids::Ids,
+    ports::{Colour, Slot},
+    resolve::{Class, OWN_HOST, Side, matches},
+    rules::{RuleIds, RuleKey},
+    spec::{Entry, RuleSpec},
+    table::{self, TableKey},
+};
+
+pub(super) const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
+
+/// Entries under one peer: protocol, port, bits, verdict.
+type List = Arc<[(Option<Protocol>, u16, u8, PolicyEntry)]>;
+type Lists = HashMap<PeerClass, List>;
+
+#[derive(Debug)]
+pub(super) struct TableState {
+    pub(super) key: Arc<TableKey>,
+    rules: Vec<Arc<RuleSpec>>,
+    policies: BTreeMap<ObjectRef, i64>,
+    defaults: [DirectionDefault; 2],
+    /// Ingress, egress.
+    lists: [Lists; 2],
+    /// Endpoints that use it.
+    pub(super) users: usize,
+}
+
+/// What a table was when the last change set was taken, as far as it changed.
+#[derive(Clone, Debug, Default)]
+struct Before {
+    /// It did not exist.
+    absent: bool,
+    policies: Option<BTreeMap<ObjectRef, i64>>,
+    defaults: Option<[DirectionDefault; 2]>,
+    lists: [HashMap<PeerClass, Option<List>>; 2],
+}
+
+/// Which peers of a table have to be resolved anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Scope {
+    Some(BTreeSet<PeerClass>),
+    All,
+}
+
+impl Default for Scope {
+    fn default() -> Self {
+        Self::Some(BTreeSet::new())
+    }
+}
+
+impl Scope {
+    pub(super) fn add(&mut self, classes: impl IntoIterator<Item = PeerClass>) {
+        if let Self::Some(some) = self {
+            some.extend(classes);
+        }
+    }
+}
+
+/// What tables are made from.
+pub(super) struct Context<'a> {
+    pub(super) config: &'a axoneme_model::world::ClusterConfig,
+    pub(super) rules: &'a HashMap<RuleKey, Arc<RuleSpec>>,
+    pub(super) rule_ids: &'a RuleIds,
+    pub(super) classes: &'a Classes,
+    pub(super) sets: &'a Sets,
+}
+
+#[derive(Debug)]
+pub(super) struct Tables {
+    pub(super) tables: BTreeMap<TableId, TableState>,
+    ids: Ids<Arc<TableKey>>,
+    pub(super) by_rule: HashMap<RuleKey, BTreeSet<TableId>>,
+    before: BTreeMap<TableId, Before>,
+}
+
+impl Tables {
+    pub(super) fn new() -> Self {
+        Self {
+            tables: BTreeMap::new(),
+            ids: Ids::new("table", 1..=u64::MAX),
+            by_rule: HashMap::new(),
+            before: BTreeMap::new(),
+        }
+    }
+
+    /// Gives a table its id. True where that takes an id from a table that is there: everything has to be compiled anew.
+    pub(super) fn reserve(&mut self, key: &Arc<TableKey>) -> bool {
+        self.moves(|ids| ids.insert(key))
+    }
+
+    fn moves(&mut self, change: impl FnOnce(&mut Ids<Arc<TableKey>>) -> Vec<Arc<TableKey>>) -> bool {
+        let moved = change(&mut self.ids);
+        !moved.is_empty() && self.tables.values().any(|t| moved.contains(&t.key))
+    }
+
+    pub(super) fn is_new(&self, id: TableId) -> bool {
+        self.before.get(&id).is_some_and(|b| b.absent)
+    }
+
+    /// One more endpoint uses the table, whose id is reserved.
+    pub(super) fn acquire(&mut self, key: Arc<TableKey>, context: &Context<'_>) -> TableId {
+        let id = TableId(self.ids.get(&key).unwrap_or(0));
+        if !self.tables.contains_key(&id) {
+            self.create(id, key, context);
+        }
+        if let Some(table) = self.tables.get_mut(&id) {
+            table.users += 1;
+        }
+        id
+    }
+
+    fn create(&mut self, id: TableId, key: Arc<TableKey>, context: &Context<'_>) {
+        for rule in &key.rules {
+            self.by_rule.entry(rule.clone()).or_default().insert(id);
+        }
+        let none = DirectionDefault { allow: true, rule: RuleId(0) };
+        let table = TableState {
+            key,
+            rules: vec![],
+            policies: BTreeMap::new(),
+            defaults: [none; 2],
+            lists: [HashMap::new(), HashMap::new()],
+            users: 0,
+        };
+        self.before.entry(id).or_insert_with(|| Before { absent: true, ..Before::default() });
+        self.tables.insert(id, table);
+        self.update(id, &[Scope::All, Scope::All], context);
+    }
+
+    /// One endpoint less uses the table. True where everything has to be compiled anew.
+    pub(super) fn release(&mut self, id: TableId) -> bool {
+        let Some(table) = self.tables.get_mut(&id) else { return false };
+        table.users -= 1;
+        if table.users > 0 {
+            return false;
+        }
+        let Some(table) = self.tables.remove(&id) else { return false };
+        for rule in &table.key.rules {
+            if let Some(ids) = self.by_rule.get_mut(rule) {
+                ids.remove(&id);
+                if ids.is_empty() {
+                    self.by_rule.remove(rule);
+                }
+            }
+        }
+        let before = self.before.entry(id).or_default();
+        if !before.absent {
+            before.keep(&table);
+        }
+        self.moves(|ids| ids.remove(&table.key))
+    }
+
+    /// Resolves the given peers of a table anew, per direction.
+    pub(super) fn update(&mut self, id: TableId, scopes: &[Scope; 2], context: &Context<'_>) {
+        let Some(table) = self.tables.get_mut(&id) else { return };
+        let before = self.before.entry(id).or_default();
+        table.rules = table.key.rules.iter().filter_map(|k| context.rules.get(k).cloned()).collect();
+        let rules: Vec<&RuleSpec> = table.rules.iter().map(|r| &**r).collect();
+        let policies: BTreeMap<ObjectRef, i64> = rules.iter().map(|r| (r.object.clone(), r.generation)).collect();
+        if policies != table.policies {
+            let old = std::mem::replace(&mut table.policies, policies);
+            before.policies.get_or_insert(old);
+        }
+        let defaults = DIRECTIONS.map(|d| table::default(context.config, context.rule_ids, &rules, d));
+        let told = std::mem::replace(&mut table.defaults, defaults);
+        if defaults != told {
+            before.defaults.get_or_insert(told);
+        }
+        let directions = DIRECTIONS.into_iter().zip(scopes).zip(told.into_iter().zip(defaults));
+        let places = table.lists.iter_mut().zip(before.lists.iter_mut());
+        for (((direction, scope), (told, default)), (lists, before)) in directions.zip(places) {
+            let side = table::side(context.config, &rules, &table.key, direction, default);
+            let resolver = Resolver { side: &side, default, context };
+            match scope {
+                Scope::Some(classes) if told == default => {
+                    if !classes.is_empty() {
+                        resolver.some(classes, lists, before);
+                    }
+                }
+                // entries may repeat the default, or leave something to it
+                Scope::Some(_) | Scope::All => resolver.all(lists, before),
+            }
+        }
+    }
+
+    pub(super) fn row(&self, id: TableId) -> Option<TableRow> {
+        let table = self.tables.get(&id)?;
+        let [ingress_default, egress_default] = table.defaults;
+        let mut entries = BTreeMap::new();
+        for (direction, lists) in DIRECTIONS.into_iter().zip(&table.lists) {
+            for (peer, list) in lists {
+                entries.extend(list.iter().map(|e| keyed(direction, *peer, e)));
+            }
+        }
+        Some(TableRow { id, ingress_default, egress_default, entries, policies: table.policies.clone() })
+    }
+
+    /// The rules that a table names.
+    pub(super) fn named(&self, id: TableId) -> BTreeSet<RuleId> {
+        let Some(table) = self.tables.get(&id) else { return BTreeSet::new() };
+        let lists = table.lists.iter().flat_map(HashMap::values);
+        let entries = lists.flat_map(|l| l.iter().map(|e| e.3.rule));
+        entries.chain(table.defaults.iter().map(|d| d.rule)).collect()
+    }
+
+    /// Takes the place of another compiler's tables: what changed is what differs from what those last told.
+    pub(super) fn succeed(&mut self, old: &Self) {
+        self.before.clear();
+        let ids: BTreeSet<TableId> =
+            old.tables.keys().chain(old.before.keys()).chain(self.tables.keys()).copied().collect();
+        for id in ids {
+            self.before.insert(id, old.told(id));
+        }
+        for (id, before) in &mut self.before {
+            let Some(table) = self.tables.get(id) else { continue };
+            for (mine, now) in before.lists.iter_mut().zip(&table.lists) {
+                for class in now.keys() {
+                    mine.entry(*class).or_insert(None);
+                }
+            }
+        }
+    }
+
+    /// A table as it was when the last change set was taken.
+    fn told(&self, id: TableId) -> Before {
+        let journal = self.before.get(&id);
+        let Some(table) = self.tables.get(&id) else {
+            // gone since: the journal kept all of it
+            return journal.cloned().unwrap_or(Before { absent: true, ..Before::default() });
+        };
+        let mut told = journal.cloned().unwrap_or_default();
+        if !told.absent {
+            told.keep(table);
+        }
+        told
+    }
+
+    /// What changed since the last call.
+    pub(super) fn take(&mut self) -> BTreeMap<TableId, TableChange> {
+        let before = std::mem::take(&mut self.before);
+        let change = |(id, before): (TableId, Before)| match (before.absent, self.tables.get(&id)) {
+            (true, None) => None,
+            (true, Some(_)) => Some((id, TableChange::New)),
+            (false, None) => Some((id, TableChange::Removed)),
+            (false, Some(table)) => {
+                let patch = before.patch(id, table);
+                (!patch.is_empty()).then_some((id, TableChange::Patch(patch)))
+            }
+        };
+        before.into_iter().filter_map(change).collect()
+    }
+}
+
+impl Before {
+    /// Remembers all of a table that goes away: it may come back before the change set is taken.
+    fn keep(&mut self, table: &TableState) {
+        self.policies.get_or_insert_with(|| table.policies.clone());
+        self.defaults.get_or_insert(table.defaults);
+        for (mine, lists) in self.lists.iter_mut().zip(&table.lists) {
+            for (class, list) in lists {
+                mine.entry(*class).or_insert_with(|| Some(list.clone()));
+            }
+        }
+    }
+
+    fn patch(self, id: TableId, table: &TableState) -> TablePatch {
+        let [ingress, egress] = self.defaults.unwrap_or(table.defaults);
+        let [ingress_now, egress_now] = table.defaults;
+        let mut patch = TablePatch {
+            id,
+            ingress_default: (ingress != ingress_now).then_some(ingress_now),
+            egress_default: (egress != egress_now).then_some(egress_now),
+            policies: self.policies.filter(|p| *p != table.policies).map(|_| table.policies.clone()),
+            ..TablePatch::default()
+        };
+        for ((direction, before), now) in DIRECTIONS.into_iter().zip(self.lists).zip(&table.lists) {
+            for (peer, before) in before {
+                let before: BTreeMap<_, _> =
+                    before.iter().flat_map(|l| l.iter().map(|e| keyed(direction, peer, e))).collect();
+                let now: BTreeMap<_, _> =
+                    now.get(&peer).iter().flat_map(|l| l.iter().map(|e| keyed(direction, peer, e))).collect();
+                patch.removals.extend(before.keys().filter(|k| !now.contains_key(k)));
+                patch.upserts.extend(now.into_iter().filter(|(k, e)| before.get(k) != Some(e)));
+            }
+        }
+        patch.sort();
+        patch
+    }
+}
+
+fn keyed(
+    direction: Direction,
+    peer: PeerClass,
+    entry: &(Option<Protocol>, u16, u8, PolicyEntry),
+) -> (PolicyKey, PolicyEntry) {
+    let (protocol, port, port_bits, entry) = *entry;
+    (PolicyKey { direction, peer, protocol, port, port_bits }, entry)
+}
+
+struct Resolver<'a> {
+    side: &'a Side<'a>,
+    default: DirectionDefault,
+    context: &'a Context<'a>,
+}
+
+impl Resolver<'_> {
+    fn some(&self, classes: &BTreeSet<PeerClass>, lists: &mut Lists, before: &mut HashMap<PeerClass, Option<List>>) {
+        let anyone = self.side.anyone();
+        for id in classes {
+            let slots = self.context.classes.classes.get(id).map(|c| self.peer(*id, c, &anyone)).unwrap_or_default();
+            put(lists, before, *id, self.finish(&slots));
+        }
+    }
+
+    fn peer(&self, id: PeerClass, class: &ClassState, anyone: &[Slot]) -> Vec<Slot> {
+        let labels = class.sets.iter().filter_map(|s| self.context.sets.labels(*s)).map(|l| &**l).collect();
+        self.side.peer(&Class { id, base: class.base, labels, features: &class.features }, anyone)
+    }
+
+    fn all(&self, lists: &mut Lists, before: &mut HashMap<PeerClass, Option<List>>) {
+        let anyone = self.side.anyone();
+        let for_anyone = self.side.for_anyone();
+        let mut now: Lists = HashMap::new();
+        now.extend(self.finish(&anyone).map(|l| (PeerClass::ANY, l)));
+        let mut known: HashMap<(Vec<Colour>, Features), Option<List>> = HashMap::new();
+        for (id, mut matching) in self.matching() {
+            let Some(class) = self.context.classes.classes.get(&id) else { continue };
+            if self.side.owns(class.base) {
+                continue;
+            }
+            let reads_ports =
+                matching.iter().filter_map(|c| self.side.entry(*c)).any(|e| self.side.reads_peer_ports(e));
+            let ports = if reads_ports { port_features(&class.features) } else { Features::new() };
+            matching.extend(&for_anyone);
+            matching.sort_unstable();
+            matching.dedup();
+            let list = known
+                .entry((matching, ports))
+                .or_insert_with_key(|(matching, ports)| self.finish(&self.side.list(matching, ports, &anyone)));
+            now.extend(list.clone().map(|l| (id, l)));
+        }
+        if self.side.own_host {
+            let hosts = self.context.classes.reserved.get(&crate::peer::Base::Host).into_iter().flatten();
+            let list = self.finish(&[(None, 0, 0, OWN_HOST)]);
+            now.extend(hosts.filter_map(|id| Some((*id, list.clone()?))));
+        }
+        let gone: Vec<PeerClass> = lists.keys().filter(|id| !now.contains_key(id)).copied().collect();
+        gone.into_iter().for_each(|id| put(lists, before, id, None));
+        now.into_iter().for_each(|(id, list)| put(lists, before, id, Some(list)));
+    }
+
+    /// The positions of the rules that match each class, of those that it takes the peer to say.
+    fn matching(&self) -> HashMap<PeerClass, Vec<Colour>> {
+        let mut matching: HashMap<PeerClass, Vec<Colour>> = HashMap::new();
+        for (entry, colour) in self.side.entries.iter().zip(0..) {
+            if self.side.depends_on_peer(entry) {
+                for id in candidates(entry, self.context.classes, self.context.sets) {
+                    matching.entry(id).or_default().push(colour);
+                }
+            }
+        }
+        matching
+    }
+
+    fn finish(&self, slots: &[Slot]) -> Option<List> {
+        let entry = |s: &Slot| (s.0, s.1, s.2, table::entry(self.context.rule_ids, self.side, self.default, s.3));
+        (!slots.is_empty()).then(|| slots.iter().map(entry).collect())
+    }
+}
+
+fn put(lists: &mut Lists, before: &mut HashMap<PeerClass, Option<List>>, id: PeerClass, now: Option<List>) {
+    if lists.get(&id) == now.as_ref() {
+        return;
+    }
+    let old = match now {
+        Some(list) => lists.insert(id, list),
+        None => lists.remove(&id),
+    };
+    before.entry(id).or_insert(old);
+}
+
+fn port_features(features: &Features) -> Features {
+    features.iter().filter(|f| matches!(f, Feature::Port { .. })).cloned().collect()
+}
+
+/// The classes that an entry means, found by what it names instead of by asking all of them. For an entry that means
+/// whoever: those whose ports matter to it.
+pub(super) fn candidates(entry: &Entry, classes: &Classes, sets: &Sets) -> BTreeSet<PeerClass> {
+    let peers = &entry.peers;
+    if peers.any {
+        return classes.with_ports.clone();
+    }
+    let mut found = BTreeSet::new();
+    if peers.pods {
+        found.extend(&classes.pods);
+    }
+    found.extend(peers.selectors.iter().flat_map(|s| sets.matched(s)).flat_map(|set| classes.of_set(set)));
+    found.extend(peers.features.iter().flat_map(|f| classes.of_feature(f)));
+    for (base, ids) in &classes.reserved {
+        let matching =
+            |id: &&PeerClass| classes.classes.get(id).is_some_and(|c| peers.matches_reserved(*base, &c.features));
+        found.extend(ids.iter().filter(matching));
+    }
+    // while identities move a class may have several label sets, of which the entry means some
+    found.retain(|id| match classes.classes.get(id) {
+        Some(class) if class.sets.len() > 1 => {
+            let labels = class.sets.iter().filter_map(|s| sets.labels(*s)).map(|l| &**l).collect();
+            matches(entry, &Class { id: *id, base: class.base, labels, features: &class.features })
+        }
+        class => class.is_some(),
+    });
+    found
+}
