@@ -12,6 +12,7 @@ use std::{
 };
 
 use axoneme_cni::{Answer, Failure, Request, protocol::Attachment};
+use axoneme_flow::Hub;
 use axoneme_kernel::{
     datapath::{Datapath, DatapathConfig, DatapathError, EndpointEntry, IpEntry, ServiceEntry},
     net::{Masquerade, Network, Route},
@@ -67,6 +68,8 @@ pub struct Parts {
     pub add_deadline: Duration,
     /// What preflight found.
     pub warnings: Vec<String>,
+    /// Told who is who, for flows.
+    pub flows: Option<Arc<Hub>>,
 }
 
 /// What the engine says to the operator.

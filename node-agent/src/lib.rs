@@ -17,18 +17,25 @@
 //!
 //! It holds no opinion about policy and reads nothing from the API server but the place of the operator.
 
+pub mod admin;
+pub mod app;
+pub mod args;
 pub mod base;
+pub mod bpf;
 pub mod cni;
+pub mod discovery;
 pub mod endpoint;
 pub mod engine;
 pub mod error;
 pub mod inventory;
 pub mod ipam;
 pub mod plan;
+pub mod preflight;
 pub mod run;
 pub mod source;
 pub mod status;
 pub mod store;
 pub mod tables;
+pub mod uninstall;
 
 pub use error::Error;

@@ -1,1 +1,42 @@
-fn main() {}
+//! The node agent.
+
+use std::process::ExitCode;
+
+use axoneme_node_agent::{
+    app,
+    args::{Cli, Command},
+    uninstall,
+};
+use axoneme_runtime::telemetry::{self, Format};
+use clap::Parser;
+
+/// Row stream, CNI and admin sockets: none is busy for long, and the engine has a thread of its own.
+const WORKERS: usize = 2;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let format = if cli.log_json { Format::Json } else { Format::Text };
+    if let Err(e) = telemetry::init(format, &cli.log) {
+        eprintln!("error: {e}");
+        return ExitCode::from(2);
+    }
+    match execute(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            tracing::error!("{e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Run(args) => tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(WORKERS)
+            .max_blocking_threads(64)
+            .enable_all()
+            .build()?
+            .block_on(app::run(args)),
+        Command::Uninstall(places) => uninstall::uninstall(&places),
+    }
+}

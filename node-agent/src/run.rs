@@ -30,7 +30,11 @@ const DOOMED: usize = 4096;
 #[derive(Debug)]
 pub enum Mail {
     Stream(Event),
-    Cni { request: Request, netns: Option<OwnedFd>, reply: oneshot::Sender<Answer> },
+    Cni {
+        request: Request,
+        netns: Option<OwnedFd>,
+        reply: oneshot::Sender<Answer>,
+    },
     LinkRemoved(Doomed, Result<(), String>),
     Status(oneshot::Sender<NodeStatus>),
     Tables(oneshot::Sender<Vec<TableView>>),

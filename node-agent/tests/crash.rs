@@ -101,7 +101,12 @@ fn an_effect_that_fails_once_is_undone_in_the_same_process() {
         node.clock.advance(std::time::Duration::from_secs(60));
         engine.tick();
         reap(&node, &mut engine);
-        assert_eq!(engine.view().status.endpoints.len(), 1, "after {effects} effects: {:?}", engine.view().status.endpoints);
+        assert_eq!(
+            engine.view().status.endpoints.len(),
+            1,
+            "after {effects} effects: {:?}",
+            engine.view().status.endpoints
+        );
         the_node_is_sound(&node, &mut engine);
     }
 }

@@ -146,6 +146,7 @@ async fn serve(
         paths: DatapathPaths { pin_dir: "/sys/fs/bpf/unused".into(), cgroup: None },
         add_deadline: Duration::from_secs(5),
         warnings: vec![],
+        flows: None,
     };
     let engine = Engine::new(parts, Box::new(Shared(datapath))).unwrap();
     let (source, events, mut outgoing) = source::in_process(64);
@@ -263,10 +264,16 @@ fn a_pod_gets_its_network_and_leaves_nothing() {
     let gc = json!({"cni.dev/valid-attachments": []});
     assert_eq!(call(&rig, &binary, "GC", 1, "b", gc), (true, Value::Null));
     eventually("no endpoint is left", || agent.view()["endpoints"].as_array().unwrap().is_empty());
-    eventually("no pod link is left", || !rig.in_node("ip -o link").lines().any(|l| l.contains(" axn") && !l.contains("axn_vxlan")));
-    assert_eq!(std::fs::read_dir(rig.dir.path().join("state")).unwrap().filter(|e| {
-        e.as_ref().unwrap().file_name().to_string_lossy().starts_with("endpoint-")
-    }).count(), 0);
+    eventually("no pod link is left", || {
+        !rig.in_node("ip -o link").lines().any(|l| l.contains(" axn") && !l.contains("axn_vxlan"))
+    });
+    assert_eq!(
+        std::fs::read_dir(rig.dir.path().join("state"))
+            .unwrap()
+            .filter(|e| { e.as_ref().unwrap().file_name().to_string_lossy().starts_with("endpoint-") })
+            .count(),
+        0
+    );
 }
 
 #[test]
@@ -277,7 +284,8 @@ fn the_node_is_set_up_once_and_a_restart_changes_nothing() {
     let (ok, result) = call(&rig, &binary, "ADD", 0, "a", json!({}));
     assert!(ok, "{result}");
     let state = || {
-        let drop_counters = |s: String| s.lines().filter(|l| !l.contains("packets")).map(str::to_owned).collect::<Vec<_>>();
+        let drop_counters =
+            |s: String| s.lines().filter(|l| !l.contains("packets")).map(str::to_owned).collect::<Vec<_>>();
         [
             drop_counters(rig.in_node("ip -d link show axn_vxlan")),
             drop_counters(rig.in_node("ip route show proto 97")),
@@ -288,7 +296,9 @@ fn the_node_is_set_up_once_and_a_restart_changes_nothing() {
     };
     let before = state();
     let text = format!("{before:#?}");
-    for wanted in ["vxlan external", "dstport 8472", "10.0.2.0/24 via 169.254.1.1", "fd00:2::/112 via fe80::1", "masquerade"] {
+    for wanted in
+        ["vxlan external", "dstport 8472", "10.0.2.0/24 via 169.254.1.1", "fd00:2::/112 via fe80::1", "masquerade"]
+    {
         assert!(text.contains(wanted), "{wanted} is not in {text}");
     }
     assert_eq!(rig.in_node("cat /proc/sys/net/ipv4/ip_forward").trim(), "1");

@@ -217,6 +217,9 @@ impl Engine {
         if let Some(e) = self.endpoints.get_mut(attachment) {
             e.ifindex = Some(ifindex);
         }
+        if let Some(flows) = &self.parts.flows {
+            flows.names(|names| names.upsert_interface(ifindex, &link.host_name));
+        }
         // programs before the link is up: no packet meets an empty hook
         datapath.attach(Hook::Endpoint, ifindex)?;
         self.wish_endpoint(attachment);

@@ -1,5 +1,6 @@
 //! Changes of rows become wishes.
 
+use axoneme_flow::Time;
 use axoneme_model::rows::{IpRow, NodeConfigRow, ServiceRow};
 use axoneme_wire::{Row, RowChange, RowKey, client::Batch};
 use ipnetwork::IpNetwork;
@@ -12,6 +13,10 @@ impl Engine {
     pub(super) fn fold(&mut self, batch: Batch) {
         self.complete.extend(batch.complete.iter().copied());
         let config = self.rows.rows().config.clone();
+        let snapshot = !batch.complete.is_empty();
+        if !snapshot {
+            self.forget_names(&batch.changes);
+        }
         let changes = match self.rows.fold(batch) {
             Ok(changes) => changes,
             Err(error) => {
@@ -20,6 +25,7 @@ impl Engine {
                 return;
             }
         };
+        self.tell_names(&changes, snapshot);
         let whole = self.rows.rows().config != config;
         for change in &changes {
             self.wish(change);
@@ -27,6 +33,59 @@ impl Engine {
         if whole {
             self.replan(config.as_ref());
         }
+    }
+
+    /// Names of what is about to go, while its rows are still there.
+    fn forget_names(&self, changes: &[RowChange]) {
+        let (Some(flows), rows, now) = (&self.parts.flows, self.rows.rows(), self.wall()) else { return };
+        let gone: Vec<&RowKey> =
+            changes.iter().filter_map(|c| if let RowChange::Remove(key) = c { Some(key) } else { None }).collect();
+        if gone.is_empty() {
+            return;
+        }
+        flows.names(|names| {
+            for key in gone {
+                match key {
+                    RowKey::Ip(prefix) => names.remove_ip(*prefix, now),
+                    RowKey::Identity(id) => names.remove_identity(*id),
+                    RowKey::Rule(id) => names.remove_rule(*id),
+                    RowKey::Endpoint(uid) => rows.endpoints.get(uid).into_iter().for_each(|r| names.remove_endpoint(r)),
+                    RowKey::Service(ns, name) => {
+                        let row = rows.services.get(&(ns.clone(), name.clone()));
+                        row.into_iter().for_each(|r| names.remove_service(r));
+                    }
+                    RowKey::Config(_) | RowKey::Node(_) | RowKey::Table(_) => {}
+                }
+            }
+        });
+    }
+
+    /// Names of what has come.
+    fn tell_names(&self, changes: &[RowChange], snapshot: bool) {
+        let (Some(flows), rows, now) = (&self.parts.flows, self.rows.rows(), self.wall()) else { return };
+        flows.names(|names| {
+            if snapshot {
+                // the first names hold for records from before they came, too
+                names.sync(rows, if self.acked.is_none() { Time(0) } else { now });
+                return;
+            }
+            for change in changes {
+                let RowChange::Upsert(row) = change else { continue };
+                match row {
+                    Row::Ip(r) => names.upsert_ip(r, now),
+                    Row::Identity(r) => names.upsert_identity(r),
+                    Row::Rule(r) => names.upsert_rule(r),
+                    Row::Endpoint(r) => names.upsert_endpoint(r),
+                    Row::Service(r) => names.upsert_service(r),
+                    Row::Config(_) | Row::Node(_) | Row::Table(_) => {}
+                }
+            }
+        });
+    }
+
+    fn wall(&self) -> Time {
+        let since = self.parts.clock.wall().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Time(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
     }
 
     fn wish(&mut self, change: &RowChange) {

@@ -102,7 +102,8 @@ impl Engine {
     }
 
     fn problems(&self) -> Vec<Problem> {
-        let problem = |row: String, message: &str, attempts: u32| Problem { row, message: message.to_owned(), attempts };
+        let problem =
+            |row: String, message: &str, attempts: u32| Problem { row, message: message.to_owned(), attempts };
         let ips = self.ips.failures().map(|(k, f, n)| problem(format!("address {k}"), &f.message, n));
         let entries = self.entries.failures().map(|(k, f, n)| problem(format!("endpoint {k}"), &f.message, n));
         let services = self

@@ -355,6 +355,7 @@ impl Node {
             paths: DatapathPaths { pin_dir: "/sys/fs/bpf/axoneme".into(), cgroup: None },
             add_deadline: Duration::from_secs(15),
             warnings: vec![],
+            flows: None,
         };
         Engine::new(parts, Box::new(Shared(self.datapath.clone()))).unwrap()
     }

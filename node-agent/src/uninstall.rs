@@ -1,0 +1,73 @@
+//! Removes everything that the agent has made on a host, without API server and without any record but former settings.
+
+use std::{collections::BTreeSet, path::Path};
+
+use anyhow::{Result, bail};
+use axoneme_kernel::net::{LINK_PREFIX, Netlink, Network};
+
+use crate::{app, args::Places, cni::install, inventory::Inventory, store::Files};
+
+/// Does each part whatever becomes of the others; what could not be removed is named at the end. Safe to repeat.
+pub fn uninstall(places: &Places) -> Result<()> {
+    if app::is_running(places) {
+        bail!("the agent is running (it serves {}): delete its DaemonSet first", places.admin_socket.display());
+    }
+    let network = Netlink::open()?;
+    let mut problems = Vec::new();
+    let mut part = |name: &str, result: Result<()>| match result {
+        Ok(()) => tracing::info!("{name}: removed"),
+        Err(e) => problems.push(format!("{name}: {e:#}")),
+    };
+    // new pods first: the runtime must not choose a plugin that nobody answers
+    part("CNI configuration and plugin", install::uninstall(&app::installed(places)).map_err(Into::into));
+    part("programs and maps", remove_datapath(&places.bpf_dir));
+    part("links", remove_links(&network));
+    part("routes", remove_routes(&network));
+    part("nft table", network.set_masquerade(None).map_err(Into::into));
+    part("settings", restore_settings(&network, places));
+    part("state", remove_directories(places));
+    if problems.is_empty() { Ok(()) } else { bail!("not everything was removed:\n  {}", problems.join("\n  ")) }
+}
+
+/// Pins are what holds links and maps: with the last pin the kernel takes programs off their devices and frees all.
+fn remove_datapath(dir: &Path) -> Result<()> {
+    if dir.exists() {
+        std::fs::remove_dir_all(dir)?;
+    }
+    Ok(())
+}
+
+fn remove_links(network: &dyn Network) -> Result<()> {
+    for link in network.links()?.into_iter().filter(|l| l.name.starts_with(LINK_PREFIX)) {
+        // only links that carry our mark: another product may use the prefix
+        if link.alias.starts_with("axoneme") {
+            network.remove_link(&link.name)?;
+        }
+    }
+    Ok(())
+}
+
+fn remove_routes(network: &dyn Network) -> Result<()> {
+    network.routes()?.iter().try_for_each(|r| network.remove_route(r)).map_err(Into::into)
+}
+
+fn restore_settings(network: &dyn Network, places: &Places) -> Result<()> {
+    if !places.state_dir.exists() {
+        return Ok(());
+    }
+    let store = Files::open(&places.state_dir)?;
+    let problems = Inventory::load(&store)?.restore(network, &store)?;
+    if problems.is_empty() { Ok(()) } else { bail!(problems.join("; ")) }
+}
+
+fn remove_directories(places: &Places) -> Result<()> {
+    let mut all: BTreeSet<&Path> = BTreeSet::from([places.state_dir.as_path(), places.cache_dir.as_path()]);
+    all.retain(|d| d.exists());
+    for dir in all {
+        std::fs::remove_dir_all(dir)?;
+    }
+    for socket in [&places.cni_socket, &places.admin_socket] {
+        let _ = std::fs::remove_file(socket);
+    }
+    Ok(())
+}
