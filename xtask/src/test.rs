@@ -16,10 +16,10 @@ mod testbed;
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 
+use self::libtest::Selection;
 use crate::report::Report;
 use crate::setup::{self, Part};
-use crate::workspace::{self, cargo};
-use crate::{bpf, check, cluster_tests};
+use crate::{check, cluster_tests, workspace};
 
 /// A step of the ladder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -95,32 +95,31 @@ fn scenarios(report: &mut Report, filter: &str) -> Result<()> {
 }
 
 fn unit(report: &mut Report, filter: Option<&str>) -> Result<()> {
-    let mut command = cargo();
-    command.args(["test", "--workspace", "--no-fail-fast"]).args(filter);
-    libtest::run(report, "unit", &mut command)
+    let mut selection = Selection { cargo: vec!["--workspace".to_owned()], ..Selection::default() };
+    selection.programs.extend(filter.map(str::to_owned));
+    libtest::run(report, "unit", &selection)
 }
 
 /// The tests that need root, of the files that `belongs` picks.
 fn root_tests(report: &mut Report, filter: Option<&str>, rung: &str, belongs: &dyn Fn(&str) -> bool) -> Result<()> {
-    let mut words: Vec<String> = Vec::new();
+    let mut selection = Selection::default();
     for package in workspace::packages()? {
         let files: Vec<&str> =
             package.targets("test").filter(|name| name.starts_with("root_") && belongs(name)).collect();
         if !files.is_empty() {
-            words.extend(["--package".to_owned(), package.name.clone()]);
-            words.extend(files.iter().flat_map(|file| ["--test".to_owned(), (*file).to_owned()]));
+            selection.cargo.extend(["--package".to_owned(), package.name.clone()]);
+            selection.cargo.extend(files.iter().flat_map(|file| ["--test".to_owned(), (*file).to_owned()]));
         }
     }
-    if words.is_empty() {
+    if selection.cargo.is_empty() {
         report.skip(rung, "no test of this rung exists yet");
         return Ok(());
     }
     if !nix::unistd::geteuid().is_root() {
         bail!("these tests need root: run `cargo xtask test {rung}` as root");
     }
-    bpf::object()?;
-    let mut command = cargo();
     // One at a time: they share the machine's links and the two cores.
-    command.args(["test", "--no-fail-fast"]).args(words).args(["--", "--ignored", "--test-threads=1"]).args(filter);
-    libtest::run(report, rung, &mut command)
+    selection.programs = vec!["--ignored".to_owned(), "--test-threads=1".to_owned()];
+    selection.programs.extend(filter.map(str::to_owned));
+    libtest::run(report, rung, &selection)
 }

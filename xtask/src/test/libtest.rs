@@ -1,11 +1,17 @@
 //! Reading what `cargo test` prints: totals, ignored tests with their reasons, and the report of each failure.
 
 use std::io::{BufRead as _, BufReader};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
+use crate::command::show;
 use crate::report::Report;
+use crate::workspace::cargo;
 
 /// A line of libtest's output, as far as it means something here.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,27 +34,80 @@ fn read(line: &str) -> Line<'_> {
     }
 }
 
-/// Runs a `cargo test` command and reports what it did. Tests that need root have their own rung and are not skips here.
-pub(crate) fn run(report: &mut Report, rung: &str, command: &mut Command) -> Result<()> {
-    let mut child = command
+/// A test that prints nothing for so long hangs; the longest honest one takes a fraction of it.
+const SILENCE: Duration = Duration::from_mins(10);
+
+/// What follows `cargo test`: what to build, and words for the test programs.
+#[derive(Debug, Default)]
+pub(crate) struct Selection {
+    pub(crate) cargo: Vec<String>,
+    pub(crate) programs: Vec<String>,
+}
+
+/// Builds and runs tests and reports what they did. Tests that need root have their own rung and are not skips here.
+pub(crate) fn run(report: &mut Report, rung: &str, selection: &Selection) -> Result<()> {
+    // Built first, without a limit: only then does silence mean that a test hangs.
+    show(cargo().args(["test", "--no-run", "--quiet"]).args(&selection.cargo)).context("building the tests")?;
+    let mut child = cargo()
+        .args(["test", "--no-fail-fast"])
+        .args(&selection.cargo)
+        .arg("--")
+        .args(&selection.programs)
         .env("CARGO_TERM_COLOR", "never")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
         .context("cannot start cargo test")?;
     let output = child.stdout.take().context("cargo test has an output")?;
-    let mut failures = 0;
-    let mut in_failures = false;
-    for line in BufReader::new(output).lines() {
-        let line = line.context("reading from cargo test")?;
-        in_failures = (in_failures || line == "failures:") && !line.starts_with("test result:");
-        if in_failures {
+    let (sender, lines) = mpsc::sync_channel(256);
+    // Ends with the pipe, which the processes that hold it close when they end.
+    std::thread::spawn(move || BufReader::new(output).lines().try_for_each(|line| sender.send(line)));
+    let mut reader = Reader::default();
+    let hung = loop {
+        match lines.recv_timeout(SILENCE) {
+            Ok(line) => reader.take(report, &line.context("reading from cargo test")?),
+            Err(mpsc::RecvTimeoutError::Disconnected) => break false,
+            Err(mpsc::RecvTimeoutError::Timeout) => break true,
+        }
+    };
+    if hung {
+        end_tree(child.id())?;
+    }
+    let status = child.wait().context("waiting for cargo test")?;
+    if hung {
+        let last = reader.last;
+        report.fail(rung, &format!("ended: nothing was printed for {} s after: {last}", SILENCE.as_secs()));
+    } else if !status.success() && reader.failures == 0 {
+        report.fail(rung, "cargo test failed before or beside its tests: see above");
+    }
+    Ok(())
+}
+
+/// Kills a process of this program and all that it has started.
+fn end_tree(pid: u32) -> Result<()> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let _gone_is_fine = kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGKILL);
+    children.split_whitespace().try_for_each(|child| end_tree(child.parse()?))
+}
+
+/// Where in the output the reader is.
+#[derive(Debug, Default)]
+struct Reader {
+    failures: usize,
+    in_failures: bool,
+    last: String,
+}
+
+impl Reader {
+    fn take(&mut self, report: &mut Report, line: &str) {
+        self.in_failures = (self.in_failures || line == "failures:") && !line.starts_with("test result:");
+        if self.in_failures {
             eprintln!("{line}");
         }
-        match read(&line) {
+        match read(line) {
             Line::Passed => report.pass(1),
             Line::Failed(test) => {
-                failures += 1;
+                self.failures += 1;
                 report.fail(test, "see above");
             }
             Line::Ignored { reason, .. } if reason.starts_with("needs root") => {}
@@ -57,12 +116,8 @@ pub(crate) fn run(report: &mut Report, rung: &str, command: &mut Command) -> Res
             }
             Line::Other => {}
         }
+        line.clone_into(&mut self.last);
     }
-    let status = child.wait().context("waiting for cargo test")?;
-    if !status.success() && failures == 0 {
-        report.fail(rung, "cargo test failed before or beside its tests: see above");
-    }
-    Ok(())
 }
 
 #[cfg(test)]
