@@ -278,8 +278,7 @@ fn flows_tell_of_new_and_closed_connections() {
         reader.read(100, &mut events);
         events.iter().any(|e| matches!(e, Event::Flow(f) if f.kind == 2))
     });
-    let flows: Vec<_> =
-        events.iter().filter_map(|e| if let Event::Flow(f) = e { Some(f) } else { None }).collect();
+    let flows: Vec<_> = events.iter().filter_map(|e| if let Event::Flow(f) = e { Some(f) } else { None }).collect();
     assert_eq!(flows.iter().map(|f| f.kind).collect::<Vec<_>>(), [1, 2]);
     for f in flows {
         assert_eq!((f.source_identity, f.destination_identity), (a.identity, b.identity));

@@ -141,9 +141,7 @@ fn a_datagram_flow_leaves_a_backend_that_is_gone() {
     let node = Node::alone();
     let (a, b, c) = (node.pod(1), node.pod(2), node.pod(3));
     serve_udp(&b.ns, 53);
-    for (vip, (of_b, of_c)) in
-        both(&b).into_iter().zip(c.addresses()).map(|((vip, of_b), of_c)| (vip, (of_b, of_c)))
-    {
+    for (vip, (of_b, of_c)) in both(&b).into_iter().zip(c.addresses()).map(|((vip, of_b), of_c)| (vip, (of_b, of_c))) {
         node.datapath.upsert_service(&service(vip, 17, 53, &[(of_c, 53)])).unwrap();
         a.ns.run(|| {
             let s = UdpSocket::bind(if vip.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).unwrap();
@@ -227,8 +225,7 @@ fn script(kind: &str, family: &str, to: IpAddr, port: u16) -> String {
 fn sockets_speak_to_backends_and_believe_to_speak_to_the_service() {
     let cgroup = Cgroup::new();
     let ns = Namespace::new("node");
-    let options =
-        Options { services: true, socket_lb: true, cgroup: Some(cgroup.0.clone()), ..Options::default() };
+    let options = Options { services: true, socket_lb: true, cgroup: Some(cgroup.0.clone()), ..Options::default() };
     let node = Node::with(ns, 1, &options);
     let (a, b) = (node.pod(1), node.pod(2));
     serve_name(&b.ns, 8080, 2);

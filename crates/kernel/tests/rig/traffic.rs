@@ -81,7 +81,6 @@ pub fn ping(from: &Namespace, to: IpAddr) -> bool {
     out.status.success()
 }
 
-
 /// Sends numbered datagrams at a steady pace and counts those that are echoed.
 #[derive(Debug)]
 pub struct Stream {
