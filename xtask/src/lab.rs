@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 pub(crate) use self::pods::{Outcome, Pod, target};
-pub(crate) use self::stream::{Report, Stream};
+pub(crate) use self::stream::Stream;
 use crate::cluster::{Cluster, Cni, Family, Options};
 use crate::progress::{say, step, wait};
 use crate::{image, settings};
@@ -48,11 +48,6 @@ impl Lab {
             lab.cluster.apply_dns().and_then(|()| lab.rollout("kube-system", "deployment/coredns"))
         })?;
         Ok(lab)
-    }
-
-    /// Opens a cluster that [`Lab::up`] made.
-    pub(crate) fn open(name: &str) -> Result<Self> {
-        Ok(Self { cluster: Cluster::open(name)? })
     }
 
     fn install(&self, routing: Routing) -> Result<()> {

@@ -1,5 +1,6 @@
 //! The developer's commands. `cargo xtask --help` lists them; each installs what it lacks.
 
+mod bench;
 mod bpf;
 mod check;
 mod cluster;
@@ -61,6 +62,8 @@ enum Task {
     Image,
     /// Show the main job on a real cluster.
     Demo(demo::DemoArgs),
+    /// Ours, a floor and a peer, interleaved in one run.
+    Bench(bench::BenchArgs),
     /// Run a command on another kernel, in QEMU.
     Vm(vm::VmArgs),
     /// Local Kubernetes clusters.
@@ -99,6 +102,7 @@ fn run(task: Task) -> Result<()> {
         Task::Check => check_alone(),
         Task::Test { rung_or_filter } => test::run(rung_or_filter.as_deref()),
         Task::Image => images(),
+        Task::Bench(args) => bench::run(&args),
         Task::Demo(args) => demo::run(&args),
         Task::Vm(args) => vm::run(args),
         Task::Cluster(args) => cluster::cli::run(args),

@@ -14,7 +14,7 @@ use crate::progress::{say, seconds};
 use crate::settings;
 
 /// Mount points that the nodes need on the machine and that it may not have had.
-const MOUNT_POINTS: &[&str] = &["/etc/cni/net.d", "/etc/cni", "/opt/cni/bin", "/opt/cni"];
+const MOUNT_POINTS: &[&str] = &["/etc/cni/net.d", "/etc/cni", "/etc/kubernetes", "/opt/cni/bin", "/opt/cni"];
 
 /// Removes one cluster by name; without one, only says so.
 pub(crate) fn run(name: &str) -> Result<()> {

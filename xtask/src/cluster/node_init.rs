@@ -14,6 +14,7 @@ use nix::sys::wait::{WaitStatus, wait};
 
 use super::cgroup::{self, Hierarchy, Kind};
 use super::node::{self, KUBELET_GO};
+use super::pki;
 use super::state::{Paths, State};
 use crate::settings;
 
@@ -110,9 +111,11 @@ fn set_up(paths: &Paths, name: &str) -> Result<()> {
         fs::create_dir_all(path)?;
     }
     private_var_lib(&dir)?;
-    for path in ["/etc/cni/net.d", "/opt/cni/bin", "/var/log"] {
+    for path in ["/etc/cni/net.d", "/etc/kubernetes", "/opt/cni/bin", "/var/log"] {
         private(&dir, path)?;
     }
+    // Where kubeadm puts it: products look there for the API server's address.
+    fs::copy(pki::config_path(paths, name), "/etc/kubernetes/kubelet.conf").context("the kubelet's kubeconfig")?;
     for file in ["hosts", "resolv.conf"] {
         let at = Path::new("/etc").join(file);
         if at.exists() {
