@@ -139,7 +139,13 @@ async fn bind(port: u16) -> anyhow::Result<TcpListener> {
 /// Kinds and settings; tried until it works, since without kinds there is nothing to watch.
 async fn prepare(client: &Client, options: &Options) {
     loop {
-        let kinds = if options.skip_crds { Ok(()) } else { connect::install_kinds(client).await };
+        let kinds = match options.skip_crds {
+            true => Ok(()),
+            false => match connect::install_kinds(client).await {
+                Ok(()) => connect::kinds_served(client).await,
+                e => e,
+            },
+        };
         match kinds {
             Ok(()) => break,
             Err(e) => warn!(error = format!("{e:#}"), "kinds can't be installed yet"),

@@ -65,6 +65,17 @@ impl Rows {
         self.compiler.unused().into_values().collect()
     }
 
+    /// All rows but the settings.
+    #[cfg(test)]
+    pub(crate) fn all(&self) -> axoneme_model::rows::RowSet {
+        self.compiler.compiled().rows
+    }
+
+    #[cfg(test)]
+    pub(crate) fn endpoints(&self) -> BTreeMap<Arc<str>, axoneme_model::rows::EndpointRow> {
+        self.all().endpoints
+    }
+
     fn rows(&self, c: &ChangeSet) -> Vec<RowChange> {
         let mut out = Vec::new();
         if self.first {

@@ -8,7 +8,7 @@ use axoneme_runtime::apiserver::{Sources, find};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{
     Api, Client, Config,
-    api::{Patch, PatchParams, PostParams},
+    api::{ListParams, Patch, PatchParams, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
     core::DynamicObject,
 };
@@ -93,6 +93,31 @@ pub async fn install_kinds(client: &Client) -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+/// Waits until the API server serves the kinds that it has definitions of: only then does an unknown kind mean that
+/// there is none, rather than that there is none yet.
+pub async fn kinds_served(client: &Client) -> anyhow::Result<()> {
+    for kind in OWN_KINDS {
+        let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource(kind));
+        match api.list_metadata(&ListParams::default().limit(1)).await {
+            Ok(_) => {}
+            Err(e) => return Err(e).with_context(|| format!("kind {}", kind.as_str())),
+        }
+    }
+    Ok(())
+}
+
+/// Kinds that this operator brings.
+const OWN_KINDS: [Kind; 8] = [
+    Kind::AxonemeConfig,
+    Kind::CiliumCIDRGroup,
+    Kind::CiliumClusterwideNetworkPolicy,
+    Kind::CiliumIdentity,
+    Kind::CiliumNetworkPolicy,
+    Kind::CiliumNode,
+    Kind::CiliumPodIPPool,
+    Kind::ClusterNetworkPolicy,
+];
 
 /// Whether something that is wanted is not so. What the API server added doesn't count.
 fn differs(wanted: &CustomResourceDefinition, now: &CustomResourceDefinition) -> bool {

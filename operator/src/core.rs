@@ -257,6 +257,9 @@ impl Core {
         }
         let since = *self.synced_at.get_or_insert(now);
         self.collect_todo();
+        if self.local {
+            self.allocate_locally();
+        }
         self.deliver(now);
         self.ready |= self.identities.missing() == 0 || now.duration_since(since) >= self.timing.numbers;
         let writes = if self.leading { self.plan(now, wall) } else { Vec::new() };

@@ -26,6 +26,7 @@ pub mod options;
 pub mod pki;
 pub mod plan;
 pub mod source;
+pub mod standalone;
 pub mod state;
 pub mod time;
 pub mod write;

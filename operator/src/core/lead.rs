@@ -4,12 +4,13 @@ use std::{sync::Arc, time::Instant};
 
 use axoneme_model::{Kind, ObjectRef};
 use axoneme_wire::NodeEvent;
-use tracing::error;
+use tracing::{error, warn};
 
 use super::Core;
 use crate::{
     ipam,
     plan::{identities, nodes, status},
+    source::SourceEvent,
     write::{Operation, Part, Write},
 };
 
@@ -88,6 +89,25 @@ impl Core {
         }
         self.todo.config |= plan.problems != self.addresses.problems;
         self.addresses = plan;
+    }
+
+    /// Gives addresses without an API server to write them to: what would be created is taken as if it were there.
+    pub(super) fn allocate_locally(&mut self) {
+        if !std::mem::take(&mut self.todo.ipam) {
+            return;
+        }
+        let plan = ipam::plan(&self.cluster.settings.ipam, &self.cluster.pools, &nodes::states(&self.cluster));
+        for p in plan.problems.difference(&self.addresses.problems) {
+            warn!(problem = %p, "addresses");
+        }
+        for w in nodes::cilium_nodes(&self.cluster, &plan) {
+            if let Operation::Create(object) = w.operation {
+                self.cluster.apply(SourceEvent::Apply { kind: Kind::CiliumNode, object });
+            }
+        }
+        self.addresses = plan;
+        self.collect_todo();
+        self.todo.ipam = false;
     }
 
     fn plan_status(&mut self, now: Instant, wall: &str, writes: &mut Vec<Write>) {

@@ -182,7 +182,7 @@ fn objects(text: &str) -> Result<BTreeMap<ObjectRef, Value>, String> {
         for item in items.into_iter().filter(|v| !v.is_null()) {
             let Some(kind) = kind_of(&item).map_err(|e| format!("document {}: {e}", i + 1))? else { continue };
             let object = object_ref(kind, &item).map_err(|e| format!("document {}: {e}", i + 1))?;
-            let item = with_defaults(item);
+            let item = with_defaults(item, &object);
             if objects.insert(object.clone(), item).is_some() {
                 return Err(format!("document {}: {object} is there twice", i + 1));
             }
@@ -191,10 +191,12 @@ fn objects(text: &str) -> Result<BTreeMap<ObjectRef, Value>, String> {
     Ok(objects)
 }
 
-/// What an API server would have filled in: a generation, so that conditions and acknowledgements can name one.
-fn with_defaults(mut object: Value) -> Value {
+/// What an API server would have filled in: a generation, so that conditions and acknowledgements can name one, and a
+/// uid, by which endpoints are known.
+fn with_defaults(mut object: Value, name: &ObjectRef) -> Value {
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.entry("generation").or_insert_with(|| 1.into());
+        metadata.entry("uid").or_insert_with(|| format!("{}/{}", name.namespace, name.name).into());
     }
     object
 }

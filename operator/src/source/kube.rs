@@ -19,7 +19,7 @@ use tracing::{debug, info, warn};
 use super::{SourceEvent, slim::slim};
 
 /// How often a kind is looked for whose definition is absent.
-const ABSENT_PAUSE: Duration = Duration::from_secs(10);
+const ABSENT_PAUSE: Duration = Duration::from_secs(5);
 
 /// The nobody who listens has gone.
 struct Gone;

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::{
     Command, Credentials, Directory, Event, StreamClient,
@@ -134,7 +134,7 @@ impl Driver {
             }
             let target = Target { address, ca_pem: replicas.ca_pem.clone() };
             match Session::run(self, &target, cancel).await {
-                End::Refused(reason) => debug!(address = %target.address, %reason, "operator replica not available"),
+                End::Refused(reason) => warn!(address = %target.address, %reason, "operator replica not available"),
                 End::Closed(reason) => {
                     let _ = self.events.send(Event::Disconnected { reason }).await;
                     return Round::Served;

@@ -26,6 +26,7 @@ use tonic::{
     transport::{Identity, Server, ServerTlsConfig},
 };
 use tonic_prost::{ProstCodec, ProstDecoder};
+use tracing::warn;
 
 use super::{Authenticator, Denied, Inbound, session::Session};
 use crate::pb;
@@ -80,9 +81,12 @@ impl Service {
             return Err(Status::unavailable("the operator is still loading the cluster"));
         }
         let token = bearer(&request)?;
-        let node = self.auth.node(token).await.map_err(|e| match e {
-            Denied::Invalid(text) => Status::unauthenticated(text),
-            Denied::Unavailable(text) => Status::unavailable(text),
+        let node = self.auth.node(token).await.map_err(|e| {
+            warn!(reason = %e, "stream refused");
+            match e {
+                Denied::Invalid(text) => Status::unauthenticated(text),
+                Denied::Unavailable(text) => Status::unavailable(text),
+            }
         })?;
         let (outbound, frames) = mpsc::channel(OUTBOUND);
         let session = Session {
