@@ -4,15 +4,15 @@
 //!  address ─▶ base (whose it is) + features (what rules read about it) ─▶ class
 //! ```
 //!
-//! Features that all addresses of a base share set nothing apart, so they are not part of the name: a rule that covers
-//! every address of an identity, or none, renames nothing. Only what differs *within* a base and address family makes a
-//! composed class.
+//! The name of a class decides how much a change costs: a class that is renamed is renamed in every table that knows
+//! it. So a name holds only what a class needs to be told from the others of its base. Features that all addresses of an
+//! identity share set nothing apart; a rule that covers every address of an identity, or none, renames nothing.
 
-use std::collections::BTreeSet;
+use std::collections::HashMap;
 
-use axoneme_model::{Identity, LabelKey, Labels, PeerClass};
+use axoneme_model::{Cidr, Identity, LabelKey, Labels, PeerClass};
 
-use crate::feature::{Feature, Features};
+use crate::feature::{Features, Property};
 
 /// Whose an address is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,7 +59,7 @@ impl Base {
     /// The labels that `reserved:` selectors see. None for pods.
     pub(crate) fn reserved_labels(self, features: &Features) -> Option<Labels> {
         let labels = self.identity().reserved_labels().filter(|_| !self.is_pod())?;
-        Some(match features.contains(&Feature::ApiServer) {
+        Some(match features.contains(&Property::ApiServer.into()) {
             true => labels.with(LabelKey::reserved("kube-apiserver"), ""),
             false => labels,
         })
@@ -68,24 +68,71 @@ impl Base {
 
 /// Name of a class before it gets its number.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct ClassKey {
-    pub(crate) base: Base,
-    /// The IPv6 addresses of a base share something that its IPv4 addresses do not.
-    pub(crate) v6: bool,
-    /// What sets the address apart within its base and family.
-    pub(crate) features: Features,
+pub(crate) enum ClassKey {
+    /// The number of the base's identity will do.
+    Plain(Base),
+    /// Pods, by what sets the address apart within its identity and family. Pods come and go, so no pod gives the name.
+    Pods {
+        identity: Identity,
+        /// The IPv6 addresses of the identity share something that its IPv4 addresses do not.
+        v6: bool,
+        features: Features,
+    },
+    /// Others, by the first of the prefixes that have the same features. Prefixes stay while rules come and go, so what
+    /// the rules say does not give the name.
+    Prefixes { base: Base, first: Cidr },
 }
 
 impl ClassKey {
+    pub(crate) fn base(&self) -> Base {
+        match self {
+            Self::Plain(base) | Self::Prefixes { base, .. } => *base,
+            Self::Pods { identity, .. } => Base::Pod(*identity),
+        }
+    }
+
     /// The number, where the identity's own will do.
     pub(crate) fn plain(&self) -> Option<PeerClass> {
-        (!self.v6 && self.features.is_empty()).then(|| self.base.identity().into())
+        match self {
+            Self::Plain(base) => Some(base.identity().into()),
+            Self::Pods { .. } | Self::Prefixes { .. } => None,
+        }
     }
 }
 
-/// How the addresses of a base are named.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Naming {
+/// The classes of all addresses and prefixes of one base, which come in order.
+pub(crate) fn name(base: Base, members: &[(Cidr, &Features)]) -> Vec<ClassKey> {
+    if !base.is_pod() {
+        return name_prefixes(base, members);
+    }
+    let family = |v6: bool| members.iter().filter(move |(p, _)| p.is_ipv6() == v6).map(|(_, f)| *f);
+    let naming = Naming::of([family(false), family(true)]);
+    members.iter().map(|(prefix, features)| naming.key(base, prefix.is_ipv6(), features)).collect()
+}
+
+/// Prefixes with equal features are one class. The class of the first prefix goes by the identity's number.
+fn name_prefixes(base: Base, members: &[(Cidr, &Features)]) -> Vec<ClassKey> {
+    let mut seen: HashMap<u64, Vec<(Cidr, &Features)>> = HashMap::new();
+    let mut keys = Vec::with_capacity(members.len());
+    for (prefix, features) in members {
+        let mark = features.iter().fold(0u64, |sum, f| sum.wrapping_add(f.mark()));
+        let alike = seen.entry(mark).or_default();
+        let first = match alike.iter().find(|(_, f)| f == features) {
+            Some((first, _)) => *first,
+            None => {
+                alike.push((*prefix, features));
+                *prefix
+            }
+        };
+        let plain = members.first().is_some_and(|(p, _)| *p == first);
+        keys.push(if plain { ClassKey::Plain(base) } else { ClassKey::Prefixes { base, first } });
+    }
+    keys
+}
+
+/// How the addresses of an identity are named.
+#[derive(Debug)]
+struct Naming {
     /// What differs among the addresses of a family: IPv4, IPv6.
     differing: [Features; 2],
     tag_v6: bool,
@@ -93,20 +140,21 @@ pub(crate) struct Naming {
 
 impl Naming {
     /// From the features of all addresses of one base, by family (IPv4, IPv6).
-    pub(crate) fn of<'a>(members: [impl Iterator<Item = &'a Features>; 2]) -> Self {
+    fn of<'a>(members: [impl Iterator<Item = &'a Features>; 2]) -> Self {
         let [v4, v6] = members.map(Tally::of);
         let tag_v6 = v4.members > 0 && v6.members > 0 && v4.common != v6.common;
         Self { differing: [v4.differing(), v6.differing()], tag_v6 }
     }
 
-    pub(crate) fn key(&self, base: Base, v6: bool, features: &Features) -> ClassKey {
+    fn key(&self, base: Base, v6: bool, features: &Features) -> ClassKey {
         let [differing_v4, differing_v6] = &self.differing;
         let differing = if v6 { differing_v6 } else { differing_v4 };
-        ClassKey {
-            base,
-            v6: v6 && self.tag_v6,
-            features: features.intersection(differing).cloned().collect::<BTreeSet<_>>(),
+        let v6 = v6 && self.tag_v6;
+        let features: Features = features.intersection(differing).cloned().collect();
+        if !v6 && features.is_empty() {
+            return ClassKey::Plain(base);
         }
+        ClassKey::Pods { identity: base.identity(), v6, features }
     }
 }
 

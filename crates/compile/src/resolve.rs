@@ -3,7 +3,7 @@
 use axoneme_model::{Action, Direction, Labels, PeerClass, Protocol};
 
 use crate::{
-    feature::{Feature, Features},
+    feature::{Features, Property},
     peer::Base,
     ports::{Colour, DEFAULT, Item, PortSet, Slot, look_up, solve},
     spec::{Entry, NamedPorts, PortSpec},
@@ -125,8 +125,8 @@ pub(crate) fn matches(entry: &Entry, class: &Class<'_>) -> bool {
 }
 
 fn peer_ports(features: &Features, name: &str) -> Vec<(Protocol, u16)> {
-    let bound = features.iter().filter_map(|f| match f {
-        Feature::Port { name: n, protocol, port } if &**n == name => Some((*protocol, *port)),
+    let bound = features.iter().filter_map(|f| match &**f {
+        Property::Port { name: n, protocol, port } if &**n == name => Some((*protocol, *port)),
         _ => None,
     });
     bound.collect()

@@ -15,10 +15,10 @@ use axoneme_model::{
 
 use crate::{
     Assignments, Compiled, Held, PodKey, everywhere,
-    feature::{Feature, Features, Reach},
+    feature::{Feature, Features, Property, Reach},
     identity::{identity_labels, names_read},
     ids::Ids,
-    peer::{Base, ClassKey, Naming},
+    peer::{Base, ClassKey, name},
     resolve::Class,
     row,
     rules::{RuleIds, RuleKey, Rules, rule_specs},
@@ -88,13 +88,13 @@ impl Reads {
             Holder::Pod(_) => Reach::Pod,
             Holder::Outside => Reach::Outside,
         };
-        let has = |feature: &&Feature| match feature {
-            Feature::Cidr(block) => reach.within(block.scope) && block.holds(prefix),
-            Feature::Nodes(s) => matches!(holder, Holder::Node(n) if matches_plain(s, &n.labels)),
-            Feature::ApiServer | Feature::Service(_) => {
+        let has = |feature: &&Feature| match &***feature {
+            Property::Cidr(block) => reach.within(block.scope) && block.holds(prefix),
+            Property::Nodes(s) => matches!(holder, Holder::Node(n) if matches_plain(s, &n.labels)),
+            Property::ApiServer | Property::Service(_) => {
                 addresses_of(world, feature).iter().any(|a| Some(*a) == address)
             }
-            Feature::Port { .. } => false,
+            Property::Port { .. } => false,
         };
         let ports = match holder {
             Holder::Pod(pod) => self.ports_of(pod),
@@ -107,10 +107,8 @@ impl Reads {
         let bound = pod.named_ports.iter().filter(|(name, _)| self.ports.contains(*name));
         bound
             .flat_map(|(name, ports)| {
-                ports.iter().map(|(protocol, port)| Feature::Port {
-                    name: name.clone(),
-                    protocol: *protocol,
-                    port: *port,
+                ports.iter().map(|(protocol, port)| {
+                    Property::Port { name: name.clone(), protocol: *protocol, port: *port }.into()
                 })
             })
             .collect()
@@ -118,13 +116,13 @@ impl Reads {
 }
 
 fn addresses_of(world: &World, feature: &Feature) -> BTreeSet<IpAddr> {
-    match feature {
-        Feature::ApiServer => world.apiserver_addresses.clone(),
-        Feature::Service(s) => {
+    match &**feature {
+        Property::ApiServer => world.apiserver_addresses.clone(),
+        Property::Service(s) => {
             let services = world.services.values().filter(|v| selects_service(s, v));
             services.flat_map(|v| v.endpoints.iter().map(|e| e.address)).collect()
         }
-        Feature::Cidr(_) | Feature::Nodes(_) | Feature::Port { .. } => BTreeSet::new(),
+        Property::Cidr(_) | Property::Nodes(_) | Property::Port { .. } => BTreeSet::new(),
     }
 }
 
@@ -173,7 +171,7 @@ fn members<'w>(world: &'w World, reads: &Reads) -> Vec<Member<'w>> {
     prefixes.extend(everywhere());
     for feature in &reads.features {
         prefixes.extend(addresses_of(world, feature).into_iter().map(cidr::host));
-        if let Feature::Cidr(block) = feature {
+        if let Property::Cidr(block) = &**feature {
             prefixes.extend(block.boundaries());
         }
     }
@@ -186,7 +184,7 @@ fn members<'w>(world: &'w World, reads: &Reads) -> Vec<Member<'w>> {
 
 /// Names and numbers of all peers.
 struct Peers {
-    names: HashMap<Base, Naming>,
+    keys: HashMap<(Base, Cidr), ClassKey>,
     ids: Ids<ClassKey>,
     classes: BTreeMap<PeerClass, OwnedClass>,
     /// Of each pod with an address, the class of its first one.
@@ -201,16 +199,19 @@ struct OwnedClass {
 
 impl Peers {
     fn of(world: &World, members: &[Member<'_>], pods: &BTreeMap<PodKey, Identified<'_>>) -> Self {
-        let mut bases: HashMap<Base, [Vec<&Features>; 2]> = HashMap::new();
         let placed: Vec<(&Member<'_>, Base)> =
             members.iter().flat_map(|m| bases_of(world, m, pods).into_iter().map(move |b| (m, b))).collect();
+        let mut bases: HashMap<Base, Vec<(Cidr, &Features)>> = HashMap::new();
         for (m, base) in &placed {
-            let [v4, v6] = bases.entry(*base).or_default();
-            if m.prefix.is_ipv6() { v6 } else { v4 }.push(&m.features);
+            bases.entry(*base).or_default().push((m.prefix, &m.features));
         }
-        let names = bases.into_iter().map(|(b, m)| (b, Naming::of(m.map(Vec::into_iter)))).collect();
-        let mut peers = Self { names, ids: crate::class_ids(), classes: BTreeMap::new(), first: BTreeMap::new() };
-        let keys: Vec<ClassKey> = placed.iter().map(|(m, b)| peers.key(m, *b)).collect();
+        let named = bases.into_iter().flat_map(|(base, members)| {
+            let keys = name(base, &members);
+            members.into_iter().map(move |(prefix, _)| (base, prefix)).zip(keys)
+        });
+        let mut peers =
+            Self { keys: named.collect(), ids: crate::class_ids(), classes: BTreeMap::new(), first: BTreeMap::new() };
+        let keys: Vec<ClassKey> = placed.iter().filter_map(|(m, b)| peers.key(m, *b).cloned()).collect();
         keys.iter().filter(|k| k.plain().is_none()).for_each(|k| drop(peers.ids.insert(k)));
         for ((m, base), key) in placed.iter().zip(&keys) {
             let id = crate::class_id(&peers.ids, key);
@@ -243,12 +244,12 @@ impl Peers {
         }
     }
 
-    fn key(&self, member: &Member<'_>, base: Base) -> ClassKey {
-        self.names[&base].key(base, member.prefix.is_ipv6(), &member.features)
+    fn key(&self, member: &Member<'_>, base: Base) -> Option<&ClassKey> {
+        self.keys.get(&(base, member.prefix))
     }
 
-    fn class(&self, member: &Member<'_>, base: Base) -> PeerClass {
-        crate::class_id(&self.ids, &self.key(member, base))
+    fn class(&self, member: &Member<'_>, base: Base) -> Option<PeerClass> {
+        self.key(member, base).map(|k| crate::class_id(&self.ids, k))
     }
 
     fn of_pod(&self, pod: &Identified<'_>) -> PeerClass {
@@ -277,7 +278,7 @@ fn ip_rows(
     let mut rows = BTreeMap::new();
     for m in members {
         let bases = bases_of(world, m, pods);
-        let classes: Vec<PeerClass> = bases.iter().map(|b| peers.class(m, *b)).collect();
+        let classes: Vec<PeerClass> = bases.iter().filter_map(|b| peers.class(m, *b)).collect();
         let row = match (m.holder, &*bases, &*classes) {
             (Holder::Node(node), _, [remote, local]) => row::node_ip(m.prefix, node, *remote, *local),
             (Holder::Pod(pod), [base], [class]) => {

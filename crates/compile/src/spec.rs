@@ -13,7 +13,7 @@ use axoneme_model::{
 };
 
 use crate::{
-    feature::{Block, Feature, Features},
+    feature::{Block, Feature, Features, Property},
     peer::Base,
     ports::PortSet,
 };
@@ -64,9 +64,9 @@ impl PeerSpec {
                 let matching = groups.values().filter(|g| matches_plain(selector, &g.labels));
                 matching.for_each(|g| self.add_group(g, except, *scope));
             }
-            Peer::Nodes(selector) => drop(self.features.insert(Feature::Nodes(selector.clone()))),
+            Peer::Nodes(selector) => self.add_feature(Property::Nodes(selector.clone())),
             Peer::Services(selector) if direction == Direction::Egress => {
-                self.features.insert(Feature::Service(selector.clone()));
+                self.add_feature(Property::Service(selector.clone()));
             }
             Peer::Services(_) => {}
         }
@@ -77,7 +77,11 @@ impl PeerSpec {
     }
 
     fn add_block(&mut self, cidr: Cidr, except: &[Cidr], scope: CidrScope) {
-        self.features.extend(Block::new(cidr, except, scope).map(Feature::Cidr));
+        self.features.extend(Block::new(cidr, except, scope).map(Property::Cidr).map(Feature::from));
+    }
+
+    fn add_feature(&mut self, property: Property) {
+        self.features.insert(property.into());
     }
 
     fn add_entity(&mut self, entity: Entity) {
@@ -89,11 +93,11 @@ impl PeerSpec {
             Entity::WorldIpv6 => self.add_block(v6, &[], CidrScope::Outside),
             Entity::Cluster => {
                 (self.pods, self.host, self.remote_node) = (true, true, true);
-                self.features.insert(Feature::ApiServer);
+                self.add_feature(Property::ApiServer);
             }
             Entity::Host => self.host = true,
             Entity::RemoteNode => self.remote_node = true,
-            Entity::KubeApiserver => drop(self.features.insert(Feature::ApiServer)),
+            Entity::KubeApiserver => self.add_feature(Property::ApiServer),
             // identities that nothing gets yet
             Entity::Init | Entity::Unmanaged | Entity::Health | Entity::Ingress | Entity::None => {}
         }
@@ -101,7 +105,7 @@ impl PeerSpec {
 
     /// What addresses have to be told apart by for this spec.
     pub(crate) fn reads(&self) -> impl Iterator<Item = Feature> {
-        self.features.iter().cloned().chain(self.reads_apiserver.then_some(Feature::ApiServer))
+        self.features.iter().cloned().chain(self.reads_apiserver.then(|| Property::ApiServer.into()))
     }
 
     pub(crate) fn matches_pod(&self, labels: &Labels, features: &Features) -> bool {
@@ -118,7 +122,7 @@ impl PeerSpec {
     }
 
     fn matches_features(&self, features: &Features) -> bool {
-        self.features.iter().any(|f| features.contains(f))
+        !features.is_empty() && self.features.iter().any(|f| features.contains(f))
     }
 
     fn matches_labels(&self, base: Base, features: &Features) -> bool {

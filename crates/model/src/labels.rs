@@ -49,6 +49,12 @@ pub mod names {
 }
 
 impl LabelKey {
+    /// A Kubernetes label's key that shares its name.
+    #[must_use]
+    pub fn k8s_shared(name: Arc<str>) -> Self {
+        Self { source: Source::K8s, name }
+    }
+
     #[must_use]
     pub fn k8s(name: &str) -> Self {
         Self { source: Source::K8s, name: name.into() }
@@ -87,9 +93,9 @@ impl fmt::Display for LabelKey {
     }
 }
 
-/// A set of labels; at most one value a key. Ordered, so equal sets print and hash the same.
+/// A set of labels; at most one value a key. Ordered, so equal sets print and hash the same. Clones share their memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Labels(BTreeMap<LabelKey, Arc<str>>);
+pub struct Labels(Arc<BTreeMap<LabelKey, Arc<str>>>);
 
 impl Labels {
     #[must_use]
@@ -98,7 +104,12 @@ impl Labels {
     }
 
     pub fn insert(&mut self, key: LabelKey, value: &str) {
-        self.0.insert(key, value.into());
+        self.set(key, value.into());
+    }
+
+    /// Like [`Labels::insert`], sharing the value.
+    pub fn set(&mut self, key: LabelKey, value: Arc<str>) {
+        Arc::make_mut(&mut self.0).insert(key, value);
     }
 
     #[must_use]
@@ -121,6 +132,11 @@ impl Labels {
         self.0.iter().map(|(k, v)| (k, &**v))
     }
 
+    /// Like [`Labels::iter`], with values that can be shared.
+    pub fn shared(&self) -> impl Iterator<Item = (&LabelKey, &Arc<str>)> {
+        self.0.iter()
+    }
+
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
@@ -134,7 +150,7 @@ impl Labels {
     /// Only the labels whose key the predicate keeps.
     #[must_use]
     pub fn retain(&self, mut keep: impl FnMut(&LabelKey) -> bool) -> Self {
-        Self(self.0.iter().filter(|(k, _)| keep(k)).map(|(k, v)| (k.clone(), v.clone())).collect())
+        Self(Arc::new(self.0.iter().filter(|(k, _)| keep(k)).map(|(k, v)| (k.clone(), v.clone())).collect()))
     }
 
     /// The namespace of the pod that carries these labels.
@@ -152,6 +168,6 @@ impl Labels {
 
 impl FromIterator<(LabelKey, Arc<str>)> for Labels {
     fn from_iter<T: IntoIterator<Item = (LabelKey, Arc<str>)>>(iter: T) -> Self {
-        Self(iter.into_iter().collect())
+        Self(Arc::new(iter.into_iter().collect()))
     }
 }

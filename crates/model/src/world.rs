@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    sync::Arc,
+    sync::{Arc, LazyLock},
 };
 
 use serde::{Deserialize, Serialize};
@@ -97,19 +97,27 @@ impl Pod {
     pub fn security_labels(&self, namespace: Option<&Namespace>, cluster: &str) -> Labels {
         let mut l = Labels::new();
         for (k, v) in &self.labels {
-            l.insert(LabelKey::k8s(k), v);
+            l.set(LabelKey::k8s_shared(k.clone()), v.clone());
         }
         if let Some(ns) = namespace {
             for (k, v) in &ns.labels {
-                l.insert(LabelKey::k8s(&format!("{}{k}", names::NAMESPACE_LABEL_PREFIX)), v);
+                l.set(LabelKey::k8s(&format!("{}{k}", names::NAMESPACE_LABEL_PREFIX)), v.clone());
             }
         }
         // the derived keys come last: a pod can't forge its namespace, account or cluster by a label of that name
-        l.insert(LabelKey::k8s(names::NAMESPACE), &self.namespace);
-        l.insert(LabelKey::k8s(names::SERVICE_ACCOUNT), &self.service_account);
-        l.insert(LabelKey::k8s(names::CLUSTER), cluster);
+        let [namespace, account, cluster_key] = derived_keys();
+        l.set(namespace, self.namespace.clone());
+        l.set(account, self.service_account.clone());
+        l.set(cluster_key, cluster.into());
         l
     }
+}
+
+/// Keys that every pod has; they share their names.
+fn derived_keys() -> [LabelKey; 3] {
+    static KEYS: LazyLock<[LabelKey; 3]> =
+        LazyLock::new(|| [names::NAMESPACE, names::SERVICE_ACCOUNT, names::CLUSTER].map(LabelKey::k8s));
+    KEYS.clone()
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
+    ops::Bound,
     sync::Arc,
 };
 
@@ -17,7 +18,7 @@ use crate::{
     PodKey,
     changes::Counter,
     everywhere,
-    feature::{Block, Feature, Features, Reach},
+    feature::{Block, Feature, Features, Property, Reach},
 };
 
 /// Whose an address is, by name.
@@ -26,6 +27,25 @@ pub(super) enum Owner {
     Node(Arc<str>),
     Pod(PodKey),
     Outside,
+}
+
+impl Owner {
+    fn reach(&self) -> Reach {
+        match self {
+            Self::Node(_) => Reach::Node,
+            Self::Pod(_) => Reach::Pod,
+            Self::Outside => Reach::Outside,
+        }
+    }
+}
+
+/// What a feature that is read or not any more did.
+#[derive(Debug, Default)]
+pub(super) struct Touched {
+    /// Prefixes to refresh.
+    pub(super) anew: BTreeSet<Cidr>,
+    /// Members that have the feature now or lost it, and nothing else.
+    pub(super) toggled: Vec<Cidr>,
 }
 
 /// An address or a prefix that rows and classes are made for.
@@ -55,7 +75,7 @@ pub(super) struct Addresses {
     claims: HashMap<IpAddr, Claims>,
     /// Prefixes that membership of some feature changes at.
     regions: Counter<Cidr>,
-    blocks: HashMap<Cidr, BTreeSet<Block>>,
+    blocks: HashMap<Cidr, BTreeSet<Feature>>,
     /// Prefix lengths of blocks: IPv4, IPv6.
     lengths: [BTreeMap<u8, usize>; 2],
     /// Features of single addresses.
@@ -65,6 +85,8 @@ pub(super) struct Addresses {
     services_read: BTreeSet<ServiceSelector>,
     apiserver_read: bool,
     no_features: Arc<Features>,
+    /// The prefixes of members by what their holders are: outside, nodes, pods.
+    by_reach: [BTreeSet<Cidr>; 3],
 }
 
 impl Addresses {
@@ -112,11 +134,11 @@ impl Addresses {
         }
     }
 
-    /// Starts or stops to tell addresses apart by a feature. Returns the prefixes whose members may change.
-    pub(super) fn read(&mut self, world: &World, feature: &Feature, read: bool) -> BTreeSet<Cidr> {
-        match feature {
-            Feature::Cidr(block) => self.read_block(block, read),
-            Feature::Nodes(selector) => {
+    /// Starts or stops to tell addresses apart by a feature.
+    pub(super) fn read(&mut self, world: &World, feature: &Feature, read: bool) -> Touched {
+        let anew = match &**feature {
+            Property::Cidr(block) => return self.read_block(feature, block, read),
+            Property::Nodes(selector) => {
                 if read {
                     self.nodes_read.insert(selector.clone())
                 } else {
@@ -125,11 +147,11 @@ impl Addresses {
                 let nodes = world.nodes.values().filter(|n| matches_plain(selector, &n.labels));
                 nodes.flat_map(crate::row::addresses).map(cidr::host).collect()
             }
-            Feature::ApiServer => {
+            Property::ApiServer => {
                 self.apiserver_read = read;
                 self.contribute_apiserver(world)
             }
-            Feature::Service(selector) => {
+            Property::Service(selector) => {
                 if read {
                     self.services_read.insert(selector.clone())
                 } else {
@@ -138,21 +160,22 @@ impl Addresses {
                 let keys = world.services.iter().filter(|(_, s)| selects_service(selector, s)).map(|(k, _)| k.clone());
                 keys.collect::<Vec<_>>().iter().flat_map(|k| self.contribute_service(world, k)).collect()
             }
-            Feature::Port { .. } => BTreeSet::new(),
-        }
+            Property::Port { .. } => BTreeSet::new(),
+        };
+        Touched { anew, toggled: vec![] }
     }
 
-    fn read_block(&mut self, block: &Block, read: bool) -> BTreeSet<Cidr> {
-        let known = self.blocks.get(&block.cidr).is_some_and(|b| b.contains(block));
+    fn read_block(&mut self, feature: &Feature, block: &Block, read: bool) -> Touched {
+        let known = self.blocks.get(&block.cidr).is_some_and(|b| b.contains(feature));
         if known == read {
-            return BTreeSet::new();
+            return Touched::default();
         }
         let [v4, v6] = &mut self.lengths;
         let lengths = if block.cidr.is_ipv4() { v4 } else { v6 };
         let count = lengths.entry(block.cidr.prefix()).or_default();
         if read {
             *count += 1;
-            self.blocks.entry(block.cidr).or_default().insert(block.clone());
+            self.blocks.entry(block.cidr).or_default().insert(feature.clone());
             for boundary in block.boundaries() {
                 self.regions.add(&boundary);
             }
@@ -162,7 +185,7 @@ impl Addresses {
                 lengths.remove(&block.cidr.prefix());
             }
             if let Some(blocks) = self.blocks.get_mut(&block.cidr) {
-                blocks.remove(block);
+                blocks.remove(feature);
                 if blocks.is_empty() {
                     self.blocks.remove(&block.cidr);
                 }
@@ -171,22 +194,44 @@ impl Addresses {
                 self.regions.sub(&boundary);
             }
         }
-        let mut touched: BTreeSet<Cidr> = block.boundaries().collect();
-        touched.extend(self.within(block.cidr));
-        touched
+        let toggled = self.held_by(block);
+        for prefix in &toggled {
+            let Some(member) = self.members.get_mut(prefix) else { continue };
+            let features = Arc::make_mut(&mut member.features);
+            if read {
+                features.insert(feature.clone())
+            } else {
+                features.remove(feature)
+            };
+        }
+        Touched { anew: block.boundaries().collect(), toggled }
     }
 
-    /// The members inside of a prefix.
-    fn within(&self, prefix: Cidr) -> impl Iterator<Item = Cidr> {
-        let first = Cidr::new(prefix.network(), 0).unwrap_or(prefix);
-        let last = cidr::host(prefix.broadcast());
-        self.members.range(first..=last).map(|(p, _)| *p).filter(move |p| cidr::contains(prefix, *p))
+    /// The members that a block means.
+    fn held_by(&self, block: &Block) -> Vec<Cidr> {
+        let last = cidr::host(block.cidr.broadcast());
+        let mut held = vec![];
+        for (reach, prefixes) in [Reach::Outside, Reach::Node, Reach::Pod].into_iter().zip(&self.by_reach) {
+            if !reach.within(block.scope) {
+                continue;
+            }
+            let mut from = Bound::Included(Cidr::new(block.cidr.network(), 0).unwrap_or(block.cidr));
+            // exceptions may be full of addresses: jump over them
+            while let Some(prefix) = prefixes.range((from, Bound::Included(last))).next() {
+                let except = block.except.iter().find(|e| cidr::contains(**e, *prefix));
+                from = Bound::Excluded(except.map_or(*prefix, |e| cidr::host(e.broadcast())));
+                if except.is_none() && cidr::contains(block.cidr, *prefix) {
+                    held.push(*prefix);
+                }
+            }
+        }
+        held
     }
 
     /// Brings the contribution of the API server's addresses up to date.
     pub(super) fn contribute_apiserver(&mut self, world: &World) -> BTreeSet<Cidr> {
         let addresses = world.apiserver_addresses.iter().filter(|_| self.apiserver_read);
-        let now = addresses.map(|a| (*a, Feature::ApiServer)).collect();
+        let now = addresses.map(|a| (*a, Property::ApiServer.into())).collect();
         self.contribute(Contributor::ApiServer, now)
     }
 
@@ -195,7 +240,7 @@ impl Addresses {
         let mut now = BTreeSet::new();
         if let Some(service) = world.services.get(key) {
             for selector in self.services_read.iter().filter(|s| selects_service(s, service)) {
-                now.extend(service.endpoints.iter().map(|e| (e.address, Feature::Service(selector.clone()))));
+                now.extend(service.endpoints.iter().map(|e| (e.address, Property::Service(selector.clone()).into())));
             }
         }
         self.contribute(Contributor::Service(key.clone()), now)
@@ -244,6 +289,19 @@ impl Addresses {
             Some(member) => self.members.insert(prefix, member.clone()),
             None => self.members.remove(&prefix),
         };
+        for (member, present) in before.iter().map(|m| (m, false)).chain(now.iter().map(|m| (m, true))) {
+            let [outside, nodes, pods] = &mut self.by_reach;
+            let prefixes = match member.owner.reach() {
+                Reach::Outside => outside,
+                Reach::Node => nodes,
+                Reach::Pod => pods,
+            };
+            if present {
+                prefixes.insert(prefix)
+            } else {
+                prefixes.remove(&prefix)
+            };
+        }
         (before, now)
     }
 
@@ -253,18 +311,17 @@ impl Addresses {
         if prefix == cidr::host(address) {
             features.extend(self.single.get(&address).into_iter().flatten().map(|(_, f)| f.clone()));
         }
-        let reach = match owner {
-            Owner::Node(_) => Reach::Node,
-            Owner::Pod(_) => Reach::Pod,
-            Owner::Outside => Reach::Outside,
-        };
+        let reach = owner.reach();
         let [v4, v6] = &self.lengths;
         let lengths = if prefix.is_ipv4() { v4 } else { v6 };
         for length in lengths.range(..=prefix.prefix()).map(|(l, _)| *l) {
             let wider = Cidr::new(address, length).map(cidr::normalise);
             let blocks = wider.ok().and_then(|c| self.blocks.get(&c)).into_iter().flatten();
-            let holding = blocks.filter(|b| reach.within(b.scope) && b.holds(prefix));
-            features.extend(holding.cloned().map(Feature::Cidr));
+            let holds = |f: &&Feature| match &***f {
+                Property::Cidr(block) => reach.within(block.scope) && block.holds(prefix),
+                _ => false,
+            };
+            features.extend(blocks.filter(holds).cloned());
         }
         if let Owner::Node(name) = owner {
             features.extend(self.node_features(world.nodes.get(name)));
@@ -274,6 +331,6 @@ impl Addresses {
 
     fn node_features(&self, node: Option<&Node>) -> Features {
         let matching = self.nodes_read.iter().filter(|s| node.is_some_and(|n| matches_plain(s, &n.labels)));
-        matching.cloned().map(Feature::Nodes).collect()
+        matching.cloned().map(Property::Nodes).map(Feature::from).collect()
     }
 }

@@ -10,9 +10,9 @@ use axoneme_model::{Cidr, PeerClass};
 use super::sets::SetId;
 use crate::{
     PodKey,
-    feature::{Feature, Features},
+    feature::{Feature, Features, Property},
     ids::Ids,
-    peer::{Base, ClassKey, Naming},
+    peer::{Base, ClassKey, name},
 };
 
 /// A peer that tables can meet.
@@ -85,12 +85,8 @@ impl Classes {
         changes: &mut ClassChanges,
     ) -> (Vec<Cidr>, BTreeSet<Base>) {
         let base = material.base;
-        let family = |v6: bool| {
-            let members = material.members.iter().filter(move |(p, ..)| p.is_ipv6() == v6);
-            members.map(|(_, f, _)| &**f)
-        };
-        let naming = Naming::of([distinct(family(false)), distinct(family(true))]);
-        let keys: Vec<ClassKey> = material.members.iter().map(|(p, f, _)| naming.key(base, p.is_ipv6(), f)).collect();
+        let members: Vec<(Cidr, &Features)> = material.members.iter().map(|(p, f, _)| (*p, &**f)).collect();
+        let keys = name(base, &members);
         let again = self.renumber(base, keys.iter().filter(|k| k.plain().is_none()).cloned().collect());
         let mut now: BTreeMap<PeerClass, ClassState> = BTreeMap::new();
         let mut placed = BTreeMap::new();
@@ -131,7 +127,7 @@ impl Classes {
         let mut moved: Vec<ClassKey> = vec![];
         now.difference(&before).for_each(|k| moved.extend(self.ids.insert(k)));
         before.difference(&now).for_each(|k| moved.extend(self.ids.remove(k)));
-        moved.into_iter().map(|k| k.base).filter(|b| *b != base).collect()
+        moved.into_iter().map(|k| k.base()).filter(|b| *b != base).collect()
     }
 
     fn put(&mut self, id: PeerClass, now: Option<ClassState>, changes: &mut ClassChanges) {
@@ -139,11 +135,26 @@ impl Classes {
             return;
         }
         let before = self.classes.remove(&id);
-        if let Some(class) = &before {
-            self.index(id, class, false);
+        let kept = before.as_ref().zip(now.as_ref()).filter(|(b, n)| b.base == n.base && b.sets == n.sets);
+        match kept {
+            // most often only some of many features differ
+            Some((before, now)) => {
+                let (before, now) = (&before.features, &now.features);
+                before.difference(now).for_each(|f| toggle(&mut self.by_feature, f, id, false));
+                now.difference(before).for_each(|f| toggle(&mut self.by_feature, f, id, true));
+            }
+            None => {
+                before.iter().for_each(|class| self.index(id, class, false));
+                now.iter().for_each(|class| self.index(id, class, true));
+            }
         }
+        let ports = now.as_ref().is_some_and(|c| c.features.iter().any(|f| matches!(**f, Property::Port { .. })));
+        if ports {
+            self.with_ports.insert(id)
+        } else {
+            self.with_ports.remove(&id)
+        };
         if let Some(class) = &now {
-            self.index(id, class, true);
             self.classes.insert(id, class.clone());
         }
         changes.entry(id).or_insert((before, None)).1 = now;
@@ -156,15 +167,12 @@ impl Classes {
         for feature in &*class.features {
             toggle(&mut self.by_feature, feature, id, present);
         }
-        let flag = |set: &mut BTreeSet<PeerClass>| if present { set.insert(id) } else { set.remove(&id) };
-        if class.base.is_pod() {
-            flag(&mut self.pods);
+        let place = if class.base.is_pod() { &mut self.pods } else { self.reserved.entry(class.base).or_default() };
+        if present {
+            place.insert(id)
         } else {
-            flag(self.reserved.entry(class.base).or_default());
-        }
-        if class.features.iter().any(|f| matches!(f, Feature::Port { .. })) {
-            flag(&mut self.with_ports);
-        }
+            place.remove(&id)
+        };
     }
 
     pub(super) fn of_set(&self, set: SetId) -> impl Iterator<Item = PeerClass> {
@@ -174,12 +182,6 @@ impl Classes {
     pub(super) fn of_feature(&self, feature: &Feature) -> impl Iterator<Item = PeerClass> {
         self.by_feature.get(feature).into_iter().flatten().copied()
     }
-}
-
-/// One of each run of members that share their features: naming looks at sets, not at how many have them.
-fn distinct<'a>(features: impl Iterator<Item = &'a Features>) -> impl Iterator<Item = &'a Features> {
-    let mut last: Option<&Features> = None;
-    features.filter(move |f| !last.replace(f).is_some_and(|l| std::ptr::eq(l, *f)))
 }
 
 fn toggle<K: std::hash::Hash + Eq + Clone>(

@@ -6,7 +6,7 @@ use axoneme_model::{Direction, Source};
 
 use super::classes::ClassState;
 use crate::{
-    feature::{Feature, Features},
+    feature::{Feature, Features, Property},
     peer::Base,
     rules::RuleKey,
     spec::{Entry, RuleSpec},
@@ -54,7 +54,7 @@ impl RuleIndex {
             Base::RemoteNode => vec![Trait::RemoteNode, Trait::Reserved],
             Base::World | Base::WorldIpv4 | Base::WorldIpv6 => vec![Trait::World, Trait::Reserved],
         });
-        if class.features.iter().any(|f| matches!(f, Feature::Port { .. })) {
+        if class.features.iter().any(|f| matches!(**f, Property::Port { .. })) {
             found.push(Trait::Ports);
         }
         found.iter().filter_map(|t| self.0.get(t)).flatten().collect()
@@ -62,9 +62,9 @@ impl RuleIndex {
 
     /// Rules that a difference of features matters to.
     pub(super) fn concerned_with_features(&self, a: &Features, b: &Features) -> BTreeSet<&RuleKey> {
-        let differing = a.symmetric_difference(b).map(|f| match f {
-            Feature::Port { .. } => Trait::Ports,
-            f => Trait::Feature(f.clone()),
+        let differing = a.symmetric_difference(b).map(|f| match **f {
+            Property::Port { .. } => Trait::Ports,
+            _ => Trait::Feature(f.clone()),
         });
         differing.filter_map(|t| self.0.get(&t)).flatten().collect()
     }

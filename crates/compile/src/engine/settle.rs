@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     PodKey,
-    feature::{Feature, Features},
+    feature::{Features, Property},
     identity::identity_labels,
     peer::Base,
     row,
@@ -90,7 +90,9 @@ impl Compiler {
         }
         for feature in &turnover.features {
             let read = self.book.features.contains(feature);
-            self.dirty.prefixes.extend(self.addresses.read(&self.world, feature, read));
+            let touched = self.addresses.read(&self.world, feature, read);
+            self.dirty.prefixes.extend(touched.anew);
+            self.dirty.bases.extend(touched.toggled.iter().filter_map(|p| self.placed.get(p)).flatten());
         }
         changed
     }
@@ -171,10 +173,8 @@ impl Compiler {
         let read = pod.named_ports.iter().filter(|(name, _)| self.book.ports.contains(&***name));
         let ports: Features = read
             .flat_map(|(name, ports)| {
-                ports.iter().map(|(protocol, port)| Feature::Port {
-                    name: name.clone(),
-                    protocol: *protocol,
-                    port: *port,
+                ports.iter().map(|(protocol, port)| {
+                    Property::Port { name: name.clone(), protocol: *protocol, port: *port }.into()
                 })
             })
             .collect();

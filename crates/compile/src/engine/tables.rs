@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     changes::{TableChange, TablePatch},
-    feature::{Feature, Features},
+    feature::{Features, Property},
     ids::Ids,
     ports::{Colour, Slot},
     resolve::{Class, OWN_HOST, Side, matches},
@@ -398,7 +398,7 @@ fn put(lists: &mut Lists, before: &mut HashMap<PeerClass, Option<List>>, id: Pee
 }
 
 fn port_features(features: &Features) -> Features {
-    features.iter().filter(|f| matches!(f, Feature::Port { .. })).cloned().collect()
+    features.iter().filter(|f| matches!(***f, Property::Port { .. })).cloned().collect()
 }
 
 /// The classes that an entry means, found by what it names instead of by asking all of them. For an entry that means
