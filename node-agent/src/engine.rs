@@ -17,7 +17,7 @@ use axoneme_kernel::{
     datapath::{Datapath, DatapathConfig, DatapathError, EndpointEntry, IpEntry, ServiceEntry},
     net::{Masquerade, Network, Route},
 };
-use axoneme_model::rows::NodeRow;
+use axoneme_model::rows::{NodeRow, TableId};
 use axoneme_runtime::clock::Clock;
 use axoneme_table::{Backoff, Reconciler};
 use axoneme_wire::{
@@ -159,7 +159,8 @@ pub struct Engine {
     complete: BTreeSet<RowType>,
     link: Link,
     acked: Option<Resume>,
-    refused: BTreeSet<String>,
+    /// Tables whose newest content is not in force.
+    refused: BTreeSet<TableId>,
     base: BaseState,
     inventory: Inventory,
     ipam: Ipam,

@@ -1,6 +1,10 @@
 //! The engine on its thread, and what feeds it.
 
-use std::{os::fd::OwnedFd, sync::Arc, time::Instant};
+use std::{
+    os::fd::OwnedFd,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axoneme_cni::{Answer, Request};
 use axoneme_flow::admin::{IdentityView, TableView};
@@ -23,6 +27,8 @@ use crate::{
 const MAIL: usize = 1024;
 /// Reports that may wait for the operator's side.
 const REPORTS: usize = 4096;
+/// Between DEL and the removal of what is left of the link.
+const LINGER: Duration = Duration::from_millis(500);
 /// Links that may wait for removal.
 const DOOMED: usize = 4096;
 
@@ -135,7 +141,11 @@ fn handle(engine: &mut Engine, mail: Mail) {
             engine.cni(request, netns, reply);
             tracing::debug!(?command, micros = begun.elapsed().as_micros(), "served");
         }
-        Mail::LinkRemoved(doomed, result) => engine.link_removed(&doomed, result),
+        Mail::LinkRemoved(doomed, result) => {
+            engine.link_removed(&doomed, result);
+            // an ADD of the same name may have waited for it
+            engine.tick();
+        }
         // those who asked may have gone away
         Mail::Status(reply) => drop(reply.send(engine.view())),
         Mail::Tables(reply) => drop(reply.send(engine.view_tables())),
@@ -172,13 +182,22 @@ async fn tell(mut outgoing: mpsc::Receiver<Outgoing>, operator: Box<dyn crate::s
     }
 }
 
-/// Removes links one by one: each removal waits for a grace period of the kernel, which the engine must not.
+/// Removes links: each removal waits for a grace period of the kernel, holding the lock that ADD needs, hence not in the
+/// engine, in batches, and after a while: a runtime removes a pod's namespace right after DEL, and its link with it.
 fn reap(mut doomed: mpsc::Receiver<Doomed>, mail: &mpsc::WeakSender<Mail>, network: &dyn Network) {
-    while let Some(link) = doomed.blocking_recv() {
-        let result = network.remove_link(&link.host_name).map(|_| ()).map_err(|e| e.to_string());
+    while let Some(first) = doomed.blocking_recv() {
+        std::thread::sleep(LINGER);
+        let mut links = vec![first];
+        while let Ok(link) = doomed.try_recv() {
+            links.push(link);
+        }
+        let names: Vec<String> = links.iter().map(|l| l.host_name.clone()).collect();
+        let result = network.remove_links(&names).map_err(|e| e.to_string());
         let Some(mail) = mail.upgrade() else { return };
-        if mail.blocking_send(Mail::LinkRemoved(link, result)).is_err() {
-            return;
+        for link in links {
+            if mail.blocking_send(Mail::LinkRemoved(link, result.clone())).is_err() {
+                return;
+            }
         }
     }
 }

@@ -46,7 +46,8 @@ struct Rig {
 impl Rig {
     fn new(name: &str, pods: usize) -> Self {
         let prefix = format!("axnt{}{name}", std::process::id());
-        let rig = Self { prefix, dir: tempfile::tempdir().unwrap(), pods };
+        // on tmpfs, as /run is: fsync of a disk would be most of what is measured
+        let rig = Self { prefix, dir: tempfile::tempdir_in("/dev/shm").unwrap(), pods };
         let node = rig.node();
         sh(&format!(
             "ip netns add {node}; ip -n {node} link set lo up
@@ -129,6 +130,19 @@ impl Drop for Agent {
     }
 }
 
+fn parts(network: Arc<Netlink>, state: &Path) -> Parts {
+    Parts {
+        node: "n1".into(),
+        network,
+        store: Arc::new(Files::open(state).unwrap()),
+        clock: Arc::new(clock::System),
+        paths: DatapathPaths { pin_dir: "/sys/fs/bpf/unused".into(), cgroup: None },
+        add_deadline: Duration::from_secs(5),
+        warnings: vec![],
+        flows: None,
+    }
+}
+
 async fn serve(
     socket: PathBuf,
     state: PathBuf,
@@ -138,17 +152,7 @@ async fn serve(
     stopped: mpsc::Receiver<()>,
 ) {
     let network = Arc::new(Netlink::open().unwrap());
-    let parts = Parts {
-        node: "n1".into(),
-        network: network.clone(),
-        store: Arc::new(Files::open(&state).unwrap()),
-        clock: Arc::new(clock::System),
-        paths: DatapathPaths { pin_dir: "/sys/fs/bpf/unused".into(), cgroup: None },
-        add_deadline: Duration::from_secs(5),
-        warnings: vec![],
-        flows: None,
-    };
-    let engine = Engine::new(parts, Box::new(Shared(datapath))).unwrap();
+    let engine = Engine::new(parts(network.clone(), &state), Box::new(Shared(datapath))).unwrap();
     let (source, events, mut outgoing) = source::in_process(64);
     let reports = tokio::spawn(async move { while outgoing.recv().await.is_some() {} });
     let mut running = run::start(engine, network, source).unwrap();
@@ -343,4 +347,45 @@ fn ask_agent(rig: &Rig, request: &Request, netns: &std::fs::File) {
     frame::send(&mut stream, &serde_json::to_vec(request).unwrap(), Some(netns.as_fd())).unwrap();
     let answer: Answer = serde_json::from_slice(&frame::receive(&mut stream).unwrap()).unwrap();
     assert!(matches!(answer, Answer::Done(_)), "{answer:?}");
+}
+
+/// The engine alone, without sockets and threads: what the kernel and the plan cost.
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn add_and_del_are_measured_in_the_engine() {
+    const ROUNDS: usize = 100;
+    let (rig, node) = (Rig::new("d", 1), Node::default());
+    let netns = std::fs::File::open(format!("/run/netns/{}", rig.node())).expect(ROOT);
+    let (pod, state) = (format!("/run/netns/{}", rig.pod(0)), rig.dir.path().join("state"));
+    std::thread::spawn(move || {
+        nix::sched::setns(netns.as_fd(), nix::sched::CloneFlags::CLONE_NEWNET).expect(ROOT);
+        let network = Arc::new(Netlink::open().unwrap());
+        let mut engine = Engine::new(parts(network.clone(), &state), Box::new(Shared(node.datapath.clone()))).unwrap();
+        engine.stream(snapshot(&dual(), 1));
+        let (mut adds, mut dels, mut removals) = (Vec::new(), Vec::new(), Vec::new());
+        for round in 0..ROUNDS {
+            for (command, times) in [(Command::Add, &mut adds), (Command::Del, &mut dels)] {
+                let mut r = request(command, &format!("c{round}"), "a");
+                r.ifname = format!("eth{round}");
+                let fd = std::fs::File::open(&pod).unwrap();
+                let (tx, mut rx) = tokio::sync::oneshot::channel();
+                let begun = Instant::now();
+                engine.cni(r, Some(fd.into()), tx);
+                times.push(begun.elapsed());
+                assert!(matches!(rx.try_recv(), Ok(Answer::Done(_))));
+            }
+            let begun = Instant::now();
+            for d in engine.take_doomed() {
+                let gone = axoneme_kernel::net::Network::remove_link(&*network, &d.host_name);
+                engine.link_removed(&d, gone.map(|_| ()).map_err(|e| e.to_string()));
+            }
+            removals.push(begun.elapsed());
+        }
+        for (name, mut times) in [("ADD", adds), ("DEL", dels), ("removal of the link", removals)] {
+            times.sort();
+            println!("{name}: p50 {:?} p99 {:?}", times[ROUNDS / 2], times[ROUNDS * 99 / 100]);
+        }
+    })
+    .join()
+    .unwrap();
 }

@@ -169,6 +169,10 @@ pub trait Network: Send + Sync + Debug {
     fn pod_faults(&self, netns: BorrowedFd<'_>, link: &PodLink) -> Result<Vec<String>>;
     /// Whether it was there.
     fn remove_link(&self, name: &str) -> Result<bool>;
+    /// Removes all of them. Those that are gone already are passed over.
+    fn remove_links(&self, names: &[String]) -> Result<()> {
+        names.iter().try_for_each(|n| self.remove_link(n).map(|_| ()))
+    }
     fn links(&self) -> Result<Vec<Link>>;
     /// Addresses of the node's links by interface index.
     fn addresses(&self) -> Result<Vec<(u32, IpNetwork)>>;

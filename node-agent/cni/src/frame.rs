@@ -36,17 +36,14 @@ pub fn receive(stream: &mut UnixStream) -> io::Result<Vec<u8>> {
     body(stream, header)
 }
 
-/// Receives the rest of a frame whose four bytes of length were read in another way.
-pub fn receive_body(stream: &mut UnixStream, header: [u8; 4]) -> io::Result<Vec<u8>> {
-    body(stream, header)
+/// The length that a header announces.
+pub fn length(header: [u8; 4]) -> io::Result<usize> {
+    let length = u32::from_be_bytes(header) as usize;
+    if length > LIMIT { Err(too_long(length)) } else { Ok(length) }
 }
 
 fn body(stream: &mut UnixStream, header: [u8; 4]) -> io::Result<Vec<u8>> {
-    let length = u32::from_be_bytes(header) as usize;
-    if length > LIMIT {
-        return Err(too_long(length));
-    }
-    let mut body = vec![0; length];
+    let mut body = vec![0; length(header)?];
     stream.read_exact(&mut body)?;
     Ok(body)
 }

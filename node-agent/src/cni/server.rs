@@ -2,10 +2,7 @@
 
 use std::{
     io,
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::net::UnixStream as BlockingStream,
-    },
+    os::fd::{AsFd, OwnedFd},
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -18,7 +15,8 @@ use axoneme_runtime::{
     drain::DrainWatcher,
 };
 use tokio::{
-    net::UnixListener,
+    io::{AsyncReadExt, AsyncWriteExt, Interest},
+    net::{UnixListener, UnixStream},
     sync::{Semaphore, mpsc, oneshot},
     task::JoinSet,
 };
@@ -61,15 +59,17 @@ pub async fn serve(listener: UnixListener, path: PathBuf, engine: mpsc::Sender<M
     while requests.join_next().await.is_some() {}
 }
 
-async fn request(stream: tokio::net::UnixStream, engine: mpsc::Sender<Mail>) -> io::Result<()> {
-    let (stream, body, netns) = read(stream).await?;
+async fn request(mut stream: UnixStream, engine: mpsc::Sender<Mail>) -> io::Result<()> {
+    let (body, netns) = tokio::time::timeout(READ_TIMEOUT, read(&mut stream)).await??;
     let answer = match serde_json::from_slice::<Request>(&body) {
         Ok(request) => ask(request, netns, &engine).await,
         Err(e) => Answer::Failed(Failure::new(code::DECODE, format!("unreadable request of the plugin: {e}"))),
     };
     let body = serde_json::to_vec(&answer)?;
-    let mut stream = stream;
-    tokio::task::spawn_blocking(move || frame::send(&mut stream, &body, None)).await?
+    let length = u32::try_from(body.len()).map_err(io::Error::other)?;
+    let mut frame = length.to_be_bytes().to_vec();
+    frame.extend(body);
+    stream.write_all(&frame).await
 }
 
 async fn ask(request: Request, netns: Option<OwnedFd>, engine: &mpsc::Sender<Mail>) -> Answer {
@@ -81,24 +81,19 @@ async fn ask(request: Request, netns: Option<OwnedFd>, engine: &mpsc::Sender<Mai
     answer.await.unwrap_or_else(|_| gone())
 }
 
-/// Reads the frame with its descriptor. On the blocking pool: the request is there already or comes within a moment.
-async fn read(stream: tokio::net::UnixStream) -> io::Result<(BlockingStream, Vec<u8>, Option<OwnedFd>)> {
-    let stream = stream.into_std()?;
-    tokio::task::spawn_blocking(move || {
-        let mut stream = stream;
-        stream.set_nonblocking(false)?;
-        stream.set_read_timeout(Some(READ_TIMEOUT))?;
-        let mut header = [0; 4];
-        let (mut filled, netns) = descriptor::receive(&stream, &mut header)?;
-        while filled < header.len() {
-            let rest = header.get_mut(filled..).unwrap_or_default();
-            filled += descriptor::receive(&stream, rest)?.0;
-        }
-        let body = frame::receive_body(&mut stream, header)?;
-        check_netns(netns.as_ref())?;
-        Ok((stream, body, netns))
-    })
-    .await?
+/// Reads the frame and the descriptor that comes with its first byte.
+async fn read(stream: &mut UnixStream) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
+    let (mut header, mut filled, mut netns) = ([0; 4], 0, None);
+    while filled < header.len() {
+        let rest = header.get_mut(filled..).unwrap_or_default();
+        let (read, fd) = stream.async_io(Interest::READABLE, || descriptor::receive(&*stream, rest)).await?;
+        filled += read;
+        netns = netns.or(fd);
+    }
+    check_netns(netns.as_ref())?;
+    let mut body = vec![0; frame::length(header)?];
+    stream.read_exact(&mut body).await?;
+    Ok((body, netns))
 }
 
 /// A descriptor that is something else than a namespace would only fail later and less clearly.

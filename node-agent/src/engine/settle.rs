@@ -6,7 +6,7 @@ use axoneme_cni::protocol::Attachment;
 use axoneme_kernel::datapath::{Datapath, EndpointEntry, IpEntry};
 use axoneme_model::rows::TableId;
 use axoneme_table::Outcome;
-use axoneme_wire::{Nack, NodeReport, Resume, RowKey};
+use axoneme_wire::{Nack, NodeReport, RowKey};
 use ipnetwork::IpNetwork;
 
 use super::{Engine, Outgoing, attach::Refusal, later, targets};
@@ -188,21 +188,33 @@ impl Engine {
         }
     }
 
+    /// The operator is told with the next acknowledgement, which this makes due.
     fn refuse_tables(&mut self, run: &Run) {
-        let Resume { revision, .. } = self.rows.at().unwrap_or(Resume { epoch: 0, revision: 0 });
         for Refused { id, message } in &run.refused {
-            let key = RowKey::Table(*id);
-            tracing::error!(row = %key, error = message, "not in force; the last good content stays");
-            self.refused.insert(key.to_string());
+            tracing::error!(row = %RowKey::Table(*id), error = message, "not in force; the last good content stays");
+            self.refused.insert(*id);
             self.counters.rows_refused += 1;
-            self.outgoing.push(Outgoing::Nack(Nack { revision, key: Some(key), reason: message.clone() }));
+            self.acked = None;
         }
         for id in &run.settled {
-            if self.refused.remove(&RowKey::Table(*id).to_string()) {
-                // what was refused is in force now: say so once more
+            if self.refused.remove(id) {
                 self.acked = None;
             }
         }
+    }
+
+    /// What is not in force, with the reason. Told with every acknowledgement: the operator forgets what is older.
+    fn refusals(&self) -> Vec<(RowKey, String)> {
+        let ips = self.ips.failures().map(|(k, f, _)| (RowKey::Ip(*k), f.message.clone()));
+        let services = self.services.failures().filter_map(|(k, f, _)| {
+            let owner = self.frontends.iter().find(|(_, keys)| keys.contains(k)).map(|(o, _)| o.clone())?;
+            Some((RowKey::Service(owner.0, owner.1), f.message.clone()))
+        });
+        let tables = self
+            .tables
+            .iter()
+            .filter_map(|(id, ..)| Some((RowKey::Table(id), self.tables.refusal(id)?.message.clone())));
+        ips.chain(services).chain(tables).collect()
     }
 
     fn acknowledge(&mut self) {
@@ -210,16 +222,9 @@ impl Engine {
             return;
         }
         let Some(at) = self.rows.at() else { return };
-        let failures = self.ips.failures().map(|(k, f, _)| (RowKey::Ip(*k), f.message.clone()));
-        let services = self.services.failures().filter_map(|(k, f, _)| {
-            let owner = self.frontends.iter().find(|(_, keys)| keys.contains(k)).map(|(o, _)| o.clone())?;
-            Some((RowKey::Service(owner.0, owner.1), f.message.clone()))
-        });
-        let nacks: Vec<_> = failures
-            .chain(services)
-            .map(|(key, reason)| Outgoing::Nack(Nack { revision: at.revision, key: Some(key), reason }))
-            .collect();
-        self.outgoing.extend(nacks);
+        for (key, reason) in self.refusals() {
+            self.outgoing.push(Outgoing::Nack(Nack { revision: at.revision, key: Some(key), reason }));
+        }
         self.outgoing.push(Outgoing::Ack(at));
         self.acked = Some(at);
     }

@@ -2,10 +2,7 @@
 
 use std::{
     io::{self, IoSliceMut},
-    os::{
-        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
-        unix::net::UnixStream,
-    },
+    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
 };
 
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
@@ -13,11 +10,12 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 /// Most descriptors that one message may bring; all but the first are closed.
 const MOST: usize = 4;
 
-/// Reads up to `buffer.len()` bytes, at least one, and the first descriptor that came with them.
-pub fn receive(stream: &UnixStream, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
+/// Reads up to `buffer.len()` bytes, at least one, and the first descriptor that came with them. Waits if the socket is
+/// in blocking mode.
+pub fn receive(stream: &impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
     let mut space = nix::cmsg_space!([RawFd; MOST]);
     let mut io = [IoSliceMut::new(buffer)];
-    let message = recvmsg::<()>(stream.as_raw_fd(), &mut io, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    let message = recvmsg::<()>(stream.as_fd().as_raw_fd(), &mut io, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
     let mut owned = Vec::new();
     for control in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(received) = control {
@@ -38,7 +36,10 @@ fn own(fd: RawFd) -> OwnedFd {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{IoSlice, Read};
+    use std::{
+        io::{IoSlice, Read},
+        os::unix::net::UnixStream,
+    };
 
     use nix::sys::socket::{ControlMessage, sendmsg};
 

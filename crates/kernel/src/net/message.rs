@@ -19,6 +19,9 @@ use netlink_packet_route::{
 
 use super::{HOST_MAC, Mac, OVERLAY_LINK, Overlay, PodLink, ROUTE_PROTOCOL, Route, socket::Request};
 
+/// Group of links that are being removed: "axn" in ASCII.
+const DOOMED_GROUP: u32 = 0x0061_786e;
+
 /// Tolerated by requests that make something that may be there.
 const EXISTS: &[i32] = &[libc::EEXIST];
 /// Tolerated by requests that remove something that may be gone.
@@ -79,6 +82,20 @@ pub(super) fn get_link(name: &str) -> Request {
 
 pub(super) fn remove_link(name: &str) -> Request {
     request(RouteNetlinkMessage::DelLink(link_by_name(name)), 0, &[], format!("remove link {name}"))
+}
+
+/// Puts a link into the group of links that [`remove_group`] removes.
+pub(super) fn doom_link(name: &str) -> Request {
+    let mut m = link_by_name(name);
+    m.attributes.push(LinkAttribute::Group(DOOMED_GROUP));
+    request(RouteNetlinkMessage::SetLink(m), 0, &[libc::ENODEV], format!("mark link {name} for removal"))
+}
+
+/// Removes all links of the group at once: the kernel waits for its readers once, not once a link.
+pub(super) fn remove_group() -> Request {
+    let mut m = LinkMessage::default();
+    m.attributes.push(LinkAttribute::Group(DOOMED_GROUP));
+    request(RouteNetlinkMessage::DelLink(m), 0, GONE, "remove links".to_owned())
 }
 
 pub(super) fn link_up(ifindex: u32) -> Request {

@@ -133,6 +133,12 @@ impl Network for Netlink {
         }
     }
 
+    fn remove_links(&self, names: &[String]) -> Result<()> {
+        let mut requests: Vec<_> = names.iter().map(|n| message::doom_link(n)).collect();
+        requests.push(message::remove_group());
+        self.socket().send(requests).map(|_| ())
+    }
+
     fn links(&self) -> Result<Vec<Link>> {
         Ok(self.link_messages()?.iter().map(message::read_link).collect())
     }
