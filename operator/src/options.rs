@@ -59,7 +59,7 @@ pub struct Options {
     pub identity_grace_seconds: u64,
 
     /// What is logged: directives as `info` or `info,axoneme_operator=debug`.
-    #[arg(long, env = "AXONEME_LOG", default_value = "info")]
+    #[arg(long, env = "AXONEME_LOG", default_value = "info,kube_client::client::builder=off")]
     pub log: String,
 
     /// One JSON object a line.

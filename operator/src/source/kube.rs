@@ -185,3 +185,6 @@ fn status_of(e: &watcher::Error) -> Option<u16> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,6 +16,9 @@ use crate::message::{EndpointReport, NodeMessage, NodeReport, Resume};
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
+/// How long a session must have lasted for the next connect to follow at once.
+const OF_USE: Duration = Duration::from_secs(5);
+
 /// Between two redirects that are followed.
 const REDIRECT_PAUSE: Duration = Duration::from_secs(30);
 
@@ -106,8 +109,10 @@ impl Driver {
         let mut pause = FIRST_PAUSE;
         while !cancel.is_cancelled() && !self.events.is_closed() {
             match self.round(&cancel).await {
-                // a session that had got as far as a welcome: start over at once, but not in a tight loop
-                Round::Served => pause = FIRST_PAUSE,
+                // a session that was of use: start over at once. One that ended soon was sent away: another process
+                // of the same node may be there, and the two must not chase each other
+                Round::Served(lasted) if lasted >= OF_USE => pause = FIRST_PAUSE,
+                Round::Served(_) => pause = (pause * 2).min(LONGEST_PAUSE),
                 Round::Failed => pause = (pause * 2).min(LONGEST_PAUSE),
             }
             self.rest(pause, &cancel).await;
@@ -133,11 +138,12 @@ impl Driver {
                 break;
             }
             let target = Target { address, ca_pem: replicas.ca_pem.clone() };
+            let started = Instant::now();
             match Session::run(self, &target, cancel).await {
                 End::Refused(reason) => warn!(address = %target.address, %reason, "operator replica not available"),
                 End::Closed(reason) => {
                     let _ = self.events.send(Event::Disconnected { reason }).await;
-                    return Round::Served;
+                    return Round::Served(started.elapsed());
                 }
             }
         }
@@ -164,6 +170,7 @@ impl Driver {
 }
 
 enum Round {
-    Served,
+    /// For how long.
+    Served(Duration),
     Failed,
 }
