@@ -131,5 +131,91 @@ impl Reach {
     }
 }
 
-/// All features of an address.
-pub(crate) type Features = BTreeSet<Feature>;
+/// All features of an address: sorted, in one piece of memory, because there may be hundreds and they are compared often.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Features(Vec<Feature>);
+
+impl Features {
+    pub(crate) fn iter(&self) -> std::slice::Iter<'_, Feature> {
+        self.0.iter()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn contains(&self, feature: &Feature) -> bool {
+        self.0.binary_search(feature).is_ok()
+    }
+
+    pub(crate) fn insert(&mut self, feature: Feature) {
+        if let Err(place) = self.0.binary_search(&feature) {
+            self.0.insert(place, feature);
+        }
+    }
+
+    pub(crate) fn remove(&mut self, feature: &Feature) {
+        if let Ok(place) = self.0.binary_search(feature) {
+            self.0.remove(place);
+        }
+    }
+
+    pub(crate) fn retain(&mut self, keep: impl FnMut(&Feature) -> bool) {
+        self.0.retain(keep);
+    }
+
+    /// What is in the one but not in the other: in self, in other.
+    pub(crate) fn differences<'a>(&'a self, other: &'a Self) -> (Vec<&'a Feature>, Vec<&'a Feature>) {
+        let (mut mine, mut theirs) = (vec![], vec![]);
+        let (mut a, mut b) = (self.0.iter().peekable(), other.0.iter().peekable());
+        loop {
+            let order = match (a.peek(), b.peek()) {
+                (Some(x), Some(y)) => x.cmp(y),
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (None, None) => return (mine, theirs),
+            };
+            if order != Ordering::Greater {
+                let x = a.next();
+                mine.extend(x.filter(|_| order == Ordering::Less));
+            }
+            if order != Ordering::Less {
+                let y = b.next();
+                theirs.extend(y.filter(|_| order == Ordering::Greater));
+            }
+        }
+    }
+}
+
+impl FromIterator<Feature> for Features {
+    fn from_iter<T: IntoIterator<Item = Feature>>(iter: T) -> Self {
+        let mut features: Vec<Feature> = iter.into_iter().collect();
+        features.sort_unstable();
+        features.dedup();
+        Self(features)
+    }
+}
+
+impl Extend<Feature> for Features {
+    fn extend<T: IntoIterator<Item = Feature>>(&mut self, iter: T) {
+        iter.into_iter().for_each(|f| self.insert(f));
+    }
+}
+
+impl IntoIterator for Features {
+    type Item = Feature;
+    type IntoIter = std::vec::IntoIter<Feature>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+impl<'a> IntoIterator for &'a Features {
+    type Item = &'a Feature;
+    type IntoIter = std::slice::Iter<'a, Feature>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.iter()
+    }
+}

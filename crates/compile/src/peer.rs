@@ -150,7 +150,7 @@ impl Naming {
         let [differing_v4, differing_v6] = &self.differing;
         let differing = if v6 { differing_v6 } else { differing_v4 };
         let v6 = v6 && self.tag_v6;
-        let features: Features = features.intersection(differing).cloned().collect();
+        let features: Features = features.iter().filter(|f| differing.contains(f)).cloned().collect();
         if !v6 && features.is_empty() {
             return ClassKey::Plain(base);
         }
@@ -182,6 +182,6 @@ impl Tally {
     }
 
     fn differing(&self) -> Features {
-        self.union.difference(&self.common).cloned().collect()
+        self.union.iter().filter(|f| !self.common.contains(f)).cloned().collect()
     }
 }

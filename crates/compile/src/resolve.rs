@@ -41,7 +41,7 @@ type Matched = Vec<(Colour, PortSet)>;
 impl Side<'_> {
     /// Entries under [`PeerClass::ANY`].
     pub(crate) fn anyone(&self) -> Vec<Slot> {
-        self.solve(&self.with_ports(&self.for_anyone(), &Features::new()), None)
+        self.solve(&self.with_ports(&self.for_anyone(), &Features::default()), None)
     }
 
     /// The rules that mean whoever, by position. Of the ports that an egress rule names, what they stand for is the
@@ -55,15 +55,21 @@ impl Side<'_> {
         if self.owns(class.base) {
             return vec![(None, 0, 0, OWN_HOST)];
         }
+        self.list(&self.matching(class), class.features, anyone)
+    }
+
+    /// The rules that mean the class, by position; empty if it does not take the peer to say which do.
+    pub(crate) fn matching(&self, class: &Class<'_>) -> Vec<Colour> {
         let matching = self.positions(|e| matches(e, class));
-        if !matching.iter().any(|c| self.entry(*c).is_some_and(|e| self.depends_on_peer(e))) {
-            return vec![];
-        }
-        self.list(&matching, class.features, anyone)
+        let depends = matching.iter().any(|c| self.entry(*c).is_some_and(|e| self.depends_on_peer(e)));
+        if depends { matching } else { vec![] }
     }
 
     /// Entries under a class that exactly these rules match.
     pub(crate) fn list(&self, matching: &[Colour], features: &Features, anyone: &[Slot]) -> Vec<Slot> {
+        if matching.is_empty() {
+            return vec![];
+        }
         self.solve(&self.with_ports(matching, features), Some(anyone))
     }
 

@@ -98,7 +98,7 @@ impl Reads {
         };
         let ports = match holder {
             Holder::Pod(pod) => self.ports_of(pod),
-            Holder::Node(_) | Holder::Outside => Features::new(),
+            Holder::Node(_) | Holder::Outside => Features::default(),
         };
         self.features.iter().filter(has).cloned().chain(ports).collect()
     }

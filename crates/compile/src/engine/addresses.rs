@@ -307,7 +307,7 @@ impl Addresses {
 
     fn features_of(&self, world: &World, prefix: Cidr, owner: &Owner) -> Features {
         let address = prefix.ip();
-        let mut features = Features::new();
+        let mut features = vec![];
         if prefix == cidr::host(address) {
             features.extend(self.single.get(&address).into_iter().flatten().map(|(_, f)| f.clone()));
         }
@@ -326,7 +326,7 @@ impl Addresses {
         if let Owner::Node(name) = owner {
             features.extend(self.node_features(world.nodes.get(name)));
         }
-        features
+        features.into_iter().collect()
     }
 
     fn node_features(&self, node: Option<&Node>) -> Features {

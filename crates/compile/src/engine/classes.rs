@@ -140,8 +140,9 @@ impl Classes {
             // most often only some of many features differ
             Some((before, now)) => {
                 let (before, now) = (&before.features, &now.features);
-                before.difference(now).for_each(|f| toggle(&mut self.by_feature, f, id, false));
-                now.difference(before).for_each(|f| toggle(&mut self.by_feature, f, id, true));
+                let (lost, won) = before.differences(now);
+                lost.into_iter().for_each(|f| toggle(&mut self.by_feature, f, id, false));
+                won.into_iter().for_each(|f| toggle(&mut self.by_feature, f, id, true));
             }
             None => {
                 before.iter().for_each(|class| self.index(id, class, false));

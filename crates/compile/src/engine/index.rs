@@ -62,7 +62,8 @@ impl RuleIndex {
 
     /// Rules that a difference of features matters to.
     pub(super) fn concerned_with_features(&self, a: &Features, b: &Features) -> BTreeSet<&RuleKey> {
-        let differing = a.symmetric_difference(b).map(|f| match **f {
+        let (only_a, only_b) = a.differences(b);
+        let differing = only_a.into_iter().chain(only_b).map(|f| match **f {
             Property::Port { .. } => Trait::Ports,
             _ => Trait::Feature(f.clone()),
         });

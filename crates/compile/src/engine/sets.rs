@@ -5,13 +5,15 @@ use std::{
     sync::Arc,
 };
 
-use axoneme_model::{Labels, Operator, Selector};
+use axoneme_model::{Labels, Operator, Selector, labels::names};
 
 use crate::{identity::concerns_pods, rules::RuleKey};
 
 /// A label set by number; numbers are used again.
 pub(super) type SetId = u32;
 type Posting = (Arc<str>, Arc<str>);
+/// A selector by number; numbers are not used again.
+type SelectorId = u64;
 
 /// The identity labels that pods have, and every selector that a loaded rule uses on pods.
 #[derive(Debug, Default)]
@@ -23,22 +25,25 @@ pub(super) struct Sets {
     left: BTreeSet<SetId>,
     /// Sets by each of their labels.
     postings: HashMap<Posting, BTreeSet<SetId>>,
-    selectors: HashMap<Arc<Selector>, SelectorState>,
+    by_selector: HashMap<Arc<Selector>, SelectorId>,
+    selectors: HashMap<SelectorId, SelectorState>,
     /// Selectors by the labels one of which a set must have to match.
-    wanting: HashMap<Posting, BTreeSet<Arc<Selector>>>,
+    wanting: HashMap<Posting, BTreeSet<SelectorId>>,
     /// Selectors that no label is needed for.
-    undemanding: BTreeSet<Arc<Selector>>,
+    undemanding: BTreeSet<SelectorId>,
+    next_selector: SelectorId,
 }
 
 #[derive(Debug)]
 pub(super) struct SetState {
     pub(super) labels: Arc<Labels>,
     pods: usize,
-    selectors: BTreeSet<Arc<Selector>>,
+    selectors: BTreeSet<SelectorId>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct SelectorState {
+    selector: Arc<Selector>,
     sets: BTreeSet<SetId>,
     uses: BTreeMap<(RuleKey, Use), usize>,
 }
@@ -74,8 +79,8 @@ impl Sets {
                 s.sets.insert(id);
             }
         }
-        for (key, value) in labels.iter() {
-            self.postings.entry((key.name.clone(), value.into())).or_default().insert(id);
+        for (key, value) in labels.shared() {
+            self.postings.entry((key.name.clone(), value.clone())).or_default().insert(id);
         }
         self.by_labels.insert(labels.clone(), id);
         self.sets.insert(id, SetState { labels, pods: 1, selectors });
@@ -110,76 +115,81 @@ impl Sets {
                 s.sets.remove(&id);
             }
         }
-        for (key, value) in set.labels.iter() {
-            remove_from(&mut self.postings, &(key.name.clone(), value.into()), &id);
+        for (key, value) in set.labels.shared() {
+            remove_from(&mut self.postings, &(key.name.clone(), value.clone()), &id);
         }
         self.by_labels.remove(&set.labels);
         self.free.insert(id);
     }
 
-    fn matching(&self, labels: &Labels) -> BTreeSet<Arc<Selector>> {
-        let wanting = labels.iter().filter_map(|(k, v)| self.wanting.get(&(k.name.clone(), v.into()))).flatten();
-        wanting.chain(&self.undemanding).filter(|s| s.matches(labels)).cloned().collect()
+    fn matching(&self, labels: &Labels) -> BTreeSet<SelectorId> {
+        let wanting = labels.shared().filter_map(|(k, v)| self.wanting.get(&(k.name.clone(), v.clone()))).flatten();
+        let matches = |id: &&SelectorId| self.selectors.get(id).is_some_and(|s| s.selector.matches(labels));
+        wanting.chain(&self.undemanding).filter(matches).copied().collect()
     }
 
     /// Starts a rule's use of a selector and returns the sets that match.
-    pub(super) fn start(&mut self, selector: &Selector, rule: &RuleKey, purpose: Use) -> &BTreeSet<SetId> {
-        if !self.selectors.contains_key(selector) {
-            self.add(Arc::new(selector.clone()));
-        }
-        let state = self.selectors.entry(Arc::new(selector.clone())).or_default();
+    pub(super) fn start(&mut self, selector: &Selector, rule: &RuleKey, purpose: Use) -> BTreeSet<SetId> {
+        let id = match self.by_selector.get(selector) {
+            Some(id) => *id,
+            None => self.add(Arc::new(selector.clone())),
+        };
+        let Some(state) = self.selectors.get_mut(&id) else { return BTreeSet::new() };
         *state.uses.entry((rule.clone(), purpose)).or_default() += 1;
-        &state.sets
+        state.sets.clone()
     }
 
-    fn add(&mut self, selector: Arc<Selector>) {
-        let mut state = SelectorState::default();
+    fn add(&mut self, selector: Arc<Selector>) -> SelectorId {
+        let id = self.next_selector;
+        self.next_selector += 1;
+        let mut sets = BTreeSet::new();
         match self.demand(&selector) {
             Some(postings) => {
+                let matches = |id: &&SetId| self.sets.get(id).is_some_and(|s| selector.matches(&s.labels));
                 for posting in postings {
-                    let candidates = self.postings.get(&posting).into_iter().flatten();
-                    state
-                        .sets
-                        .extend(candidates.filter(|id| self.sets.get(id).is_some_and(|s| selector.matches(&s.labels))));
-                    self.wanting.entry(posting).or_default().insert(selector.clone());
+                    sets.extend(self.postings.get(&posting).into_iter().flatten().filter(matches));
+                    self.wanting.entry(posting).or_default().insert(id);
                 }
             }
             None => {
                 let matching = self.sets.iter().filter(|(_, s)| selector.matches(&s.labels));
-                state.sets.extend(matching.map(|(id, _)| *id));
-                self.undemanding.insert(selector.clone());
+                sets.extend(matching.map(|(id, _)| *id));
+                self.undemanding.insert(id);
             }
         }
-        for id in &state.sets {
-            if let Some(set) = self.sets.get_mut(id) {
-                set.selectors.insert(selector.clone());
+        for set in &sets {
+            if let Some(set) = self.sets.get_mut(set) {
+                set.selectors.insert(id);
             }
         }
-        self.selectors.insert(selector, state);
+        self.by_selector.insert(selector.clone(), id);
+        self.selectors.insert(id, SelectorState { selector, sets, uses: BTreeMap::new() });
+        id
     }
 
     /// Ends a rule's use of a selector and returns the sets that matched.
     pub(super) fn stop(&mut self, selector: &Selector, rule: &RuleKey, purpose: Use) -> BTreeSet<SetId> {
-        let Some((shared, _)) = self.selectors.get_key_value(selector) else { return BTreeSet::new() };
-        let shared = shared.clone();
-        let Some(state) = self.selectors.get_mut(selector) else { return BTreeSet::new() };
-        if let Some(n) = state.uses.get_mut(&(rule.clone(), purpose)) {
+        let Some(id) = self.by_selector.get(selector).copied() else { return BTreeSet::new() };
+        let Some(state) = self.selectors.get_mut(&id) else { return BTreeSet::new() };
+        let using = (rule.clone(), purpose);
+        if let Some(n) = state.uses.get_mut(&using) {
             *n -= 1;
             if *n == 0 {
-                state.uses.remove(&(rule.clone(), purpose));
+                state.uses.remove(&using);
             }
         }
         let sets = state.sets.clone();
         if state.uses.is_empty() {
-            self.selectors.remove(selector);
-            for id in &sets {
-                if let Some(set) = self.sets.get_mut(id) {
-                    set.selectors.remove(&shared);
+            self.selectors.remove(&id);
+            self.by_selector.remove(selector);
+            for set in &sets {
+                if let Some(set) = self.sets.get_mut(set) {
+                    set.selectors.remove(&id);
                 }
             }
-            self.undemanding.remove(&shared);
-            for posting in self.postings_of(&shared).into_iter().flatten() {
-                remove_from(&mut self.wanting, &posting, &shared);
+            self.undemanding.remove(&id);
+            for posting in self.postings_of(selector).into_iter().flatten() {
+                remove_from(&mut self.wanting, &posting, &id);
             }
         }
         sets
@@ -188,7 +198,9 @@ impl Sets {
     /// Labels one of which a set needs to match, chosen to have few sets; none where no label is needed.
     fn demand(&self, selector: &Selector) -> Option<Vec<Posting>> {
         let count = |p: &Posting| self.postings.get(p).map_or(0, BTreeSet::len);
-        self.postings_of(selector).into_iter().min_by_key(|ps| ps.iter().map(count).sum::<usize>())
+        // where nothing is known yet, namespaces are a good guess
+        let guess = |ps: &[Posting]| ps.iter().any(|(name, _)| **name != *names::NAMESPACE);
+        self.postings_of(selector).into_iter().min_by_key(|ps| (ps.iter().map(count).sum::<usize>(), guess(ps)))
     }
 
     /// Per requirement that demands a label: the labels of which it takes one.
@@ -203,7 +215,8 @@ impl Sets {
     }
 
     pub(super) fn matched(&self, selector: &Selector) -> impl Iterator<Item = SetId> {
-        self.selectors.get(selector).into_iter().flat_map(|s| s.sets.iter().copied())
+        let id = self.by_selector.get(selector);
+        id.and_then(|id| self.selectors.get(id)).into_iter().flat_map(|s| s.sets.iter().copied())
     }
 
     /// The rules that use a selector which matches the set, for this purpose.

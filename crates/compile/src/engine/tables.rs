@@ -18,6 +18,7 @@ use crate::{
     changes::{TableChange, TablePatch},
     feature::{Features, Property},
     ids::Ids,
+    peer::Base,
     ports::{Colour, Slot},
     resolve::{Class, OWN_HOST, Side, matches},
     rules::{RuleIds, RuleKey},
@@ -323,44 +324,33 @@ struct Resolver<'a> {
 
 impl Resolver<'_> {
     fn some(&self, classes: &BTreeSet<PeerClass>, lists: &mut Lists, before: &mut HashMap<PeerClass, Option<List>>) {
-        let anyone = self.side.anyone();
+        let mut known = Known::new(self);
         for id in classes {
-            let slots = self.context.classes.classes.get(id).map(|c| self.peer(*id, c, &anyone)).unwrap_or_default();
-            put(lists, before, *id, self.finish(&slots));
+            let list = self.context.classes.classes.get(id).and_then(|class| {
+                let labels = class.sets.iter().filter_map(|s| self.context.sets.labels(*s)).map(|l| &**l).collect();
+                let class_of = Class { id: *id, base: class.base, labels, features: &class.features };
+                known.list(class, self.side.matching(&class_of))
+            });
+            put(lists, before, *id, list);
         }
-    }
-
-    fn peer(&self, id: PeerClass, class: &ClassState, anyone: &[Slot]) -> Vec<Slot> {
-        let labels = class.sets.iter().filter_map(|s| self.context.sets.labels(*s)).map(|l| &**l).collect();
-        self.side.peer(&Class { id, base: class.base, labels, features: &class.features }, anyone)
     }
 
     fn all(&self, lists: &mut Lists, before: &mut HashMap<PeerClass, Option<List>>) {
-        let anyone = self.side.anyone();
+        let mut known = Known::new(self);
         let for_anyone = self.side.for_anyone();
         let mut now: Lists = HashMap::new();
-        now.extend(self.finish(&anyone).map(|l| (PeerClass::ANY, l)));
-        let mut known: HashMap<(Vec<Colour>, Features), Option<List>> = HashMap::new();
+        now.extend(self.finish(&known.anyone).map(|l| (PeerClass::ANY, l)));
         for (id, mut matching) in self.matching() {
             let Some(class) = self.context.classes.classes.get(&id) else { continue };
-            if self.side.owns(class.base) {
-                continue;
-            }
-            let reads_ports =
-                matching.iter().filter_map(|c| self.side.entry(*c)).any(|e| self.side.reads_peer_ports(e));
-            let ports = if reads_ports { port_features(&class.features) } else { Features::new() };
             matching.extend(&for_anyone);
             matching.sort_unstable();
             matching.dedup();
-            let list = known
-                .entry((matching, ports))
-                .or_insert_with_key(|(matching, ports)| self.finish(&self.side.list(matching, ports, &anyone)));
-            now.extend(list.clone().map(|l| (id, l)));
+            now.extend(known.list(class, matching).map(|l| (id, l)));
         }
-        if self.side.own_host {
-            let hosts = self.context.classes.reserved.get(&crate::peer::Base::Host).into_iter().flatten();
-            let list = self.finish(&[(None, 0, 0, OWN_HOST)]);
-            now.extend(hosts.filter_map(|id| Some((*id, list.clone()?))));
+        let hosts = self.context.classes.reserved.get(&Base::Host).into_iter().flatten();
+        let hosts = hosts.filter_map(|id| Some((*id, self.context.classes.classes.get(id)?)));
+        for (id, class) in hosts.filter(|_| self.side.own_host) {
+            now.extend(known.list(class, vec![]).map(|l| (id, l)));
         }
         let gone: Vec<PeerClass> = lists.keys().filter(|id| !now.contains_key(id)).copied().collect();
         gone.into_iter().for_each(|id| put(lists, before, id, None));
@@ -383,6 +373,34 @@ impl Resolver<'_> {
     fn finish(&self, slots: &[Slot]) -> Option<List> {
         let entry = |s: &Slot| (s.0, s.1, s.2, table::entry(self.context.rule_ids, self.side, self.default, s.3));
         (!slots.is_empty()).then(|| slots.iter().map(entry).collect())
+    }
+}
+
+/// Lists that were made before: many peers match the same rules.
+struct Known<'a> {
+    resolver: &'a Resolver<'a>,
+    anyone: Vec<Slot>,
+    lists: HashMap<(Vec<Colour>, Features), Option<List>>,
+    own_host: Option<List>,
+}
+
+impl<'a> Known<'a> {
+    fn new(resolver: &'a Resolver<'a>) -> Self {
+        let anyone = resolver.side.anyone();
+        let own_host = resolver.finish(&[(None, 0, 0, OWN_HOST)]);
+        Self { resolver, anyone, lists: HashMap::new(), own_host }
+    }
+
+    /// The entries of a class that these rules match.
+    fn list(&mut self, class: &ClassState, matching: Vec<Colour>) -> Option<List> {
+        let (side, resolver, anyone) = (self.resolver.side, self.resolver, &self.anyone);
+        if side.owns(class.base) {
+            return self.own_host.clone();
+        }
+        let reads_ports = matching.iter().filter_map(|c| side.entry(*c)).any(|e| side.reads_peer_ports(e));
+        let ports = if reads_ports { port_features(&class.features) } else { Features::default() };
+        let list = self.lists.entry((matching, ports));
+        list.or_insert_with_key(|(matching, ports)| resolver.finish(&side.list(matching, ports, anyone))).clone()
     }
 }
 
