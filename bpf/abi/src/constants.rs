@@ -34,7 +34,7 @@ pub mod global {
     pub const TIMEOUT_DATAGRAM: &str = "TIMEOUT_DATAGRAM";
     pub const TIMEOUT_DATAGRAM_REPLIED: &str = "TIMEOUT_DATAGRAM_REPLIED";
     pub const TIMEOUT_OTHER: &str = "TIMEOUT_OTHER";
-    /// Tests only: time and random numbers come from a map, and the verdict is written to the packet's control block.
+    /// Tests only: time, random numbers and tunnel identities come from the control map, and the verdict goes there.
     pub const TESTING: &str = "TESTING";
 }
 
@@ -57,4 +57,8 @@ pub const CONTROL_EPOCH: u32 = 0;
 pub const CONTROL_NOW: u32 = 1;
 /// Tests: the "random" number.
 pub const CONTROL_RANDOM: u32 = 2;
-pub const CONTROLS: u32 = 4;
+/// Tests: the identity of the tunnel header.
+pub const CONTROL_TUNNEL: u32 = 3;
+/// Tests: first of the verdict's four words.
+pub const CONTROL_VERDICT: u32 = 4;
+pub const CONTROLS: u32 = 8;

@@ -2,6 +2,7 @@
 
 use core::mem::MaybeUninit;
 
+use axoneme_abi::constants::CONTROL_TUNNEL;
 use axoneme_stages::{Packet, Plain};
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_tunnel_key},
@@ -16,8 +17,6 @@ use crate::{environment::control, maps::TESTING};
 /// Flags of `bpf_l4_csum_replace` (include/uapi/linux/bpf.h).
 const PSEUDO_HEADER: u64 = 1 << 4;
 const MARK_MANGLED_0: u64 = 1 << 5;
-/// Place of the control array that stands for the tunnel header in tests.
-const CONTROL_TUNNEL: u32 = 3;
 
 #[derive(Clone, Copy)]
 pub(crate) struct Skb(pub(crate) *mut __sk_buff);

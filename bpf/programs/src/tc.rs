@@ -3,7 +3,7 @@
 //! Each has a short part that reads the headers at constant offsets and handles established connections, and a long
 //! part per family in a function of its own: its stack frame and its verification do not weigh on the short part.
 
-use axoneme_abi::constants::MARK_ENCAPSULATED;
+use axoneme_abi::constants::{CONTROL_VERDICT, MARK_ENCAPSULATED};
 use axoneme_stages::{Family, Kind, Maps, Packet, V4, V6, Verdict, Work, fast, hook, other_protocol, slow};
 use aya_ebpf::{
     EbpfContext,
@@ -17,7 +17,7 @@ use aya_ebpf::{
 
 use crate::{
     environment::Kernel,
-    maps::{NODES, TESTING, WORK4, WORK6},
+    maps::{CONTROL, NODES, TESTING, WORK4, WORK6},
     skb::Skb,
 };
 
@@ -35,13 +35,8 @@ const AF_INET6: u32 = 10;
 #[inline(always)]
 fn act<const ENTERING: bool>(skb: Skb, v: Verdict) -> i32 {
     if TESTING.load() != 0 {
-        // SAFETY: the control block is the program's to write.
-        unsafe {
-            let cb = &raw mut (*skb.0).cb;
-            (*cb)[0] = v.kind as u32;
-            (*cb)[1] = v.argument;
-            (*cb)[2] = v.node;
-            (*cb)[3] = v.identity;
+        for (place, word) in [v.kind as u32, v.argument, v.node, v.identity].into_iter().enumerate() {
+            let _ = CONTROL.set(CONTROL_VERDICT + place as u32, word, 0);
         }
         return if v.is_drop() { SHOT } else { NEXT };
     }

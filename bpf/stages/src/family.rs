@@ -68,11 +68,11 @@ pub enum Side {
 /// IPv4 or IPv6.
 pub trait Family: Copy + Sized + core::fmt::Debug + PartialEq + 'static {
     type Address: Copy + PartialEq + core::fmt::Debug;
-    type Key: Copy;
-    type ServiceKey: Copy;
-    type AffinityKey: Copy;
+    type Key: Copy + Eq + core::hash::Hash;
+    type ServiceKey: Copy + Eq + core::hash::Hash;
+    type AffinityKey: Copy + Eq + core::hash::Hash;
     type Backend: Copy;
-    type FragmentKey: Copy;
+    type FragmentKey: Copy + Eq + core::hash::Hash;
 
     /// 4 or 6.
     const NUMBER: u8;

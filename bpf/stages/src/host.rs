@@ -166,10 +166,6 @@ fn matches_prefix<F: Family>(a: F::Address, b: F::Address, bits: u32) -> bool {
 impl<F: Family> Maps<F> for Host
 where
     Host: HasTables<F>,
-    F::Key: std::hash::Hash + Eq,
-    F::ServiceKey: std::hash::Hash + Eq,
-    F::AffinityKey: std::hash::Hash + Eq,
-    F::FragmentKey: std::hash::Hash + Eq,
 {
     fn with_conntrack<R>(&self, key: &F::Key, then: impl FnOnce(&mut Conntrack) -> R) -> Option<R> {
         self.tables().conntrack.borrow_mut().get_mut(key).map(then)

@@ -34,6 +34,8 @@ mod pipeline;
 mod policy;
 mod reject;
 mod service;
+#[cfg(test)]
+mod tests;
 pub mod socket;
 mod v4;
 mod v6;

@@ -1,4 +1,26 @@
 //! What the agent asks of the packet path.
+//!
+//! # What the packet path asks of its surroundings
+//!
+//! - **Pod links**: veth; host side with [`HOST_MAC`], no addresses of its own (`addrgenmode none`); in the pod an
+//!   on-link route to 169.254.1.1, default routes via 169.254.1.1 and fe80::1, both with permanent neighbour entries of
+//!   [`HOST_MAC`]. On the host a /32 and /128 route per pod address to its link, and permanent neighbour entries with the
+//!   pod's MAC. Pods' addresses without duplicate address detection (`nodad`).
+//! - **Tunnel device**: `vxlan external`, MAC [`HOST_MAC`], `arp off`, no learning, `addrgenmode none`. Routes of other
+//!   nodes' pod CIDRs into it with an own node address as `src`.
+//! - **Node**: forwarding on for both families; `rp_filter` 0 on pod links, tunnel device and `all` (packets from pods
+//!   reach each other without passing the stack, so that what the stack sees is one-sided).
+//! - **ipcache**: `0.0.0.0/0` and `::/0` as world; every node address as a host prefix with `is_node`, the own ones with
+//!   identity host. `tunnel` of a pod is its node's underlay address in overlay mode; with native routing it is the next
+//!   hop on the uplink's link (the node's address, where nodes are neighbours; family of the pod's address), or none
+//!   where a router knows the way (then the stack routes). A node address whose family the tunnel does not speak (IPv6
+//!   over an IPv4 underlay) needs `tunnel` set to the node's underlay address, for replies to what came by the tunnel;
+//!   in all other cases it is implied.
+//! - **Order for a new pod**: table, ipcache, endpoints, then [`Datapath::attach`], then the answer to the runtime.
+//!   **For a pod that goes**: [`Datapath::detach`], endpoints, ipcache, [`Datapath::forget_connections`], table.
+//! - **Collection**: `BpfDatapath::gc` every 30 s or so; events by `BpfDatapath::events`, asked 10 to 100 times a second.
+//!
+//! [`HOST_MAC`]: axoneme_abi::constants::HOST_MAC
 
 use std::{fmt::Debug, net::IpAddr};
 

@@ -138,6 +138,10 @@ pub struct BpfDatapath {
     pub(super) sets: Mutex<Sets>,
 }
 
+/// Entries of both families.
+#[doc(hidden)]
+pub type RawConntrack = (Vec<(Key4, Conntrack)>, Vec<(Key6, Conntrack)>);
+
 /// A lock whose holder cannot panic half-way: every change behind it is one system call at a time, and the kernel's
 /// state is the truth.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -181,6 +185,43 @@ impl BpfDatapath {
         let programs = self.programs();
         let fd = super::loader::program(&programs, name)?;
         fd.try_clone_to_owned().map_err(|e| io_error("keep the program", e))
+    }
+
+    /// Raw conntrack entries and control words, for the comparison with the host build.
+    #[doc(hidden)]
+    pub fn raw_conntrack(&self) -> Result<RawConntrack> {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        self.maps.ct4.walk(|k, c| v4.push((*k, *c)))?;
+        self.maps.ct6.walk(|k, c| v6.push((*k, *c)))?;
+        v4.sort_by_key(|e| e.0);
+        v6.sort_by_key(|e| e.0);
+        Ok((v4, v6))
+    }
+
+    /// One entry of each map, by keys that a test knows.
+    #[doc(hidden)]
+    pub fn raw_entry4(&self, key: &Key4) -> Result<Option<Conntrack>> {
+        self.maps.ct4.get(key)
+    }
+    #[doc(hidden)]
+    pub fn raw_entry6(&self, key: &Key6) -> Result<Option<Conntrack>> {
+        self.maps.ct6.get(key)
+    }
+
+    /// Sets a word of the control map.
+    #[doc(hidden)]
+    pub fn set_control(&self, place: u32, value: u32) -> Result<()> {
+        self.maps.control.put(&place, &value)
+    }
+    /// Reads a word of the control map.
+    #[doc(hidden)]
+    pub fn control(&self, place: u32) -> Result<u32> {
+        Ok(self.maps.control.get(&place)?.unwrap_or(0))
+    }
+    /// The programs' slot values.
+    #[doc(hidden)]
+    pub fn raw_slot(&self, place: u16) -> Result<Slot> {
+        Ok(self.maps.slots.get(&u32::from(place))?.unwrap_or_default())
     }
 
     /// Removes pins of maps of other ABI versions. Call it when every interface is attached: programs of another version

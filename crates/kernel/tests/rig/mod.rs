@@ -76,6 +76,12 @@ impl Namespace {
         })
     }
 
+    /// Takes this thread inside, for good.
+    pub fn enter(&self) {
+        let file = File::open(format!("/run/netns/{}", self.name)).expect("namespace");
+        setns(&file, CloneFlags::CLONE_NEWNET).expect("enter the namespace");
+    }
+
     /// Runs inside and waits.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let file = File::open(format!("/run/netns/{}", self.name)).expect("namespace");

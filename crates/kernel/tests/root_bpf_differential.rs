@@ -1,0 +1,569 @@
+//! The compiled programs and the host build of the stages are one and the same: random packets through both, with the
+//! same tables, must give the same verdict, the same packet and the same connection entry.
+//!
+//! `AXONEME_PACKETS` sets how many (default 120 000).
+
+mod rig;
+
+use std::{net::IpAddr, os::fd::{AsFd, OwnedFd}};
+
+use axoneme_abi::{
+    Conntrack, Key4, Key6,
+    constants::{CONTROL_EPOCH, CONTROL_NOW, CONTROL_RANDOM, CONTROL_TUNNEL, CONTROL_VERDICT, global},
+    policy::{ALLOW, DEFAULT_ALLOW, DEFAULT_DENY, DENY, PREFIX_FIXED, PREFIX_PROTOCOL, PolicyKey as RawKey, PolicyValue as RawValue, Slot},
+    service::{Backend4, Backend6, BackendKey, Service, Service4Key, Service6Key},
+    tables::{Endpoint, IP_NODE, IpInfo},
+};
+use axoneme_kernel::{
+    bpf::{BpfDatapath, CONTEXT_WORDS, Loader, Testing, test_run},
+    datapath::{
+        Datapath, DatapathConfig, Direction, EndpointEntry, IpEntry, PolicyDefault, PolicyKey, PolicyTable, PolicyValue,
+        ServiceEntry,
+    },
+};
+use axoneme_stages::{
+    Kind, Timeout, V4, V6, Verdict, Work, fast, hook,
+    host::{Buffer, Host, timeout},
+    slow,
+};
+use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+use rig::{BpfFs, Namespace};
+
+/// Word of `struct __sk_buff` that holds the interface index.
+const WORD_IFINDEX: usize = 10;
+
+/// Both sides with the same tables.
+struct Pair {
+    kernel: BpfDatapath,
+    host: Host,
+    programs: [OwnedFd; 4],
+    links: Vec<u32>,
+    _fs: BpfFs,
+    ns: Namespace,
+}
+
+const NAMES: [&str; 4] = ["from_container", "to_container", "from_netdev", "from_overlay"];
+
+fn timeouts() -> Vec<(&'static str, u32)> {
+    vec![
+        (global::TIMEOUT_ESTABLISHED, timeout(Timeout::Established)),
+        (global::TIMEOUT_OPENING, timeout(Timeout::Opening)),
+        (global::TIMEOUT_CLOSING, timeout(Timeout::Closing)),
+        (global::TIMEOUT_HALF_CLOSED, timeout(Timeout::HalfClosed)),
+        (global::TIMEOUT_DATAGRAM, timeout(Timeout::Datagram)),
+        (global::TIMEOUT_DATAGRAM_REPLIED, timeout(Timeout::DatagramReplied)),
+        (global::TIMEOUT_OTHER, timeout(Timeout::Other)),
+    ]
+}
+
+/// Addresses: two local pods, a pod elsewhere, the own node, another node, the world; the last byte tells which.
+const LOCAL: [u8; 3] = [1, 2, 3];
+const REMOTE: u8 = 11;
+const OWN_NODE: u8 = 21;
+const OTHER_NODE: u8 = 22;
+const WORLD: u8 = 31;
+const VIP: u8 = 41;
+const EMPTY_VIP: u8 = 42;
+const LAST: [u8; 9] = [1, 2, 3, REMOTE, OWN_NODE, OTHER_NODE, WORLD, VIP, EMPTY_VIP];
+
+fn v4(last: u8) -> [u8; 4] {
+    [10, 0, 0, last]
+}
+fn v6(last: u8) -> [u8; 16] {
+    let mut a = [0; 16];
+    a[0] = 0xfd;
+    a[15] = last;
+    a
+}
+fn raw6(last: u8) -> [u64; 2] {
+    let b = v6(last);
+    [u64::from_ne_bytes(b[..8].try_into().unwrap()), u64::from_ne_bytes(b[8..].try_into().unwrap())]
+}
+fn both(last: u8) -> [IpAddr; 2] {
+    [v4(last).into(), v6(last).into()]
+}
+
+impl Pair {
+    fn new(native: bool, seed: u64) -> Self {
+        let fs = BpfFs::new();
+        let ns = Namespace::new("diff");
+        ns.ip("link add d1 type veth peer name e1");
+        ns.ip("link add d2 type veth peer name e2");
+        ns.ip("link add d3 type veth peer name e3");
+        let links: Vec<u32> =
+            ["d1", "d2", "d3"].map(|l| ns.run(|| nix::net::if_::if_nametoindex(l).unwrap())).to_vec();
+        let config = DatapathConfig {
+            overlay_ifindex: 901,
+            uplink_ifindex: 902,
+            native_routing: native,
+            ipv4: true,
+            ipv6: true,
+            node_addresses: both(OWN_NODE).to_vec(),
+            allow_own_host: true,
+            services: true,
+            socket_lb: false,
+            conntrack_entries: 65536,
+            pin_dir: fs.dir.join("axoneme"),
+            cgroup: None,
+        };
+        let testing = Testing { enabled: true, timeouts: timeouts() };
+        let kernel = Loader::open_with(config, &testing).unwrap_or_else(|e| panic!("{e}"));
+        let programs = NAMES.map(|n| kernel.program(n).unwrap());
+        let pair = Self { kernel, host: Host::default(), programs, links, _fs: fs, ns };
+        pair.fill(native, &mut StdRng::seed_from_u64(seed));
+        pair
+    }
+
+    fn fill(&self, native: bool, rng: &mut StdRng) {
+        use axoneme_abi::constants::feature::{ALLOW_OWN_HOST, FLOWS, IPV4, IPV6, NATIVE, SERVICES, SET_RETVAL};
+        let h = &self.host;
+        h.features.set(ALLOW_OWN_HOST | FLOWS | IPV4 | IPV6 | SERVICES | SET_RETVAL | if native { NATIVE } else { 0 });
+        h.overlay.set(901);
+        h.uplink.set(902);
+        for (n, link) in LOCAL.into_iter().zip(&self.links) {
+            let entry = EndpointEntry {
+                ifindex: *link,
+                identity: 1000 + u32::from(n),
+                peer: 1000 + u32::from(n),
+                slot: u16::from(n),
+                mac: [0x0a, 0, 0, 0, 0, n],
+            };
+            let raw = Endpoint { ifindex: *link, identity: entry.identity, peer: entry.peer, slot: u16::from(n) + 1, mac: entry.mac };
+            for a in both(n) {
+                self.kernel.upsert_endpoint(a, entry).unwrap();
+            }
+            h.v4.endpoints.borrow_mut().push((u32::from_ne_bytes(v4(n)), raw));
+            h.v6.endpoints.borrow_mut().push((raw6(n), raw));
+            self.put_table(u16::from(n), &random_table(rng));
+        }
+        for (last, identity, tunnel, is_node) in [
+            (REMOTE, 1011, true, false),
+            (OWN_NODE, 1, false, true),
+            (OTHER_NODE, 6, true, true),
+        ] {
+            let node = IpAddr::from([172, 16, 0, last]);
+            let entry = IpEntry { identity, peer: identity, tunnel: tunnel.then_some(node), is_node };
+            for a in both(last) {
+                self.kernel.upsert_ip(a.into(), entry).unwrap();
+            }
+            let place = match last { REMOTE => 1, OTHER_NODE => 2, _ => 0 };
+            let raw = IpInfo { identity, peer: identity, node: place, flags: if is_node { IP_NODE } else { 0 } };
+            h.v4.ipcache.borrow_mut().push((u32::from_ne_bytes(v4(last)), 32, raw));
+            h.v6.ipcache.borrow_mut().push((raw6(last), 128, raw));
+        }
+        self.services();
+        h.epoch.set(self.kernel.control(CONTROL_EPOCH).unwrap());
+    }
+
+    fn services(&self) {
+        let h = &self.host;
+        for (set, (protocol, backends)) in [(6u8, vec![2u8, REMOTE]), (17, vec![1, 3])].into_iter().enumerate() {
+            for (family, vip) in both(VIP).into_iter().enumerate() {
+                let list = backends.iter().map(|b| (both(*b)[family], 8080)).collect();
+                let entry = ServiceEntry { address: vip, protocol, port: 80, backends: list, affinity_seconds: 0 };
+                self.kernel.upsert_service(&entry).unwrap();
+            }
+            // The host's numbers of sets need not be the kernel's.
+            let set = u32::try_from(set).unwrap() + 1;
+            let service = Service { set, count: u32::try_from(backends.len()).unwrap(), ..Service::default() };
+            let (port, protocol) = (80u16.to_be(), u16::from(protocol));
+            let (a4, a6) = (u32::from_ne_bytes(v4(VIP)), raw6(VIP));
+            h.v4.services.borrow_mut().insert(Service4Key { address: a4, port, protocol }, service);
+            h.v6.services.borrow_mut().insert(Service6Key { address: a6, port, protocol, reserved: 0 }, service);
+            for (index, b) in backends.iter().enumerate() {
+                let key = BackendKey { set, index: u32::try_from(index).unwrap() };
+                let port = 8080u16.to_be();
+                let b4 = Backend4 { address: u32::from_ne_bytes(v4(*b)), port, ..Backend4::default() };
+                h.v4.backends.borrow_mut().insert(key, b4);
+                h.v6.backends.borrow_mut().insert(key, Backend6 { address: raw6(*b), port, ..Backend6::default() });
+            }
+        }
+        for vip in both(EMPTY_VIP) {
+            let entry = ServiceEntry { address: vip, protocol: 6, port: 80, backends: vec![], affinity_seconds: 0 };
+            self.kernel.upsert_service(&entry).unwrap();
+        }
+        let (port, protocol) = (80u16.to_be(), 6);
+        let a4 = u32::from_ne_bytes(v4(EMPTY_VIP));
+        h.v4.services.borrow_mut().insert(Service4Key { address: a4, port, protocol }, Service::default());
+        let key = Service6Key { address: raw6(EMPTY_VIP), port, protocol, reserved: 0 };
+        h.v6.services.borrow_mut().insert(key, Service::default());
+    }
+
+    /// The same table on both sides.
+    fn put_table(&self, slot: u16, table: &PolicyTable) {
+        self.kernel.put_table(slot, table).unwrap();
+        self.host_table(slot, table);
+    }
+
+    fn host_table(&self, slot: u16, table: &PolicyTable) {
+        let place = slot + 1;
+        let mut policy = self.host.policy.borrow_mut();
+        policy.retain(|k, _| k.0 != place);
+        for (direction, default) in [(0, table.ingress_default), (1, table.egress_default)] {
+            let key = RawKey { peer: 0, direction, protocol: 0, port: 0 };
+            let verdict = if default.allow { DEFAULT_ALLOW } else { DEFAULT_DENY };
+            policy.insert((place, PREFIX_FIXED, key), RawValue { rule: default.rule, verdict, ..RawValue::default() });
+        }
+        for (k, v) in &table.entries {
+            let bits = if k.protocol == 0 { PREFIX_FIXED } else { PREFIX_PROTOCOL + u32::from(k.port_bits) };
+            let direction = u8::from(k.direction == Direction::Egress);
+            let key = RawKey { peer: k.peer, direction, protocol: k.protocol, port: k.port.to_be() };
+            let verdict = if v.allow { ALLOW } else { DENY };
+            policy.insert((place, bits, key), RawValue { rule: v.rule, proxy_port: 0, auth: v.auth, verdict });
+        }
+        let revision = self.kernel.raw_slot(place).unwrap().revision;
+        self.host.slots.borrow_mut().insert(place, Slot { revision, ..Slot::default() });
+    }
+
+    fn set_time(&self, now: u32, random: u32, tunnel: u32) {
+        self.kernel.set_control(CONTROL_NOW, now).unwrap();
+        self.kernel.set_control(CONTROL_RANDOM, random).unwrap();
+        self.kernel.set_control(CONTROL_TUNNEL, tunnel).unwrap();
+        self.host.now.set(now);
+        self.host.random.set(random);
+    }
+
+    fn run_kernel(&self, packet: &Random) -> (Answer, Vec<u8>) {
+        let mut context = [0u32; CONTEXT_WORDS];
+        context[WORD_IFINDEX] = packet.ifindex;
+        let program = self.programs[usize::from(packet.hook)].as_fd();
+        let out = test_run(program, &packet.bytes, Some(&context), 1).unwrap();
+        let [kind, argument, node, identity] =
+            [0, 1, 2, 3].map(|place| self.kernel.control(CONTROL_VERDICT + place).unwrap());
+        (Answer { kind, argument, node, identity }, out.packet)
+    }
+
+    fn run_host(&self, packet: &Random) -> (Answer, Vec<u8>) {
+        let mut buffer = Buffer::new(&packet.bytes, packet.ifindex);
+        buffer.tunnel = Some(packet.tunnel);
+        let v = match packet.hook {
+            hook::FROM_CONTAINER => host_verdict::<{ hook::FROM_CONTAINER }>(&self.host, &buffer, packet.v6),
+            hook::TO_CONTAINER => host_verdict::<{ hook::TO_CONTAINER }>(&self.host, &buffer, packet.v6),
+            hook::FROM_NETDEV => host_verdict::<{ hook::FROM_NETDEV }>(&self.host, &buffer, packet.v6),
+            _ => host_verdict::<{ hook::FROM_OVERLAY }>(&self.host, &buffer, packet.v6),
+        };
+        let answer = Answer { kind: v.kind as u32, argument: v.argument, node: v.node, identity: v.identity };
+        (answer, buffer.bytes.into_inner())
+    }
+
+    /// Runs a packet on both sides: kind and reason of the verdict, or the difference.
+    fn compare(&self, packet: &Random) -> Result<(u32, u32), String> {
+        self.set_time(packet.now, packet.random, packet.tunnel);
+        let (kernel, kernel_bytes) = self.run_kernel(packet);
+        let (host, host_bytes) = self.run_host(packet);
+        if kernel != host {
+            return Err(format!("{packet:?}: kernel {kernel:?}, host {host:?}"));
+        }
+        // What becomes of the bytes of a dropped packet does not matter.
+        if kernel.kind != Kind::Drop as u32 && kernel_bytes != host_bytes {
+            return Err(format!("{packet:?}: kernel wrote\n{kernel_bytes:02x?}, host wrote\n{host_bytes:02x?}"));
+        }
+        let reason = if kernel.kind == Kind::Drop as u32 { kernel.argument & 0xff } else { 0 };
+        Ok((kernel.kind, reason))
+    }
+
+    /// Compares all entries.
+    fn compare_connections(&self) -> Option<String> {
+        let (v4, v6) = self.kernel.raw_conntrack().unwrap();
+        let mut host4: Vec<(Key4, Conntrack)> = self.host.v4.conntrack.borrow().iter().map(|(k, c)| (*k, *c)).collect();
+        let mut host6: Vec<(Key6, Conntrack)> = self.host.v6.conntrack.borrow().iter().map(|(k, c)| (*k, *c)).collect();
+        host4.sort_by_key(|e| e.0);
+        host6.sort_by_key(|e| e.0);
+        if v4.len() != host4.len() || v6.len() != host6.len() {
+            return Some(format!("entries: kernel {} + {}, host {} + {}", v4.len(), v6.len(), host4.len(), host6.len()));
+        }
+        let bad4 = v4.iter().zip(&host4).find(|(k, h)| k != h).map(|d| format!("{d:?}"));
+        bad4.or_else(|| v6.iter().zip(&host6).find(|(k, h)| k != h).map(|d| format!("{d:?}")))
+    }
+}
+
+fn host_verdict<const HOOK: u8>(host: &Host, buffer: &Buffer, is_v6: bool) -> Verdict {
+    if is_v6 {
+        if let Some(v) = long_enough(buffer, 74).then(|| fast::<V6, _, _, HOOK>(host, buffer)).flatten() {
+            return v;
+        }
+        return slow::<V6, _, _, HOOK>(host, buffer, &mut Work::new());
+    }
+    if let Some(v) = long_enough(buffer, 54).then(|| fast::<V4, _, _, HOOK>(host, buffer)).flatten() {
+        return v;
+    }
+    slow::<V4, _, _, HOOK>(host, buffer, &mut Work::new())
+}
+
+/// The programs take the short way only with that much of the packet in sight.
+fn long_enough(buffer: &Buffer, length: usize) -> bool {
+    buffer.bytes.borrow().len() >= length
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Answer {
+    kind: u32,
+    argument: u32,
+    node: u32,
+    identity: u32,
+}
+
+/// A packet and the world that it meets.
+#[derive(Clone, Debug)]
+struct Random {
+    hook: u8,
+    v6: bool,
+    ifindex: u32,
+    tunnel: u32,
+    now: u32,
+    random: u32,
+    bytes: Vec<u8>,
+}
+
+fn random_table(rng: &mut StdRng) -> PolicyTable {
+    let default = |rng: &mut StdRng| PolicyDefault { allow: rng.random_bool(0.6), rule: rng.random_range(0..5) };
+    let mut entries = std::collections::BTreeMap::new();
+    for _ in 0..rng.random_range(0..30) {
+        let protocol = *[0, 6, 17, 1, 58].choose(rng).unwrap();
+        let port_bits = if protocol == 0 { 0 } else { rng.random_range(0..=16u8) };
+        let port = *[80u16, 8080, 53, 8, 128, 81].choose(rng).unwrap();
+        let mask = if port_bits == 0 { 0 } else { u16::MAX << (16 - port_bits) };
+        let key = PolicyKey {
+            direction: if rng.random() { Direction::Ingress } else { Direction::Egress },
+            peer: *[0, 0, 1001, 1002, 1003, 1011, 1, 2, 6].choose(rng).unwrap(),
+            protocol,
+            port: port & mask,
+            port_bits,
+        };
+        let auth = u8::from(rng.random_bool(0.05));
+        let value = PolicyValue { allow: rng.random_bool(0.6), rule: rng.random_range(1..1000), proxy_port: 0, auth };
+        entries.insert(key, value);
+    }
+    PolicyTable { ingress_default: default(rng), egress_default: default(rng), entries: entries.into_iter().collect() }
+}
+
+fn checksum(data: &[u8]) -> [u8; 2] {
+    let mut sum: u32 = data.chunks(2).map(|c| u32::from(c[0]) << 8 | u32::from(*c.get(1).unwrap_or(&0))).sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    (!(sum as u16)).to_be_bytes()
+}
+
+fn transport(rng: &mut StdRng, protocol: u8, inner: Option<Vec<u8>>, source: u16, destination: u16) -> Vec<u8> {
+    let mut t = Vec::new();
+    match protocol {
+        6 => {
+            t.extend(source.to_be_bytes());
+            t.extend(destination.to_be_bytes());
+            t.extend(rng.random::<[u8; 8]>());
+            let offset = if rng.random_bool(0.02) { rng.random_range(0..16) } else { 5u8 };
+            let flags = *[0x02u8, 0x02, 0x12, 0x10, 0x10, 0x18, 0x11, 0x04, 0x14, 0x03, 0x06, 0x00].choose(rng).unwrap();
+            t.extend([offset << 4, flags]);
+            t.extend(rng.random::<[u8; 6]>());
+        }
+        17 | 132 => {
+            t.extend(source.to_be_bytes());
+            t.extend(destination.to_be_bytes());
+            t.extend([0, 8]);
+            t.extend(if rng.random_bool(0.2) { [0, 0] } else { rng.random::<[u8; 2]>() });
+        }
+        1 | 58 => {
+            let kind = if protocol == 1 {
+                *[8u8, 8, 0, 3, 11, 12, 13, 5].choose(rng).unwrap()
+            } else {
+                *[128u8, 128, 129, 1, 2, 3, 133, 134, 135, 136, 137, 143].choose(rng).unwrap()
+            };
+            t.extend([kind, 0]);
+            t.extend(rng.random::<[u8; 2]>());
+            t.extend(source.to_be_bytes());
+            t.extend([0, 1]);
+            t.extend(inner.unwrap_or_default());
+        }
+        _ => t.extend(rng.random::<[u8; 12]>()),
+    }
+    t.extend(vec![0x55; rng.random_range(0..40)]);
+    t
+}
+
+fn ip4(rng: &mut StdRng, s: u8, d: u8, protocol: u8, payload: &[u8]) -> Vec<u8> {
+    let options = if rng.random_bool(0.1) { rng.random_range(1..=10usize) } else { 0 };
+    let fragment: u16 = if rng.random_bool(0.1) { *[0x2000u16, 0x2000, 3, 0x2003, 0x4000].choose(rng).unwrap() } else { 0 };
+    let mut h = vec![0x40 | (5 + options as u8), 0];
+    let total = 20 + options * 4 + payload.len();
+    h.extend((total as u16).to_be_bytes());
+    h.extend([0, rng.random_range(0..3u8)]);
+    h.extend(fragment.to_be_bytes());
+    h.extend([64, protocol, 0, 0]);
+    h.extend(v4(s));
+    h.extend(v4(d));
+    h.extend(vec![1; options * 4]);
+    let c = checksum(&h);
+    h[10] = c[0];
+    h[11] = c[1];
+    h.extend(payload);
+    h
+}
+
+fn ip6(rng: &mut StdRng, s: u8, d: u8, protocol: u8, payload: &[u8]) -> Vec<u8> {
+    let mut extensions = Vec::new();
+    let mut next = protocol;
+    if rng.random_bool(0.15) {
+        for _ in 0..rng.random_range(1..=7) {
+            match rng.random_range(0..4) {
+                0 => {
+                    let place: u16 = *[1u16, 1, 8, 9].choose(rng).unwrap();
+                    let mut e = vec![next, 0];
+                    e.extend(place.to_be_bytes());
+                    e.extend([0, 0, 0, rng.random_range(0..3u8)]);
+                    e.extend(&extensions);
+                    extensions = e;
+                    next = 44;
+                }
+                1 => {
+                    let mut e = vec![next, 1];
+                    e.extend([0; 14]);
+                    e.extend(&extensions);
+                    extensions = e;
+                    next = 60;
+                }
+                2 => {
+                    let mut e = vec![next, 2];
+                    e.extend([0; 14]);
+                    e.extend(&extensions);
+                    extensions = e;
+                    next = 51;
+                }
+                _ => {
+                    let mut e = vec![next, 0];
+                    e.extend([1, 4, 0, 0, 0, 0]);
+                    e.extend(&extensions);
+                    extensions = e;
+                    next = 0;
+                }
+            }
+        }
+    }
+    let mut h = vec![0x60, 0, 0, 0];
+    h.extend(((extensions.len() + payload.len()) as u16).to_be_bytes());
+    h.extend([next, 64]);
+    h.extend(v6(s));
+    h.extend(v6(d));
+    h.extend(extensions);
+    h.extend(payload);
+    h
+}
+
+fn ip(rng: &mut StdRng, is_v6: bool, s: u8, d: u8, depth: u32) -> Vec<u8> {
+    let icmp = if is_v6 { 58 } else { 1 };
+    let protocol = *[6u8, 6, 6, 6, 17, 17, 17, icmp, icmp, 132, 47].choose(rng).unwrap();
+    let port = |rng: &mut StdRng| *[80u16, 8080, 53, 40000, 40001].choose(rng).unwrap();
+    let (sp, dp) = (port(rng), port(rng));
+    // An ICMP error mostly speaks of a packet that its receiver sent.
+    let inner = (depth == 0).then(|| {
+        let other = if rng.random_bool(0.7) { s } else { *LAST.choose(rng).unwrap() };
+        ip(rng, is_v6, d, other, 1)
+    });
+    let payload = transport(rng, protocol, inner, sp, dp);
+    if is_v6 { ip6(rng, s, d, protocol, &payload) } else { ip4(rng, s, d, protocol, &payload) }
+}
+
+fn random_packet(rng: &mut StdRng, links: &[u32], now: u32) -> Random {
+    let is_v6 = rng.random();
+    let hook = *[0u8, 0, 0, 1, 2, 3].choose(rng).unwrap();
+    let local = *LOCAL.choose(rng).unwrap();
+    let other = *LAST.choose(rng).unwrap();
+    let (s, d) = if hook == 0 { (local, other) } else { (other, local) };
+    // Now and then someone else's name, or a pod's link that is not the one.
+    let (s, d) = if rng.random_bool(0.05) { (*LAST.choose(rng).unwrap(), *LAST.choose(rng).unwrap()) } else { (s, d) };
+    let right = links[usize::from(local) - 1];
+    let ifindex = if rng.random_bool(0.05) { *links.choose(rng).unwrap() } else { right };
+    let mut bytes = vec![0xee; 6];
+    let mac = if rng.random_bool(0.97) { s } else { 99 };
+    bytes.extend([0x0a, 0, 0, 0, 0, mac]);
+    bytes.extend(if is_v6 { [0x86, 0xdd] } else { [0x08, 0x00] });
+    bytes.extend(ip(rng, is_v6, s, d, 0));
+    if rng.random_bool(0.03) {
+        // The kernel refuses test runs of packets without a whole IP header.
+        let cut = rng.random_range(if is_v6 { 54 } else { 34 }..=bytes.len());
+        bytes.truncate(cut);
+    }
+    if rng.random_bool(0.02) {
+        let at = rng.random_range(14..bytes.len());
+        bytes[at] ^= 1 << rng.random_range(0..8);
+    }
+    let tunnel = *[1011u32, 1011, 6, 1, 0, 1012].choose(rng).unwrap();
+    Random { hook, v6: is_v6, ifindex, tunnel, now, random: rng.random(), bytes }
+}
+
+fn packets() -> u64 {
+    std::env::var("AXONEME_PACKETS").ok().and_then(|n| n.parse().ok()).unwrap_or(120_000)
+}
+
+fn run(native: bool, seed: u64, count: u64) {
+    let pair = Pair::new(native, seed);
+    let mut rng = StdRng::seed_from_u64(seed ^ 0x5eed);
+    let mut now = 1000;
+    let mut kinds = std::collections::BTreeMap::<(u32, u32), u64>::new();
+    let links = pair.links.clone();
+    pair.ns.enter();
+    let result: Result<(), String> = (|| {
+        for i in 0..count {
+            now += u32::from(rng.random_bool(0.01)) * rng.random_range(1..90);
+            if i % 2000 == 1999 {
+                // Policy changes under open connections.
+                pair.put_table(u16::from(*LOCAL.choose(&mut rng).unwrap()), &random_table(&mut rng));
+                if let Some(difference) = pair.compare_connections() {
+                    return Err(format!("seed {seed}, before packet {i}: {difference}"));
+                }
+            }
+            let packet = random_packet(&mut rng, &links, now);
+            match pair.compare(&packet) {
+                Ok(kind) => *kinds.entry(kind).or_default() += 1,
+                Err(difference) => return Err(format!("seed {seed}, packet {i}: {difference}")),
+            }
+        }
+        Ok(())
+    })();
+    result.unwrap_or_else(|e| panic!("{e}"));
+    // The packets reach every kind of verdict and most reasons: else the comparison says little.
+    let reached: Vec<u32> = kinds.keys().map(|k| k.0).collect();
+    let far = if native { Kind::NextHop } else { Kind::Tunnel };
+    for kind in [Kind::Pass, Kind::Drop, Kind::Local, Kind::Reject, far] {
+        assert!(reached.contains(&(kind as u32)), "{kind:?} was never reached: {kinds:?}");
+    }
+    let reasons = kinds.keys().filter(|k| k.0 == Kind::Drop as u32).count();
+    assert!(reasons >= 10, "{kinds:?}");
+    println!("{count} packets: {kinds:?}");
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test bpf"]
+fn programs_and_host_build_agree_on_random_packets() {
+    let count = packets() / 2;
+    in_own_thread(move || run(false, 1, count));
+    in_own_thread(move || run(true, 2, count));
+}
+
+/// Test runs find interfaces in the thread's network namespace.
+fn in_own_thread(work: impl FnOnce() + Send + 'static) {
+    std::thread::spawn(work).join().unwrap_or_else(|e| std::panic::resume_unwind(e));
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test bpf"]
+fn a_mutated_verdict_is_caught() {
+    in_own_thread(mutated);
+}
+
+fn mutated() {
+    let pair = Pair::new(false, 3);
+    // One side's first pod lets nothing out any more.
+    let allow = PolicyDefault { allow: true, rule: 0 };
+    let open = PolicyTable { ingress_default: allow, egress_default: allow, entries: vec![] };
+    for slot in LOCAL {
+        pair.put_table(u16::from(slot), &open);
+    }
+    let closed = PolicyTable { egress_default: PolicyDefault { allow: false, rule: 0 }, ..open };
+    pair.host_table(1, &closed);
+    let mut rng = StdRng::seed_from_u64(4);
+    let links = pair.links.clone();
+    pair.ns.enter();
+    let caught = (0..2000).any(|_| pair.compare(&random_packet(&mut rng, &links, 1000)).is_err());
+    assert!(caught);
+}
