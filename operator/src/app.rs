@@ -136,17 +136,18 @@ async fn bind(port: u16) -> anyhow::Result<TcpListener> {
     listener.with_context(|| format!("port {port}: choose another by flag"))
 }
 
+async fn kinds(client: &Client, options: &Options) -> anyhow::Result<()> {
+    if options.skip_crds {
+        return Ok(());
+    }
+    connect::install_kinds(client).await?;
+    connect::kinds_served(client).await
+}
+
 /// Kinds and settings; tried until it works, since without kinds there is nothing to watch.
 async fn prepare(client: &Client, options: &Options) {
     loop {
-        let kinds = match options.skip_crds {
-            true => Ok(()),
-            false => match connect::install_kinds(client).await {
-                Ok(()) => connect::kinds_served(client).await,
-                e => e,
-            },
-        };
-        match kinds {
+        match kinds(client, options).await {
             Ok(()) => break,
             Err(e) => warn!(error = format!("{e:#}"), "kinds can't be installed yet"),
         }
@@ -198,7 +199,9 @@ impl Loop {
                 Some(i) = inputs.inbound.recv() => self.core.inbound(i),
                 Some((key, o)) = inputs.outcomes.recv() => self.core.wrote(&key, o, Instant::now()),
                 Some((leadership, read)) = inputs.turns.recv() => {
-                    read.into_iter().for_each(|e| self.core.source(e));
+                    for e in read {
+                        self.core.source(e);
+                    }
                     self.core.lead(leadership);
                 }
                 _ = tick.tick() => {}

@@ -17,9 +17,12 @@ use sha2::{Digest as _, Sha256};
 /// Extra of a user that names the node of a node-bound token (KEP-4193).
 const NODE_NAME: &str = "authentication.kubernetes.io/node-name";
 /// How long an answer is good: a token that was revoked can open streams for this long.
-const GOOD_FOR: Duration = Duration::from_secs(60);
+const GOOD_FOR: Duration = Duration::from_mins(1);
 const REMEMBERED: usize = 8192;
 const DEADLINE: Duration = Duration::from_secs(5);
+
+/// By the token's hash: its node, and when that was learnt.
+type Answers = HashMap<[u8; 32], (Arc<str>, Instant)>;
 
 /// Asks the API server.
 #[expect(missing_debug_implementations, reason = "the client has no Debug")]
@@ -27,7 +30,7 @@ pub struct TokenReviews {
     client: Client,
     /// User name that agents have.
     user: String,
-    answers: Mutex<HashMap<[u8; 32], (Arc<str>, Instant)>>,
+    answers: Mutex<Answers>,
 }
 
 impl TokenReviews {

@@ -288,6 +288,8 @@ impl Core {
         m.nodes_connected.set(number(self.hub.connected().count()));
         m.identities_missing.set(number(self.identities.missing()));
         m.leading.set(i64::from(self.leading));
+        let policies = self.cluster.policies.values().filter(|p| p.errors.is_some()).count();
+        m.objects_broken.set(number(policies + self.cluster.errors.len() + self.cluster.broken.len()));
     }
 
     /// Kinds that are still awaited, for the readiness report.

@@ -18,16 +18,14 @@ use crate::metrics::Metrics;
 pub async fn serve(listener: TcpListener, readiness: Readiness, metrics: Arc<Metrics>, cancel: CancellationToken) {
     let tasks = TaskTracker::new();
     loop {
-        let (stream, _) = tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok(a) => a,
-                // out of file descriptors: the next try may succeed
-                Err(_) => {
-                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-                    continue;
-                }
-            },
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
             () = cancel.cancelled() => return,
+        };
+        let Ok((stream, _)) = accepted else {
+            // out of file descriptors: the next try may succeed
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            continue;
         };
         let (readiness, metrics, cancel) = (readiness.clone(), metrics.clone(), cancel.clone());
         tasks.spawn(async move {

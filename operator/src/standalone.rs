@@ -78,7 +78,7 @@ impl Standalone {
         let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
         let mut random = [0u8; 32];
         rand::rng().fill(&mut random);
-        let token: String = random.iter().map(|b| format!("{b:02x}")).collect();
+        let token = hex::encode(random);
         let secret = Secret { node: node.into(), token: token.into() };
         let (inbound_tx, inbound) = mpsc::channel(QUEUE);
         let (events_tx, events) = mpsc::channel(QUEUE);

@@ -113,7 +113,7 @@ async fn event(
     let object = &write.key.object;
     let namespace = if object.namespace.is_empty() { "default" } else { &object.namespace };
     let digest = Sha256::digest(format!("{object}\n{reason}\n{message}"));
-    let digest: String = digest.iter().take(8).map(|b| format!("{b:02x}")).collect();
+    let digest = hex::encode(digest.first_chunk::<8>().copied().unwrap_or_default());
     let resource = resource(object.kind);
     let body = json!({
         "apiVersion": "events.k8s.io/v1",

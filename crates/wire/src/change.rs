@@ -7,7 +7,7 @@ use std::{
 };
 
 use axoneme_model::{
-    Cidr, Identity, ObjectRef,
+    Cidr, Identity, ObjectRef, PeerClass,
     rows::{
         DirectionDefault, EndpointRow, IdentityRow, IpRow, NodeConfigRow, NodeRow, PolicyEntry, PolicyKey, RowSet,
         RuleId, RuleRow, ServiceRow, TableId, TableRow,
@@ -169,6 +169,23 @@ impl TablePatch {
         }
     }
 
+    /// The upserts in an order in which every lookup at any time gives the verdict of the table before or after: from
+    /// narrow to wide. Defaults go next, then [`Self::removals_in_order`].
+    #[must_use]
+    pub fn upserts_in_order(&self) -> Vec<(PolicyKey, PolicyEntry)> {
+        let mut list: Vec<_> = self.upserts.iter().map(|(k, v)| (*k, *v)).collect();
+        list.sort_by_key(|(k, _)| (std::cmp::Reverse(narrowness(k)), *k));
+        list
+    }
+
+    /// The removals, from wide to narrow.
+    #[must_use]
+    pub fn removals_in_order(&self) -> Vec<PolicyKey> {
+        let mut list: Vec<_> = self.removals.iter().copied().collect();
+        list.sort_by_key(|k| (narrowness(k), *k));
+        list
+    }
+
     /// This patch followed by a later one of the same table.
     #[must_use]
     pub fn then(mut self, later: &Self) -> Self {
@@ -187,6 +204,11 @@ impl TablePatch {
         }
         self
     }
+}
+
+/// Where an entry stands in the order of lookup: what is larger is looked at first.
+fn narrowness(k: &PolicyKey) -> (bool, bool, u8) {
+    (k.peer != PeerClass::ANY, k.protocol.is_some(), k.port_bits)
 }
 
 /// One change of one row.

@@ -45,10 +45,11 @@ impl Core {
         if resting {
             self.again(&write.key);
         }
-        if resting && write.key.object.kind == Kind::CiliumIdentity {
-            if let Ok(id) = write.key.object.name.parse() {
-                self.identities.not_created(axoneme_model::Identity(id));
-            }
+        if resting
+            && write.key.object.kind == Kind::CiliumIdentity
+            && let Ok(id) = write.key.object.name.parse()
+        {
+            self.identities.not_created(axoneme_model::Identity(id));
         }
         !resting && !self.in_flight.contains_key(&write.key)
     }

@@ -94,7 +94,9 @@ struct Replica {
 impl Replica {
     fn new(name: &str) -> Self {
         let mut core = Core::new(name, Timing::default());
-        KINDS.into_iter().for_each(|k| core.source(SourceEvent::Synced(k)));
+        for k in KINDS {
+            core.source(SourceEvent::Synced(k));
+        }
         Self { core, read: 0, now: Instant::now() }
     }
 

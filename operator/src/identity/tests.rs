@@ -3,7 +3,7 @@ use proptest::{collection as many, prelude::*};
 
 use super::*;
 
-const GRACE: Duration = Duration::from_secs(60);
+const GRACE: Duration = Duration::from_mins(1);
 
 fn labels(app: &str) -> Labels {
     Labels::new().with(LabelKey::k8s("app"), app)
@@ -15,7 +15,9 @@ fn set(apps: &[&str]) -> BTreeSet<Labels> {
 
 fn wanting(apps: &[&str]) -> Identities {
     let mut i = Identities::default();
-    apps.iter().for_each(|a| i.want(labels(a), true));
+    for a in apps {
+        i.want(labels(a), true);
+    }
     i
 }
 

@@ -103,7 +103,9 @@ fn an_ignored_node_is_left_alone_and_its_blocks_are_taken() {
 #[test]
 fn two_nodes_with_the_same_block_are_told_and_nobody_is_moved() {
     let mut all = nodes(&["a", "b"]);
-    all.values_mut().for_each(|n| n.blocks = vec![cidr("10.0.0.0/24")]);
+    for n in all.values_mut() {
+        n.blocks = vec![cidr("10.0.0.0/24")];
+    }
     let plan = plan(&settings(IpamMode::ClusterPool, &["10.0.0.0/16"], 24), &BTreeMap::new(), &all);
     assert_eq!(plan.nodes["b"].blocks, [cidr("10.0.0.0/24")]);
     assert!(messages(&plan).contains("overlaps with 10.0.0.0/24 of node a"), "{}", messages(&plan));

@@ -71,7 +71,7 @@ pub fn policy(object: &ObjectRef, entry: &PolicyEntry, e: &Enforcement, now: &st
     };
     let wanted = [valid(entry.errors.as_ref(), &in_force), enforced(entry, e)];
     let conditions = merged(&entry.raw, entry.generation, &wanted, now)?;
-    Some(status(object, json!({"conditions": conditions})))
+    Some(status(object, &json!({"conditions": conditions})))
 }
 
 /// The write that makes the status of the settings this; none if it is.
@@ -104,10 +104,10 @@ pub fn config(
     let now = entry.raw.pointer("/status/conditions").cloned();
     let conditions = conditions.map(Value::from).or(now);
     let body = json!({"conditions": conditions, "observedGeneration": entry.generation, "nodes": nodes});
-    Some(status(&object, body))
+    Some(status(&object, &body))
 }
 
-fn status(object: &ObjectRef, status: Value) -> Write {
+fn status(object: &ObjectRef, status: &Value) -> Write {
     Write::new(object.clone(), Part::Status, Operation::Merge(json!({"status": status})))
 }
 

@@ -118,8 +118,8 @@ impl Directory {
         });
         for (path, text) in files {
             let file = self.files.entry(path.clone()).or_default();
-            if let Some(problem) = file.update(text) {
-                let what = path.display().to_string();
+            if file.update(text) {
+                let (what, problem) = (path.display().to_string(), file.problem.clone());
                 if let Some(p) = &problem {
                     warn!(file = %what, problem = %p, "manifest file can't be used; what it said before stays");
                 }
@@ -150,11 +150,11 @@ impl Directory {
 }
 
 impl File {
-    /// Takes a new text in; says the file's state if that changed.
-    fn update(&mut self, text: Result<String, String>) -> Option<Option<String>> {
+    /// Takes a new text in; says whether the file broke, broke otherwise, or is well again.
+    fn update(&mut self, text: Result<String, String>) -> bool {
         let before = self.problem.clone();
         match text {
-            Ok(t) if t == self.text && before.is_none() => return None,
+            Ok(t) if t == self.text && before.is_none() => return false,
             Ok(t) => {
                 match objects(&t) {
                     Ok(objects) => (self.objects, self.problem) = (objects, None),
@@ -164,7 +164,7 @@ impl File {
             }
             Err(e) => self.problem = Some(e),
         }
-        (self.problem != before).then(|| self.problem.clone())
+        self.problem != before
     }
 }
 

@@ -177,13 +177,14 @@ impl Watch {
 }
 
 fn status_of(e: &watcher::Error) -> Option<u16> {
-    match e {
-        watcher::Error::InitialListFailed(kube::Error::Api(s))
-        | watcher::Error::WatchStartFailed(kube::Error::Api(s))
-        | watcher::Error::WatchFailed(kube::Error::Api(s)) => Some(s.code),
-        watcher::Error::WatchError(s) => Some(s.code),
-        _ => None,
-    }
+    let error = match e {
+        watcher::Error::WatchError(status) => return Some(status.code),
+        watcher::Error::InitialListFailed(e) | watcher::Error::WatchStartFailed(e) | watcher::Error::WatchFailed(e) => {
+            e
+        }
+        watcher::Error::NoResourceVersion => return None,
+    };
+    if let kube::Error::Api(status) = error { Some(status.code) } else { None }
 }
 
 #[cfg(test)]

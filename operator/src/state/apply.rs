@@ -65,7 +65,7 @@ impl Cluster {
                 self.namespaces.insert(name.clone(), ns.clone());
                 self.changes.push(WorldChange::Namespace(name, Some(ns)));
             }
-            Parsed::Pod(key, pod) => self.pod(key, pod.map(|p| *p)),
+            Parsed::Pod(key, pod) => self.pod(&key, pod.map(|p| *p)),
             Parsed::Node(node) => {
                 let name = node.name.clone();
                 let entry = self.nodes.entry(name.clone()).or_default();
@@ -117,12 +117,12 @@ impl Cluster {
         self.emit_nodes();
     }
 
-    fn pod(&mut self, key: Key, pod: Option<axoneme_model::world::Pod>) {
+    fn pod(&mut self, key: &Key, pod: Option<axoneme_model::world::Pod>) {
         let old = match pod {
             Some(p) => self.pods.insert(key.clone(), p),
-            None => self.pods.remove(&key),
+            None => self.pods.remove(key),
         };
-        let new = self.pods.get(&key);
+        let new = self.pods.get(key);
         if let Some(old) = &old
             && new.is_none_or(|n| n.uid != old.uid)
         {
@@ -134,7 +134,7 @@ impl Cluster {
         }
         // what a node's pods need of the pools
         self.touched.ipam |= old.as_ref().map(|p| &p.node) != new.map(|p| &p.node);
-        self.emit_pod(&key);
+        self.emit_pod(key);
     }
 
     fn slice(&mut self, key: Key, slice: Option<axoneme_intake::EndpointSlice>) {
@@ -175,7 +175,7 @@ impl Cluster {
                 self.namespaces.remove(&object.name);
                 self.changes.push(WorldChange::Namespace(object.name, None));
             }
-            Kind::Pod => self.pod(key, None),
+            Kind::Pod => self.pod(&key, None),
             Kind::Node => {
                 if let Some(e) = self.nodes.get_mut(&object.name) {
                     (e.node, e.node_raw, e.report) = (None, Value::Null, None);

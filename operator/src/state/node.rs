@@ -106,7 +106,9 @@ impl Cluster {
 
     pub(super) fn emit_nodes(&mut self) {
         let names: Vec<_> = self.nodes.keys().cloned().collect();
-        names.iter().for_each(|n| self.emit_node(n));
+        for name in &names {
+            self.emit_node(name);
+        }
     }
 
     /// What the node's agent says of it.

@@ -42,7 +42,7 @@ impl Cluster {
     pub(super) fn apply_policy(&mut self, object: ObjectRef, raw: Value) {
         let old = self.policies.remove(&object);
         let generation = raw.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0);
-        let entry = load(&object, raw, generation, old.as_ref(), &self.settings.options());
+        let entry = load(&object, raw, generation, old.as_ref(), self.settings.options());
         let before = old.as_ref().and_then(|o| o.loaded.policy());
         if before != entry.loaded.policy() {
             let policy = entry.loaded.policy().cloned().map(Box::new);
@@ -67,8 +67,8 @@ impl Cluster {
     }
 }
 
-fn load(object: &ObjectRef, raw: Value, generation: i64, old: Option<&PolicyEntry>, options: &Options) -> PolicyEntry {
-    match parse_as(object.kind, &raw, options) {
+fn load(object: &ObjectRef, raw: Value, generation: i64, old: Option<&PolicyEntry>, options: Options) -> PolicyEntry {
+    match parse_as(object.kind, &raw, &options) {
         Ok(Parsed::Policy(p)) => PolicyEntry { raw, generation, loaded: Loaded::Current(p), errors: None },
         // not a policy kind: never called for one
         Ok(_) => PolicyEntry { raw, generation, loaded: Loaded::Nothing, errors: None },

@@ -91,7 +91,9 @@ fn broken_objects_of_all_kinds_stop_nothing() {
     );
     assert_eq!(c.nodes["n"].node.as_ref().unwrap().addresses.len(), 1);
     assert!(!c.is_synced());
-    KINDS.into_iter().for_each(|k| c.apply(SourceEvent::Synced(k)));
+    for k in KINDS {
+        c.apply(SourceEvent::Synced(k));
+    }
     assert!(c.is_synced());
 }
 
@@ -136,7 +138,7 @@ fn the_ipam_mode_says_which_prefixes_a_node_has() {
             "metadata": {"name": "default"}, "spec": {"ipam": {"mode": mode}}}),
         );
         let mode = c.settings.ipam.mode;
-        c.nodes["n"].pools(mode).into_iter().map(|(p, c)| format!("{p}={}", c[0])).collect::<String>()
+        c.nodes["n"].pools(mode).into_iter().map(|(p, c)| format!("{p}={}", c[0])).collect::<Vec<_>>().concat()
     };
     assert_eq!(cidrs("ClusterPool"), "default=10.0.1.0/24");
     assert_eq!(cidrs("Kubernetes"), "default=10.9.0.0/24");

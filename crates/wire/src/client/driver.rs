@@ -112,8 +112,7 @@ impl Driver {
                 // a session that was of use: start over at once. One that ended soon was sent away: another process
                 // of the same node may be there, and the two must not chase each other
                 Round::Served(lasted) if lasted >= OF_USE => pause = FIRST_PAUSE,
-                Round::Served(_) => pause = (pause * 2).min(LONGEST_PAUSE),
-                Round::Failed => pause = (pause * 2).min(LONGEST_PAUSE),
+                Round::Served(_) | Round::Failed => pause = (pause * 2).min(LONGEST_PAUSE),
             }
             self.rest(pause, &cancel).await;
         }

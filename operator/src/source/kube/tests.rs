@@ -48,7 +48,7 @@ impl Script {
         };
         let (code, body) = match next {
             None => std::future::pending().await,
-            Some(Answer::Watch(lines)) => (200, lines.iter().map(|l| format!("{l}\n")).collect::<String>()),
+            Some(Answer::Watch(lines)) => (200, lines.iter().map(|l| format!("{l}\n")).collect::<Vec<_>>().concat()),
             Some(Answer::List(items)) => (
                 200,
                 json!({"apiVersion": "v1", "kind": "NamespaceList", "metadata": {"resourceVersion": "50"}, "items": items})
@@ -93,7 +93,7 @@ async fn said(script: &Script, count: usize) -> Vec<String> {
     let task = tokio::spawn(watch(script.client(), Kind::Namespace, tx, cancel.clone()));
     let mut out = Vec::new();
     while out.len() < count {
-        let e = tokio::time::timeout(Duration::from_secs(60), rx.recv()).await.expect("an event").unwrap();
+        let e = tokio::time::timeout(Duration::from_mins(1), rx.recv()).await.expect("an event").unwrap();
         out.push(match e {
             SourceEvent::Apply { object, .. } => {
                 assert!(object["metadata"].get("managedFields").is_none(), "slim");
