@@ -1,0 +1,464 @@
+//! Round trips and connections per second between pods, against a bare veth pair (floor) and the kernel's own way (peer).
+//!
+//! Method: client and server on one core, short runs of all setups in turn, several rounds, several instances of each
+//! setup (their placement in memory matters by some percent). A ratio is the median over rounds of floor's p50 divided by
+//! ours. One JSON object a line:
+//! `{"name","unit","ours","floor","floor_name","peer","peer_name","ratio_to_floor","ratio_to_peer","spread"}`;
+//! `spread` is the range of the middle half of the ratio to the floor.
+//!
+//! Needs root. `datapath_bench [--rounds N] [--milliseconds N] [same] [cross] [packet]`.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a bench stops at the first failure")]
+
+#[path = "../tests/rig/mod.rs"]
+mod rig;
+
+use std::{
+    io::{Read, Write},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    os::fd::{AsFd, AsRawFd},
+    sync::mpsc::{Receiver, Sender, channel},
+    time::{Duration, Instant},
+};
+
+use axoneme_kernel::{
+    bpf::{CONTEXT_WORDS, test_run},
+    datapath::{Datapath, Direction, Hook, IpEntry, PolicyDefault, PolicyTable},
+};
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
+use rig::{HOST_MAC, Namespace, Node, Options, node_v4, node_v6, rule, sh};
+
+const PORT: u16 = 7000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// One byte there and back on an open connection.
+    Rr,
+    /// Connect, one byte there and back, reset.
+    Crr,
+}
+
+fn pin(core: usize) {
+    let mut set = CpuSet::new();
+    set.set(core).unwrap();
+    sched_setaffinity(Pid::from_raw(0), &set).unwrap();
+}
+
+/// A client and a server in namespaces; the client runs on demand.
+struct Setup {
+    orders: Sender<(Kind, IpAddr, Duration)>,
+    results: Receiver<f64>,
+    addresses: [IpAddr; 2],
+}
+
+impl Setup {
+    fn new(client: &Namespace, server: &Namespace, addresses: [IpAddr; 2]) -> Self {
+        let (ready, wait) = channel();
+        server.spawn(move || {
+            pin(0);
+            let l = TcpListener::bind(("::", PORT)).unwrap();
+            ready.send(()).unwrap();
+            for s in l.incoming() {
+                let Ok(mut s) = s else { continue };
+                let _ = s.set_nodelay(true);
+                let mut b = [0; 1];
+                while s.read_exact(&mut b).is_ok() && s.write_all(&b).is_ok() {}
+            }
+        });
+        wait.recv().unwrap();
+        let (orders, inbox) = channel::<(Kind, IpAddr, Duration)>();
+        let (outbox, results) = channel();
+        client.spawn(move || {
+            pin(0);
+            for (kind, to, time) in inbox {
+                outbox.send(measure(kind, to, time)).unwrap();
+            }
+        });
+        Self { orders, results, addresses }
+    }
+
+    /// p50 in microseconds.
+    fn run(&self, kind: Kind, family: usize, time: Duration) -> f64 {
+        self.orders.send((kind, self.addresses[family], time)).unwrap();
+        self.results.recv().unwrap()
+    }
+}
+
+#[allow(unsafe_code, reason = "SO_LINGER has no safe wrapper in std")]
+fn reset_on_close(s: &TcpStream) {
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    let size = libc::socklen_t::try_from(size_of::<libc::linger>()).unwrap();
+    // SAFETY: the struct outlives the call.
+    let r = unsafe {
+        libc::setsockopt(s.as_raw_fd(), libc::SOL_SOCKET, libc::SO_LINGER, (&raw const linger).cast(), size)
+    };
+    assert_eq!(r, 0);
+}
+
+fn measure(kind: Kind, to: IpAddr, time: Duration) -> f64 {
+    let address = SocketAddr::new(to, PORT);
+    let open = || {
+        let s = TcpStream::connect(address).unwrap();
+        s.set_nodelay(true).unwrap();
+        s
+    };
+    let mut samples = Vec::with_capacity(100_000);
+    let start = Instant::now();
+    let mut kept = (kind == Kind::Rr).then(open);
+    let mut b = [1; 1];
+    while start.elapsed() < time {
+        let t = Instant::now();
+        match &mut kept {
+            Some(s) => {
+                s.write_all(&b).unwrap();
+                s.read_exact(&mut b).unwrap();
+            }
+            None => {
+                let mut s = open();
+                reset_on_close(&s);
+                s.write_all(&b).unwrap();
+                s.read_exact(&mut b).unwrap();
+            }
+        }
+        samples.push(t.elapsed().as_secs_f64() * 1e6);
+    }
+    median(&mut samples)
+}
+
+fn median(x: &mut [f64]) -> f64 {
+    quantile(x, 0.5)
+}
+
+fn quantile(x: &mut [f64], q: f64) -> f64 {
+    x.sort_by(f64::total_cmp);
+    #[allow(clippy::cast_sign_loss, reason = "a quantile's place")]
+    let place = ((x.len() - 1) as f64 * q).round() as usize;
+    x[place]
+}
+
+/// Two namespaces and a veth pair between them: the floor.
+fn bare(keep: &mut Vec<Box<dyn std::any::Any>>) -> Setup {
+    let (a, b) = (Namespace::new("floor-a"), Namespace::new("floor-b"));
+    a.ip(&format!("link add eth0 type veth peer name eth0 netns {}", b.name));
+    for (ns, n) in [(&a, 1), (&b, 2)] {
+        ns.ip("link set eth0 up");
+        ns.ip(&format!("addr add 10.77.0.{n}/24 dev eth0"));
+        ns.ip(&format!("addr add fd77::{n}/64 dev eth0 nodad"));
+    }
+    let setup = Setup::new(&a, &b, ["10.77.0.2".parse().unwrap(), "fd77::2".parse().unwrap()]);
+    keep.push(Box::new((a, b)));
+    setup
+}
+
+/// A table of some size that lets the bench through by a rule, everything else not.
+fn table(direction: Direction, peer: u32) -> PolicyTable {
+    let deny = PolicyDefault { allow: false, rule: 1 };
+    let mut entries: Vec<_> = (0..200).map(|n| rule(direction, 50_000 + n, 6, 80, true, 2)).collect();
+    entries.push(rule(direction, peer, 6, PORT, true, 3));
+    let other = PolicyDefault { allow: true, rule: 0 };
+    let (ingress_default, egress_default) =
+        if direction == Direction::Ingress { (deny, other) } else { (other, deny) };
+    PolicyTable { ingress_default, egress_default, entries }
+}
+
+/// Reads events on the other core, as the agent does, and keeps the node alive.
+fn drain(node: Node, keep: &mut Vec<Box<dyn std::any::Any>>) {
+    let mut reader = node.datapath.events().unwrap();
+    std::thread::spawn(move || {
+        pin(1);
+        let mut events = Vec::new();
+        loop {
+            events.clear();
+            reader.read(65_536, &mut events);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    });
+    keep.push(Box::new(node));
+}
+
+fn ours(keep: &mut Vec<Box<dyn std::any::Any>>) -> Setup {
+    let node = Node::alone();
+    let (a, b) = (node.pod(1), node.pod(2));
+    node.datapath.put_table(a.slot, &table(Direction::Egress, b.identity)).unwrap();
+    node.datapath.put_table(b.slot, &table(Direction::Ingress, a.identity)).unwrap();
+    let setup = Setup::new(&a.ns, &b.ns, b.addresses());
+    keep.push(Box::new((a, b)));
+    drain(node, keep);
+    setup
+}
+
+/// Two namespaces behind a router that tracks connections and lets the bench through by a rule: the kernel's own way.
+fn nftables(keep: &mut Vec<Box<dyn std::any::Any>>) -> Setup {
+    let node = Namespace::new("nft");
+    let pods = [1u8, 2].map(|n| kernel_pod(&node, 1, n));
+    let rules = format!(
+        "table inet f {{ chain c {{ type filter hook forward priority 0; policy drop; ct state established,related accept; \
+         tcp dport {PORT} ip saddr 10.1.0.1 ip daddr 10.1.0.2 accept; \
+         tcp dport {PORT} ip6 saddr fd10:1::1 ip6 daddr fd10:1::2 accept; meta l4proto ipv6-icmp accept; }}; }}"
+    );
+    sh(&format!("ip netns exec {} nft '{rules}'", node.name));
+    let setup = Setup::new(&pods[0], &pods[1], ["10.1.0.2".parse().unwrap(), "fd10:1::2".parse().unwrap()]);
+    keep.push(Box::new((node, pods)));
+    setup
+}
+
+/// A pod's link and routes as ours, without programs.
+fn kernel_pod(node: &Namespace, net: u8, number: u8) -> Namespace {
+    let pod = Namespace::new(&format!("k{number}"));
+    let (v4, v6, link) = (format!("10.{net}.0.{number}"), format!("fd10:{net}::{number}"), format!("h{number}"));
+    let mac = format!("0a:00:00:00:{net:02x}:{number:02x}");
+    let (n, p) = (&node.name, &pod.name);
+    sh(&format!(
+        "ip -n {n} link add {link} address {HOST_MAC} type veth peer name eth0 netns {p} address {mac}
+         ip -n {n} link set {link} addrgenmode none up
+         ip -n {p} link set eth0 up
+         ip -n {p} addr add {v4}/32 dev eth0
+         ip -n {p} addr add {v6}/128 dev eth0 nodad
+         ip -n {p} route add 169.254.1.1 dev eth0 scope link
+         ip -n {p} neigh replace 169.254.1.1 lladdr {HOST_MAC} dev eth0 nud permanent
+         ip -n {p} neigh replace fe80::1 lladdr {HOST_MAC} dev eth0 nud permanent
+         ip -n {p} route add default via 169.254.1.1 dev eth0 src {v4}
+         ip -n {p} route add default via fe80::1 dev eth0 src {v6}
+         ip -n {n} route add {v4}/32 dev {link}
+         ip -n {n} route add {v6}/128 dev {link}
+         ip -n {n} neigh replace {v4} lladdr {mac} dev {link} nud permanent
+         ip -n {n} neigh replace {v6} lladdr {mac} dev {link} nud permanent"
+    ));
+    pod
+}
+
+/// Two nodes on one uplink pair, addressed.
+fn uplinks() -> [Namespace; 2] {
+    let nodes = [Namespace::new("x1"), Namespace::new("x2")];
+    nodes[0].ip(&format!("link add up0 type veth peer name up0 netns {}", nodes[1].name));
+    for (ns, n) in nodes.iter().zip([1u8, 2]) {
+        let other = 3 - n;
+        ns.ip("link set up0 up");
+        ns.ip(&format!("addr add {}/32 dev lo", node_v4(n)));
+        ns.ip(&format!("addr add {}/128 dev lo nodad", node_v6(n)));
+        ns.ip(&format!("addr add 10.201.0.{n}/24 dev up0"));
+        ns.ip(&format!("addr add fd21::{n}/64 dev up0 nodad"));
+        ns.ip(&format!("route add {}/32 via 10.201.0.{other} src {}", node_v4(other), node_v4(n)));
+    }
+    nodes
+}
+
+fn vxlan(ns: &Namespace, number: u8, how: &str) -> u32 {
+    let other = 3 - number;
+    ns.ip(&format!("link add vx0 address {HOST_MAC} type vxlan {how} dstport 8472 nolearning"));
+    ns.ip("link set vx0 addrgenmode none mtu 1450 up");
+    ns.ip(&format!("route add 10.{other}.0.0/24 dev vx0"));
+    ns.ip(&format!("route add fd10:{other}::/64 dev vx0"));
+    ns.run(|| nix::net::if_::if_nametoindex("vx0").unwrap())
+}
+
+fn cross(tunnel: bool, keep: &mut Vec<Box<dyn std::any::Any>>) -> Setup {
+    let mut number = 0;
+    let nodes = uplinks().map(|ns| {
+        number += 1;
+        let overlay = if tunnel { vxlan(&ns, number, "external") } else { 0 };
+        if !tunnel {
+            let other = 3 - number;
+            ns.ip(&format!("route add 10.{other}.0.0/24 via 10.201.0.{other}"));
+            ns.ip(&format!("route add fd10:{other}::/64 via fd21::{other}"));
+        } else {
+            ns.ip("link set vx0 arp off");
+        }
+        let uplink = ns.run(|| nix::net::if_::if_nametoindex("up0").unwrap());
+        let node = Node::with(ns, number, &Options { native: !tunnel, uplink, overlay, services: true, ..Options::default() });
+        node.ns.run(|| {
+            node.datapath.attach(Hook::Uplink, uplink).unwrap();
+            if tunnel {
+                node.datapath.attach(Hook::Overlay, overlay).unwrap();
+            }
+        });
+        node
+    });
+    let pods = [nodes[0].pod(1), nodes[1].pod(2)];
+    nodes[0].datapath.put_table(pods[0].slot, &table(Direction::Egress, pods[1].identity)).unwrap();
+    nodes[1].datapath.put_table(pods[1].slot, &table(Direction::Ingress, pods[0].identity)).unwrap();
+    for (here, there) in [(0, 1), (1, 0)] {
+        let (pod, n) = (&pods[there], nodes[there].number);
+        let hops: [IpAddr; 2] = if tunnel {
+            [node_v4(n).into(), node_v4(n).into()]
+        } else {
+            [[10, 201, 0, n].into(), [0xfd21, 0, 0, 0, 0, 0, 0, u16::from(n)].into()]
+        };
+        for (address, hop) in pod.addresses().into_iter().zip(hops) {
+            let entry = IpEntry { identity: pod.identity, peer: pod.identity, tunnel: Some(hop), is_node: false };
+            nodes[here].datapath.upsert_ip(address.into(), entry).unwrap();
+        }
+    }
+    let setup = Setup::new(&pods[0].ns, &pods[1].ns, pods[1].addresses());
+    keep.push(Box::new(pods));
+    for node in nodes {
+        drain(node, keep);
+    }
+    setup
+}
+
+fn kernel_cross(tunnel: bool, keep: &mut Vec<Box<dyn std::any::Any>>) -> Setup {
+    let nodes = uplinks();
+    for (ns, n) in nodes.iter().zip([1u8, 2]) {
+        let other = 3 - n;
+        if tunnel {
+            vxlan(ns, n, &format!("id 7 local {} remote {}", node_v4(n), node_v4(other)));
+            // One address on both ends would be taken for a loop.
+            ns.ip(&format!("link set vx0 address 0a:00:00:00:ff:{n:02x}"));
+            for p in [format!("10.{other}.0.{other}"), format!("fd10:{other}::{other}")] {
+                ns.ip(&format!("neigh replace {p} lladdr 0a:00:00:00:ff:{other:02x} dev vx0 nud permanent"));
+            }
+        } else {
+            ns.ip(&format!("route add 10.{other}.0.0/24 via 10.201.0.{other}"));
+            ns.ip(&format!("route add fd10:{other}::/64 via fd21::{other}"));
+        }
+    }
+    let pods = [kernel_pod(&nodes[0], 1, 1), kernel_pod(&nodes[1], 2, 2)];
+    let setup = Setup::new(&pods[0], &pods[1], ["10.2.0.2".parse().unwrap(), "fd10:2::2".parse().unwrap()]);
+    keep.push(Box::new((nodes, pods)));
+    setup
+}
+
+struct Line<'a> {
+    name: &'a str,
+    kind: Kind,
+    family: usize,
+    floor_name: &'a str,
+    peer_name: &'a str,
+}
+
+/// Runs ours, floor and peer in turn and prints the line.
+fn race(line: &Line<'_>, ours: &[Setup], floor: &[Setup], peer: &[Setup], rounds: usize, time: Duration) {
+    let mut all = [Vec::new(), Vec::new(), Vec::new()];
+    let (mut to_floor, mut to_peer) = (Vec::new(), Vec::new());
+    for round in 0..rounds {
+        // The order turns, so that a drift of the machine's speed hits all alike.
+        let mut got = [0.0; 3];
+        for step in 0..3 {
+            let which = (round + step) % 3;
+            let setups = [ours, floor, peer][which];
+            got[which] = setups[(round / 3) % setups.len()].run(line.kind, line.family, time);
+            all[which].push(got[which]);
+        }
+        to_floor.push(got[1] / got[0]);
+        to_peer.push(got[2] / got[0]);
+    }
+    let [mut o, mut f, mut p] = all;
+    println!(
+        "{{\"name\":\"{}\",\"unit\":\"us\",\"ours\":{:.2},\"floor\":{:.2},\"floor_name\":\"{}\",\"peer\":{:.2},\
+         \"peer_name\":\"{}\",\"ratio_to_floor\":{:.3},\"ratio_to_peer\":{:.3},\"spread\":[{:.3},{:.3}]}}",
+        line.name,
+        median(&mut o),
+        median(&mut f),
+        line.floor_name,
+        median(&mut p),
+        line.peer_name,
+        median(&mut to_floor),
+        median(&mut to_peer),
+        quantile(&mut to_floor, 0.25),
+        quantile(&mut to_floor, 0.75),
+    );
+}
+
+fn same_node(rounds: usize, time: Duration) {
+    let mut keep = Vec::new();
+    let floor: Vec<_> = (0..3).map(|_| bare(&mut keep)).collect();
+    let ours: Vec<_> = (0..3).map(|_| ours(&mut keep)).collect();
+    let peer: Vec<_> = (0..3).map(|_| nftables(&mut keep)).collect();
+    for (name, kind, family) in [
+        ("tcp_rr_same_node_v4", Kind::Rr, 0),
+        ("tcp_crr_same_node_v4", Kind::Crr, 0),
+        ("tcp_rr_same_node_v6", Kind::Rr, 1),
+        ("tcp_crr_same_node_v6", Kind::Crr, 1),
+    ] {
+        let line = Line { name, kind, family, floor_name: "veth pair", peer_name: "router, nftables, conntrack" };
+        race(&line, &ours, &floor, &peer, rounds, time);
+    }
+}
+
+fn two_nodes(rounds: usize, time: Duration) {
+    let mut keep = Vec::new();
+    let floor: Vec<_> = (0..2).map(|_| bare(&mut keep)).collect();
+    for (tunnel, word, peer_name) in [(false, "native", "kernel routing"), (true, "vxlan", "kernel vxlan")] {
+        let ours: Vec<_> = (0..2).map(|_| cross(tunnel, &mut keep)).collect();
+        let peer: Vec<_> = (0..2).map(|_| kernel_cross(tunnel, &mut keep)).collect();
+        for (kind, name) in [(Kind::Rr, "tcp_rr"), (Kind::Crr, "tcp_crr")] {
+            let name = format!("{name}_{word}_v4");
+            let line = Line { name: &name, kind, family: 0, floor_name: "veth pair", peer_name };
+            race(&line, &ours, &floor, &peer, rounds, time);
+        }
+    }
+}
+
+fn tcp_packet(port: u16, to: u16, flags: u8) -> Vec<u8> {
+    let mut p = vec![0xee; 6];
+    p.extend([0x0a, 0, 0, 0, 1, 1, 8, 0, 0x45, 0, 0, 40, 0, 1, 0, 0, 64, 6, 0, 0, 10, 1, 0, 1, 10, 1, 0, 2]);
+    p.extend(port.to_be_bytes());
+    p.extend(to.to_be_bytes());
+    p.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
+    p
+}
+
+/// Nanoseconds per packet of the program alone (`BPF_PROG_TEST_RUN`), the cost of a run of nothing taken off.
+fn per_packet() {
+    let node = Node::alone();
+    let (a, b) = (node.pod(1), node.pod(2));
+    node.datapath.put_table(a.slot, &table(Direction::Egress, b.identity)).unwrap();
+    node.datapath.put_table(b.slot, &table(Direction::Ingress, a.identity)).unwrap();
+    node.ns.enter();
+    pin(0);
+    let program = node.datapath.program("from_container").unwrap();
+    let other = node.datapath.program("to_overlay").unwrap();
+    let mut context = [0u32; CONTEXT_WORDS];
+    context[10] = a.ifindex;
+    let run = |p: &[u8], repeat| test_run(program.as_fd(), p, Some(&context), repeat).unwrap();
+    // A frame that the tunnel's program drops at sight: what a run itself costs.
+    let mut frame = tcp_packet(1, 2, 16);
+    frame[12..14].copy_from_slice(&[0x88, 0xb5]);
+    let best = |f: &dyn Fn() -> u32| (0..7).map(|_| f()).min().unwrap_or(0);
+    let nothing = best(&|| test_run(other.as_fd(), &frame, None, 200_000).unwrap().nanoseconds);
+    let open = tcp_packet(40_000, PORT, 16);
+    run(&open, 2);
+    let established = best(&|| run(&open, 200_000).nanoseconds);
+    let denied = tcp_packet(40_000, PORT + 1, 2);
+    let denied = best(&|| run(&denied, 50_000).nanoseconds);
+    let mut new: Vec<f64> =
+        (0..10_000).map(|n| f64::from(run(&tcp_packet(10_000 + n, PORT, 2), 1).nanoseconds)).collect();
+    let mut single: Vec<f64> = (0..2000)
+        .map(|_| f64::from(test_run(other.as_fd(), &frame, None, 1).unwrap().nanoseconds))
+        .collect();
+    for (name, value, floor) in [
+        ("packet_established", f64::from(established), f64::from(nothing)),
+        ("packet_denied", f64::from(denied), f64::from(nothing)),
+        ("packet_new_connection", median(&mut new), median(&mut single)),
+    ] {
+        println!(
+            "{{\"name\":\"{name}\",\"unit\":\"ns\",\"ours\":{:.0},\"floor\":{floor:.0},\"floor_name\":\"run of nothing, \
+             taken off\",\"peer\":null,\"peer_name\":null,\"ratio_to_floor\":null,\"ratio_to_peer\":null,\"spread\":null}}",
+            value - floor
+        );
+    }
+}
+
+fn main() {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let number = |name: &str, default: u64| {
+        let at = words.iter().position(|w| w == name);
+        at.and_then(|i| words.get(i + 1)).and_then(|w| w.parse().ok()).unwrap_or(default)
+    };
+    let rounds = usize::try_from(number("--rounds", 45)).unwrap();
+    let time = Duration::from_millis(number("--milliseconds", 150));
+    let named: Vec<&str> = words.iter().map(String::as_str).filter(|w| matches!(*w, "same" | "cross" | "packet")).collect();
+    let wanted = |what: &str| named.is_empty() || named.contains(&what);
+    if wanted("same") {
+        same_node(rounds, time);
+    }
+    if wanted("cross") {
+        two_nodes(rounds, time);
+    }
+    if wanted("packet") {
+        per_packet();
+    }
+}
