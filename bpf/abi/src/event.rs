@@ -67,7 +67,9 @@ pub struct DropEvent {
     pub tcp_flags: u8,
     /// [`HookPoint`].
     pub hook: u8,
-    pub reserved: [u8; 6],
+    /// Words, not an array of bytes: zeroing one is a loop in BPF.
+    pub reserved: u16,
+    pub reserved2: u64,
 }
 assert_layout!(
     DropEvent,
@@ -81,7 +83,8 @@ assert_layout!(
     length = 56,
     source_port = 60,
     reason = 64,
-    reserved = 70
+    reserved = 70,
+    reserved2 = 72
 );
 
 /// What happened to a connection.
@@ -120,7 +123,9 @@ pub struct FlowEvent {
     pub tcp_flags: u8,
     /// [`HookPoint`].
     pub hook: u8,
-    pub reserved: [u8; 7],
+    pub reserved: u8,
+    pub reserved2: u16,
+    pub reserved3: u32,
 }
 assert_layout!(
     FlowEvent,
@@ -136,7 +141,9 @@ assert_layout!(
     source_port = 80,
     kind = 84,
     hook = 88,
-    reserved = 89
+    reserved = 89,
+    reserved2 = 90,
+    reserved3 = 92
 );
 
 /// Per-CPU counter of one (reason, direction).

@@ -76,9 +76,10 @@ pub struct Reverse4 {
     /// The client, for connections that loop back to it.
     pub client: u32,
     pub port: u16,
-    pub reserved: [u16; 3],
+    pub reserved: u16,
+    pub reserved2: u32,
 }
-assert_layout!(Reverse4, 16, address = 0, client = 4, port = 8, reserved = 10);
+assert_layout!(Reverse4, 16, address = 0, client = 4, port = 8, reserved = 10, reserved2 = 12);
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -86,9 +87,10 @@ pub struct Reverse6 {
     pub address: Address6,
     pub client: Address6,
     pub port: u16,
-    pub reserved: [u16; 3],
+    pub reserved: u16,
+    pub reserved2: u32,
 }
-assert_layout!(Reverse6, 40, address = 0, client = 16, port = 32, reserved = 34);
+assert_layout!(Reverse6, 40, address = 0, client = 16, port = 32, reserved = 34, reserved2 = 36);
 
 /// A client's backend. `client` is the pod's address, or the network namespace's cookie at the socket.
 #[repr(C)]

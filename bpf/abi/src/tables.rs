@@ -31,8 +31,9 @@ pub struct Endpoint {
     pub identity: u32,
     pub peer: u32,
     pub slot: u16,
-    /// Link-layer address of the pod's side; zero: not checked.
-    pub mac: [u8; 6],
+    /// Link-layer address of the pod's side in memory order; zero: not checked. Half words, not bytes: zeroing six bytes
+    /// is a loop in BPF.
+    pub mac: [u16; 3],
 }
 assert_layout!(Endpoint, 20, ifindex = 0, identity = 4, peer = 8, slot = 12, mac = 14);
 

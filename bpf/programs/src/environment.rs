@@ -200,7 +200,13 @@ macro_rules! maps {
             }
             #[inline(always)]
             fn put_reverse(&self, key: &$key, value: Reverse<$family>) -> bool {
-                let v = $reverse { address: value.address, client: value.client, port: value.port, reserved: [0; 3] };
+                let v = $reverse {
+                    address: value.address,
+                    client: value.client,
+                    port: value.port,
+                    reserved: 0,
+                    reserved2: 0,
+                };
                 $reverses.insert(key, &v, BPF_ANY as u64).is_ok()
             }
             #[inline(always)]

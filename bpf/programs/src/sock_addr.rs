@@ -1,16 +1,16 @@
 //! Programs of the cgroup's socket-address hooks: Services at connect and send, the way back at receive and
 //! `getpeername`.
 
+use axoneme_abi::constants::feature;
+use axoneme_stages::{
+    Env, V4, V6,
+    socket::{Caller, Outcome, connect, reverse},
+};
 use aya_ebpf::{
     bindings::bpf_sock_addr,
     helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval},
     macros::cgroup_sock_addr,
     programs::SockAddrContext,
-};
-use axoneme_abi::constants::feature;
-use axoneme_stages::{
-    Env, V4, V6,
-    socket::{Caller, Outcome, connect, reverse},
 };
 
 use crate::environment::Kernel;

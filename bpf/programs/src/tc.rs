@@ -5,11 +5,11 @@
 
 use axoneme_abi::constants::{CONTROL_VERDICT, MARK_ENCAPSULATED};
 use axoneme_stages::{Family, Kind, Maps, Packet, V4, V6, Verdict, Work, fast, hook, other_protocol, slow};
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     EbpfContext,
-    bindings::{
-        __sk_buff, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1, bpf_tunnel_key, bpf_tunnel_key__bindgen_ty_1,
-    },
+    bindings::{__sk_buff, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1, bpf_tunnel_key},
     helpers::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_set_tunnel_key},
     macros::classifier,
     programs::TcContext,
@@ -28,6 +28,7 @@ const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 const ZERO_CHECKSUM: u64 = 2;
 const TUNNEL_IPV6: u64 = 1;
+const TTL: u32 = 64;
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
 
@@ -42,7 +43,7 @@ fn act<const ENTERING: bool>(skb: Skb, v: Verdict) -> i32 {
     }
     match v.kind {
         Kind::Pass => NEXT,
-        Kind::Drop => SHOT,
+        Kind::Drop | Kind::Undecided => SHOT,
         // SAFETY: plain helper calls.
         Kind::Local => unsafe { bpf_redirect_peer(v.argument, 0) as i32 },
         Kind::Reject => unsafe { bpf_redirect_peer(skb.ifindex(), 0) as i32 },
@@ -74,19 +75,30 @@ fn next_hop(ifindex: u32, node: u32) -> i32 {
 #[inline(never)]
 fn encapsulate(skb: *mut __sk_buff, node: u32, identity: u32) -> bool {
     let Some(node) = NODES.get(node) else { return false };
-    // SAFETY: a struct of integers.
-    let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
-    key.tunnel_id = identity;
-    key.tunnel_ttl = 64;
-    let mut flags = ZERO_CHECKSUM;
-    if node.family == 4 {
-        key.__bindgen_anon_1 = bpf_tunnel_key__bindgen_ty_1 { remote_ipv4: u32::from_be(node.address[0]) };
-    } else {
-        key.__bindgen_anon_1 = bpf_tunnel_key__bindgen_ty_1 { remote_ipv6: node.address };
-        flags |= TUNNEL_IPV6;
-    }
-    // SAFETY: `key` lives for the call.
-    unsafe { bpf_skb_set_tunnel_key(skb, &mut key, size_of::<bpf_tunnel_key>() as u32, flags) == 0 }
+    let mut key = MaybeUninit::<bpf_tunnel_key>::uninit();
+    let [a, b, c, d] = node.address;
+    let v4 = node.family == 4;
+    let first = if v4 { u32::from_be(a) } else { a };
+    // Identity, remote address, tos, ttl and flags, label, local address. Written word by word: zeroing the struct is a
+    // byte-wise loop of 44 rounds on each packet.
+    const _: () = assert!(size_of::<bpf_tunnel_key>() == 44);
+    let to = key.as_mut_ptr().cast::<u32>();
+    // SAFETY: eleven words make the struct.
+    let put = |place: usize, word: u32| unsafe { to.add(place).write_volatile(word) };
+    put(0, identity);
+    put(1, first);
+    put(2, b);
+    put(3, c);
+    put(4, d);
+    put(5, (TTL << 8).to_le());
+    put(6, 0);
+    put(7, 0);
+    put(8, 0);
+    put(9, 0);
+    put(10, 0);
+    let flags = if v4 { ZERO_CHECKSUM } else { ZERO_CHECKSUM | TUNNEL_IPV6 };
+    // SAFETY: `key` is written in full and lives for the call.
+    unsafe { bpf_skb_set_tunnel_key(skb, key.as_mut_ptr(), size_of::<bpf_tunnel_key>() as u32, flags) == 0 }
 }
 
 /// No return value of a program.

@@ -44,19 +44,27 @@ pub(crate) fn established<F: Family, E: Env, const HOOK: u8>(
     length: u32,
 ) -> Option<Verdict> {
     let now = env.now();
-    let flags = ct.flags;
+    let mut flags = ct.flags;
     if ct.revision != revision(env, ct.slots)
         || flags & FLAGS_SLOW != 0
         || ct.expires <= now
-        || flow.tcp_flags & (SYN | FIN | RST) != 0
-        || (flags & FLAG_REPLIED == 0 && (flags & FLAG_ORIGIN_B != 0) != from_b)
         || !belongs::<HOOK>(ct, from_b, ifindex)
     {
         return None;
     }
     account(ct, from_b, length);
+    if flags & FLAG_REPLIED == 0 && (flags & FLAG_ORIGIN_B != 0) != from_b {
+        flags |= FLAG_REPLIED;
+        ct.flags = flags;
+    }
     ct.expires = now + env.timeout(lifetime(flow.protocol, flags));
     Some(verdict::<HOOK>(ct, from_b))
+}
+
+/// Whether the short way may look the packet up at all: not where it opens or closes a connection.
+#[inline(always)]
+pub(crate) const fn steady(tcp_flags: u8) -> bool {
+    tcp_flags & (FIN | RST) == 0 && tcp_flags & (SYN | ACK) != SYN
 }
 
 #[inline(always)]
@@ -219,6 +227,8 @@ pub(crate) fn event<F: Family, const HOOK: u8>(
         protocol: flow.protocol,
         tcp_flags: flow.tcp_flags,
         hook: HOOK,
-        reserved: [0; 7],
+        reserved: 0,
+        reserved2: 0,
+        reserved3: 0,
     }
 }

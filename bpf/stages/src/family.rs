@@ -151,13 +151,25 @@ pub const ACK: u8 = 16;
 /// Length of the Ethernet header.
 pub const ETHERNET: usize = 14;
 
+/// Reads at the place of a transport header: directly, where there is nothing between it and the IP header.
+#[inline(always)]
+fn read<F: Family, P: Packet, T: crate::Plain>(packet: &P, offset: usize) -> Option<T> {
+    let plain = ETHERNET + if F::NUMBER == 4 { 20 } else { 40 };
+    if offset == plain
+        && let Some(value) = packet.get(plain)
+    {
+        return Some(value);
+    }
+    packet.load(offset)
+}
+
 /// Transport header read at `offset`: fills ports and flags.
 #[inline(always)]
 pub(crate) fn transport<F: Family, P: Packet>(packet: &P, flow: &mut Flow<F>) -> Result<(), DropReason> {
     let offset = flow.transport as usize;
     match flow.protocol {
         TCP => {
-            let h: [u16; 7] = packet.load(offset).ok_or(DropReason::TruncatedHeader)?;
+            let h: [u16; 7] = read::<F, P, _>(packet, offset).ok_or(DropReason::TruncatedHeader)?;
             let [s, d, _, _, _, _, f] = h;
             let f = u16::from_be(f);
             let flags = (f & 0x3f) as u8;
@@ -168,7 +180,7 @@ pub(crate) fn transport<F: Family, P: Packet>(packet: &P, flow: &mut Flow<F>) ->
             set_ports(flow, s, d);
         }
         UDP | SCTP => {
-            let [s, d]: [u16; 2] = packet.load(offset).ok_or(DropReason::TruncatedHeader)?;
+            let [s, d]: [u16; 2] = read::<F, P, _>(packet, offset).ok_or(DropReason::TruncatedHeader)?;
             set_ports(flow, s, d);
         }
         p if p == F::ICMP => {

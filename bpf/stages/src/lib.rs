@@ -34,9 +34,9 @@ mod pipeline;
 mod policy;
 mod reject;
 mod service;
+pub mod socket;
 #[cfg(test)]
 mod tests;
-pub mod socket;
 mod v4;
 mod v6;
 mod verdict;

@@ -13,7 +13,7 @@ use crate::{
     conntrack::{self, Standing, create, renew, revision, standing, track},
     forward::{belongs, verdict},
     fragment, hook, icmp, neighbour,
-    policy::{judge, resolve},
+    policy::{judge, mac, resolve},
     reject, service,
     work::{Step, Work},
 };
@@ -25,6 +25,13 @@ pub fn fast<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P
         return None;
     }
     let flow = F::simple(&packet)?;
+    if !conntrack::steady(flow.tcp_flags) {
+        return None;
+    }
+    // In overlay mode what comes by the underlay for no pod of this node is the tunnel's or the host's own.
+    if HOOK == hook::FROM_NETDEV && !env.feature(feature::NATIVE) && env.endpoint(flow.destination).is_none() {
+        return Some(Verdict::PASS);
+    }
     let (key, from_b) = F::key(flow.source, flow.destination, flow.source_port, flow.destination_port, flow.protocol);
     env.with_conntrack(&key, |ct| {
         conntrack::established::<F, E, HOOK>(env, ct, &flow, from_b, packet.ifindex(), packet.length())
@@ -40,6 +47,7 @@ const fn direction<const HOOK: u8>() -> Direction {
 #[inline(always)]
 pub fn slow<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, w: &mut Work<F>) -> Verdict {
     w.verdict = Verdict::PASS;
+    w.resolved = false;
     if headers::<F, E, P, HOOK>(env, packet, w) == Step::Next {
         stages::<F, E, P, HOOK>(env, packet, w);
     }
@@ -54,19 +62,24 @@ fn stages<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, 
     if w.flow.kind == FlowKind::IcmpError && icmp::related::<F, E, P, HOOK>(env, packet, w) == Step::End {
         return;
     }
-    if HOOK == hook::FROM_CONTAINER && env.feature(feature::SERVICES) && services(env, w) == Step::End {
-        refuse(env, packet, w);
-        return;
+    let mut step = lookup::<F, E, P, HOOK>(env, packet, w);
+    // A frontend's address has no entry of its own that holds: a new frontend made the epoch grow.
+    if step == Step::Next && HOOK == hook::FROM_CONTAINER && env.feature(feature::SERVICES) {
+        if services(env, w) == Step::End {
+            refuse(env, packet, w);
+            return;
+        }
+        if w.done.flags != 0 {
+            step = lookup::<F, E, P, HOOK>(env, packet, w);
+        }
     }
-    if lookup::<F, E, P, HOOK>(env, packet, w) == Step::Next {
-        ends::<F, E, HOOK>(env, w);
-        if place::<F, E, P, HOOK>(env, packet, w) == Step::End {
+    if step == Step::Next {
+        if who::<F, E, P, HOOK>(env, packet, w) == Step::End {
             return;
         }
-        if policy(env, w) == Step::End {
+        if decide::<F, E, P, HOOK>(env, packet, w) == Step::End {
             return;
         }
-        prepare::<F, E, P, HOOK>(env, packet, w);
         if w.known {
             again::<F, E, P, HOOK>(env, packet, w);
         } else {
@@ -91,7 +104,12 @@ fn headers<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P,
         // The host's stack has its own opinion on malformed packets of the underlay.
         Err(_) if HOOK == hook::FROM_NETDEV => return w.end(Verdict::PASS),
         Err(reason) => {
-            w.flow = Work::<F>::new().flow;
+            w.flow.source = F::from_words([0; 4]);
+            w.flow.destination = w.flow.source;
+            w.flow.source_port = 0;
+            w.flow.destination_port = 0;
+            w.flow.protocol = 0;
+            w.flow.tcp_flags = 0;
             return w.end(Verdict::drop(reason, direction::<HOOK>()));
         }
     };
@@ -172,25 +190,43 @@ fn lookup<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, 
     step.unwrap_or(Step::Next)
 }
 
-/// Who is behind both addresses. Both ends of a loopback are the pod, whichever address the packet shows for it.
+/// Who speaks to whom, and whether they may be where they are met.
 #[inline(never)]
+fn who<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, w: &mut Work<F>) -> Step {
+    ends::<F, E, HOOK>(env, w);
+    place::<F, E, P, HOOK>(env, packet, w)
+}
+
+/// Whether they may speak, and the entry that says so.
+#[inline(never)]
+fn decide<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, w: &mut Work<F>) -> Step {
+    let step = policy(env, w);
+    if step == Step::Next {
+        prepare::<F, E, P, HOOK>(env, packet, w);
+    }
+    step
+}
+
+/// Who is behind both addresses. Both ends of a loopback are the pod, whichever address the packet shows for it.
+#[inline(always)]
 fn ends<F: Family, E: Maps<F>, const HOOK: u8>(env: &E, w: &mut Work<F>) {
     let loopback = w.flags & FLAG_LOOPBACK != 0;
     let source = if loopback && w.forward { w.flow.destination } else { w.flow.source };
     let destination = if loopback && !w.forward { w.flow.source } else { w.flow.destination };
     w.source = resolve::<F, E>(env, source);
     w.destination = resolve::<F, E>(env, destination);
+    w.resolved = true;
 }
 
 /// Whether the packet may be where it is met. End: it may not, or it is none of ours.
-#[inline(never)]
+#[inline(always)]
 fn place<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, w: &mut Work<F>) -> Step {
     let spoofed = Verdict::drop(DropReason::InvalidSourceIp, direction::<HOOK>());
     let nobody = Verdict::drop(DropReason::NoLocalEndpoint, Direction::Ingress);
     let here = packet.ifindex();
     match HOOK {
         hook::FROM_CONTAINER if w.source.ifindex != here || F::is_group(w.flow.source) => w.end(spoofed),
-        hook::FROM_CONTAINER => source_mac(env, packet, w),
+        hook::FROM_CONTAINER => source_mac(packet, w),
         hook::TO_CONTAINER if w.destination.ifindex != here => w.end(nobody),
         hook::TO_CONTAINER => Step::Next,
         _ if w.source.is_local() => w.end(spoofed),
@@ -223,19 +259,16 @@ fn place<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, w
 
 /// A pod's link-layer source must be its own, where it is known.
 #[inline(always)]
-fn source_mac<F: Family, E: Maps<F>, P: Packet>(env: &E, packet: P, w: &mut Work<F>) -> Step {
-    // Of a loopback the packet's own address is in the translation.
-    let address = if w.done.flags & FLAG_LOOPBACK != 0 { w.done.client } else { w.flow.source };
-    let Some(e) = env.endpoint(address) else { return Step::Next };
-    let sent: Option<[u8; 6]> = packet.get(6);
-    if e.mac == [0; 6] || sent == Some(e.mac) {
+fn source_mac<F: Family, P: Packet>(packet: P, w: &mut Work<F>) -> Step {
+    let own = w.source.mac;
+    if own == 0 || packet.get(6).is_some_and(|sent| mac(sent) == own) {
         return Step::Next;
     }
     w.end(Verdict::drop(DropReason::InvalidSourceMac, Direction::Egress))
 }
 
 /// Judges the connection in its originator's direction.
-#[inline(never)]
+#[inline(always)]
 fn policy<F: Family, E: Maps<F>>(env: &E, w: &mut Work<F>) -> Step {
     let v = if w.flags & FLAG_LOOPBACK != 0 {
         Verdict::PASS
@@ -248,7 +281,7 @@ fn policy<F: Family, E: Maps<F>>(env: &E, w: &mut Work<F>) -> Step {
     if v.is_drop() { Step::End } else { Step::Next }
 }
 
-#[inline(never)]
+#[inline(always)]
 fn prepare<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, w: &mut Work<F>) {
     w.fresh = create::<F, E, HOOK>(env, &w.flow, &w.source, &w.destination, w.from_b, packet.length(), w.done.flags);
 }
@@ -312,9 +345,8 @@ fn report<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, 
     env.count(reason, direction, packet.length());
     let flow = w.flow;
     // What every stack sends on its own (multicast listener reports, address probes) is counted, not reported.
-    let from_pod = HOOK == hook::FROM_CONTAINER
-        && reason == DropReason::InvalidSourceIp as u8
-        && F::is_link_local(flow.source);
+    let from_pod =
+        HOOK == hook::FROM_CONTAINER && reason == DropReason::InvalidSourceIp as u8 && F::is_link_local(flow.source);
     let noise = F::NUMBER == 6 && (F::is_group(flow.destination) || from_pod);
     if noise || reason == DropReason::ForbiddenIcmp6 as u8 {
         return;
@@ -323,8 +355,12 @@ fn report<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, 
         time: 0,
         source: F::words(flow.source),
         destination: F::words(flow.destination),
-        source_identity: resolve::<F, E>(env, flow.source).identity,
-        destination_identity: resolve::<F, E>(env, flow.destination).identity,
+        source_identity: if w.resolved { w.source.identity } else { resolve::<F, E>(env, flow.source).identity },
+        destination_identity: if w.resolved {
+            w.destination.identity
+        } else {
+            resolve::<F, E>(env, flow.destination).identity
+        },
         rule: w.verdict.node,
         ifindex: packet.ifindex(),
         length: packet.length(),
@@ -336,6 +372,7 @@ fn report<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, 
         protocol: flow.protocol,
         tcp_flags: flow.tcp_flags,
         hook: HOOK,
-        reserved: [0; 6],
+        reserved: 0,
+        reserved2: 0,
     });
 }

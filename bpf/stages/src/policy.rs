@@ -22,6 +22,8 @@ pub struct End {
     /// Bits of [`IpInfo::flags`].
     pub flags: u16,
     pub slot: u16,
+    /// Link-layer address of a local pod as one word ([`mac`]); zero: not checked.
+    pub mac: u64,
 }
 
 impl End {
@@ -35,12 +37,26 @@ impl End {
     }
     #[inline(always)]
     pub(crate) const fn endpoint(e: Endpoint) -> Self {
-        Self { ifindex: e.ifindex, identity: e.identity, peer: e.peer, node: 0, flags: 0, slot: e.slot }
+        Self {
+            ifindex: e.ifindex,
+            identity: e.identity,
+            peer: e.peer,
+            node: 0,
+            flags: 0,
+            slot: e.slot,
+            mac: mac(e.mac),
+        }
     }
     #[inline(always)]
     pub(crate) const fn remote(i: IpInfo) -> Self {
-        Self { ifindex: 0, identity: i.identity, peer: i.peer, node: i.node, flags: i.flags, slot: NO_SLOT }
+        Self { ifindex: 0, identity: i.identity, peer: i.peer, node: i.node, flags: i.flags, slot: NO_SLOT, mac: 0 }
     }
+}
+
+/// A link-layer address as one word.
+#[inline(always)]
+pub(crate) const fn mac([a, b, c]: [u16; 3]) -> u64 {
+    a as u64 | (b as u64) << 16 | (c as u64) << 32
 }
 
 /// Who is behind the address: an endpoint of this node, else what the ipcache says, else the world.

@@ -97,8 +97,7 @@ impl Testable for V6 {
 
 /// Internet checksum (RFC 1071).
 fn checksum(data: &[u8]) -> [u8; 2] {
-    let mut sum: u32 =
-        data.chunks(2).map(|c| u32::from(c[0]) << 8 | u32::from(*c.get(1).unwrap_or(&0))).sum();
+    let mut sum: u32 = data.chunks(2).map(|c| u32::from(c[0]) << 8 | u32::from(*c.get(1).unwrap_or(&0))).sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
@@ -193,13 +192,12 @@ where
 {
     let t: &crate::host::Tables<F> = h.tables();
     for (last, link, slot) in [(A, LINK_A, 1), (B, LINK_B, 2)] {
-        let e = Endpoint { ifindex: link, identity: 100 + u32::from(last), peer: 100 + u32::from(last), slot, mac: [0; 6] };
+        let e =
+            Endpoint { ifindex: link, identity: 100 + u32::from(last), peer: 100 + u32::from(last), slot, mac: [0; 3] };
         t.endpoints.borrow_mut().push((F::address(last), e));
     }
     let bits = if F::NUMBER == 4 { 32 } else { 128 };
-    for (last, identity, node, flags) in
-        [(REMOTE, 103, 7, 0), (NODE, 1, 0, IP_NODE), (OTHER_NODE, 6, 7, IP_NODE)]
-    {
+    for (last, identity, node, flags) in [(REMOTE, 103, 7, 0), (NODE, 1, 0, IP_NODE), (OTHER_NODE, 6, 7, IP_NODE)] {
         t.ipcache.borrow_mut().push((F::address(last), bits, IpInfo { identity, peer: identity, node, flags }));
     }
 }

@@ -6,8 +6,11 @@ use axoneme_abi::{Direction, DropReason};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Kind {
+    /// None yet: fresh scratch memory. Carried out as a drop. (Not being zero keeps [`Verdict::PASS`] from being
+    /// written by a byte-wise memset.)
+    Undecided = 0,
     /// On to the host's stack, or to the device that it is about to enter.
-    Pass = 0,
+    Pass = 6,
     /// Dropped: see [`Verdict::reason`].
     Drop = 1,
     /// Into the pod behind a link.

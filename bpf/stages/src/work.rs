@@ -28,12 +28,14 @@ pub struct Work<F: Family> {
     pub(crate) forward: bool,
     /// There is an entry, and the packet belongs to it.
     pub(crate) known: bool,
+    /// `source` and `destination` are this packet's.
+    pub(crate) resolved: bool,
 }
 
 impl<F: Family> Work<F> {
     /// An empty one.
     pub fn new() -> Self {
-        let end = End { ifindex: 0, identity: 0, peer: 0, node: 0, flags: 0, slot: 0 };
+        let end = End { ifindex: 0, identity: 0, peer: 0, node: 0, flags: 0, slot: 0, mac: 0 };
         let nowhere = F::from_words([0; 4]);
         Self {
             flow: Flow {
@@ -58,6 +60,7 @@ impl<F: Family> Work<F> {
             from_b: false,
             forward: true,
             known: false,
+            resolved: false,
         }
     }
 

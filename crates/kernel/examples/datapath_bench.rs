@@ -91,9 +91,8 @@ fn reset_on_close(s: &TcpStream) {
     let linger = libc::linger { l_onoff: 1, l_linger: 0 };
     let size = libc::socklen_t::try_from(size_of::<libc::linger>()).unwrap();
     // SAFETY: the struct outlives the call.
-    let r = unsafe {
-        libc::setsockopt(s.as_raw_fd(), libc::SOL_SOCKET, libc::SO_LINGER, (&raw const linger).cast(), size)
-    };
+    let r =
+        unsafe { libc::setsockopt(s.as_raw_fd(), libc::SOL_SOCKET, libc::SO_LINGER, (&raw const linger).cast(), size) };
     assert_eq!(r, 0);
 }
 
@@ -158,8 +157,7 @@ fn table(direction: Direction, peer: u32) -> PolicyTable {
     let mut entries: Vec<_> = (0..200).map(|n| rule(direction, 50_000 + n, 6, 80, true, 2)).collect();
     entries.push(rule(direction, peer, 6, PORT, true, 3));
     let other = PolicyDefault { allow: true, rule: 0 };
-    let (ingress_default, egress_default) =
-        if direction == Direction::Ingress { (deny, other) } else { (other, deny) };
+    let (ingress_default, egress_default) = if direction == Direction::Ingress { (deny, other) } else { (other, deny) };
     PolicyTable { ingress_default, egress_default, entries }
 }
 
@@ -267,7 +265,8 @@ fn cross(tunnel: bool, keep: &mut Vec<Box<dyn std::any::Any>>) -> Setup {
             ns.ip("link set vx0 arp off");
         }
         let uplink = ns.run(|| nix::net::if_::if_nametoindex("up0").unwrap());
-        let node = Node::with(ns, number, &Options { native: !tunnel, uplink, overlay, services: true, ..Options::default() });
+        let node =
+            Node::with(ns, number, &Options { native: !tunnel, uplink, overlay, services: true, ..Options::default() });
         node.ns.run(|| {
             node.datapath.attach(Hook::Uplink, uplink).unwrap();
             if tunnel {
@@ -426,9 +425,8 @@ fn per_packet() {
     let denied = best(&|| run(&denied, 50_000).nanoseconds);
     let mut new: Vec<f64> =
         (0..10_000).map(|n| f64::from(run(&tcp_packet(10_000 + n, PORT, 2), 1).nanoseconds)).collect();
-    let mut single: Vec<f64> = (0..2000)
-        .map(|_| f64::from(test_run(other.as_fd(), &frame, None, 1).unwrap().nanoseconds))
-        .collect();
+    let mut single: Vec<f64> =
+        (0..2000).map(|_| f64::from(test_run(other.as_fd(), &frame, None, 1).unwrap().nanoseconds)).collect();
     for (name, value, floor) in [
         ("packet_established", f64::from(established), f64::from(nothing)),
         ("packet_denied", f64::from(denied), f64::from(nothing)),
@@ -450,7 +448,8 @@ fn main() {
     };
     let rounds = usize::try_from(number("--rounds", 45)).unwrap();
     let time = Duration::from_millis(number("--milliseconds", 150));
-    let named: Vec<&str> = words.iter().map(String::as_str).filter(|w| matches!(*w, "same" | "cross" | "packet")).collect();
+    let named: Vec<&str> =
+        words.iter().map(String::as_str).filter(|w| matches!(*w, "same" | "cross" | "packet")).collect();
     let wanted = |what: &str| named.is_empty() || named.contains(&what);
     if wanted("same") {
         same_node(rounds, time);

@@ -32,8 +32,8 @@ mod table;
 pub use connections::{Connection, Expired};
 pub use datapath::BpfDatapath;
 pub use events::{Event, EventReader};
-pub use loader::{Budget, Loader};
 #[doc(hidden)]
 pub use loader::Testing;
+pub use loader::{Budget, Loader};
 pub use metrics::{Metric, Metrics};
 pub use sys::{CONTEXT_WORDS, RunOutput, test_run};

@@ -5,20 +5,26 @@
 
 mod rig;
 
-use std::{net::IpAddr, os::fd::{AsFd, OwnedFd}};
+use std::{
+    net::IpAddr,
+    os::fd::{AsFd, OwnedFd},
+};
 
 use axoneme_abi::{
     Conntrack, Key4, Key6,
     constants::{CONTROL_EPOCH, CONTROL_NOW, CONTROL_RANDOM, CONTROL_TUNNEL, CONTROL_VERDICT, global},
-    policy::{ALLOW, DEFAULT_ALLOW, DEFAULT_DENY, DENY, PREFIX_FIXED, PREFIX_PROTOCOL, PolicyKey as RawKey, PolicyValue as RawValue, Slot},
+    policy::{
+        ALLOW, DEFAULT_ALLOW, DEFAULT_DENY, DENY, PREFIX_FIXED, PREFIX_PROTOCOL, PolicyKey as RawKey,
+        PolicyValue as RawValue, Slot,
+    },
     service::{Backend4, Backend6, BackendKey, Service, Service4Key, Service6Key},
     tables::{Endpoint, IP_NODE, IpInfo},
 };
 use axoneme_kernel::{
     bpf::{BpfDatapath, CONTEXT_WORDS, Loader, Testing, test_run},
     datapath::{
-        Datapath, DatapathConfig, Direction, EndpointEntry, IpEntry, PolicyDefault, PolicyKey, PolicyTable, PolicyValue,
-        ServiceEntry,
+        Datapath, DatapathConfig, Direction, EndpointEntry, IpEntry, PolicyDefault, PolicyKey, PolicyTable,
+        PolicyValue, ServiceEntry,
     },
 };
 use axoneme_stages::{
@@ -90,8 +96,7 @@ impl Pair {
         ns.ip("link add d1 type veth peer name e1");
         ns.ip("link add d2 type veth peer name e2");
         ns.ip("link add d3 type veth peer name e3");
-        let links: Vec<u32> =
-            ["d1", "d2", "d3"].map(|l| ns.run(|| nix::net::if_::if_nametoindex(l).unwrap())).to_vec();
+        let links: Vec<u32> = ["d1", "d2", "d3"].map(|l| ns.run(|| nix::net::if_::if_nametoindex(l).unwrap())).to_vec();
         let config = DatapathConfig {
             overlay_ifindex: 901,
             uplink_ifindex: 902,
@@ -128,7 +133,13 @@ impl Pair {
                 slot: u16::from(n),
                 mac: [0x0a, 0, 0, 0, 0, n],
             };
-            let raw = Endpoint { ifindex: *link, identity: entry.identity, peer: entry.peer, slot: u16::from(n) + 1, mac: entry.mac };
+            let raw = Endpoint {
+                ifindex: *link,
+                identity: entry.identity,
+                peer: entry.peer,
+                slot: u16::from(n) + 1,
+                mac: [0x000a, 0, u16::from(n) << 8],
+            };
             for a in both(n) {
                 self.kernel.upsert_endpoint(a, entry).unwrap();
             }
@@ -136,17 +147,19 @@ impl Pair {
             h.v6.endpoints.borrow_mut().push((raw6(n), raw));
             self.put_table(u16::from(n), &random_table(rng));
         }
-        for (last, identity, tunnel, is_node) in [
-            (REMOTE, 1011, true, false),
-            (OWN_NODE, 1, false, true),
-            (OTHER_NODE, 6, true, true),
-        ] {
+        for (last, identity, tunnel, is_node) in
+            [(REMOTE, 1011, true, false), (OWN_NODE, 1, false, true), (OTHER_NODE, 6, true, true)]
+        {
             let node = IpAddr::from([172, 16, 0, last]);
             let entry = IpEntry { identity, peer: identity, tunnel: tunnel.then_some(node), is_node };
             for a in both(last) {
                 self.kernel.upsert_ip(a.into(), entry).unwrap();
             }
-            let place = match last { REMOTE => 1, OTHER_NODE => 2, _ => 0 };
+            let place = match last {
+                REMOTE => 1,
+                OTHER_NODE => 2,
+                _ => 0,
+            };
             let raw = IpInfo { identity, peer: identity, node: place, flags: if is_node { IP_NODE } else { 0 } };
             h.v4.ipcache.borrow_mut().push((u32::from_ne_bytes(v4(last)), 32, raw));
             h.v6.ipcache.borrow_mut().push((raw6(last), 128, raw));
@@ -270,7 +283,13 @@ impl Pair {
         host4.sort_by_key(|e| e.0);
         host6.sort_by_key(|e| e.0);
         if v4.len() != host4.len() || v6.len() != host6.len() {
-            return Some(format!("entries: kernel {} + {}, host {} + {}", v4.len(), v6.len(), host4.len(), host6.len()));
+            return Some(format!(
+                "entries: kernel {} + {}, host {} + {}",
+                v4.len(),
+                v6.len(),
+                host4.len(),
+                host6.len()
+            ));
         }
         let bad4 = v4.iter().zip(&host4).find(|(k, h)| k != h).map(|d| format!("{d:?}"));
         bad4.or_else(|| v6.iter().zip(&host6).find(|(k, h)| k != h).map(|d| format!("{d:?}")))
@@ -353,7 +372,8 @@ fn transport(rng: &mut StdRng, protocol: u8, inner: Option<Vec<u8>>, source: u16
             t.extend(destination.to_be_bytes());
             t.extend(rng.random::<[u8; 8]>());
             let offset = if rng.random_bool(0.02) { rng.random_range(0..16) } else { 5u8 };
-            let flags = *[0x02u8, 0x02, 0x12, 0x10, 0x10, 0x18, 0x11, 0x04, 0x14, 0x03, 0x06, 0x00].choose(rng).unwrap();
+            let flags =
+                *[0x02u8, 0x02, 0x12, 0x10, 0x10, 0x18, 0x11, 0x04, 0x14, 0x03, 0x06, 0x00].choose(rng).unwrap();
             t.extend([offset << 4, flags]);
             t.extend(rng.random::<[u8; 6]>());
         }
@@ -383,7 +403,8 @@ fn transport(rng: &mut StdRng, protocol: u8, inner: Option<Vec<u8>>, source: u16
 
 fn ip4(rng: &mut StdRng, s: u8, d: u8, protocol: u8, payload: &[u8]) -> Vec<u8> {
     let options = if rng.random_bool(0.1) { rng.random_range(1..=10usize) } else { 0 };
-    let fragment: u16 = if rng.random_bool(0.1) { *[0x2000u16, 0x2000, 3, 0x2003, 0x4000].choose(rng).unwrap() } else { 0 };
+    let fragment: u16 =
+        if rng.random_bool(0.1) { *[0x2000u16, 0x2000, 3, 0x2003, 0x4000].choose(rng).unwrap() } else { 0 };
     let mut h = vec![0x40 | (5 + options as u8), 0];
     let total = 20 + options * 4 + payload.len();
     h.extend((total as u16).to_be_bytes());

@@ -166,7 +166,10 @@ mod v6_only {
         let mut long = vec![17, 100];
         long.extend([0; 806]);
         assert_eq!(from_pod::<V6>(&h, LINK_A, &with(&long, 60)).reason(), Some(DropReason::InvalidExtension));
-        assert_eq!(from_pod::<V6>(&h, LINK_A, &V6::packet(A, B, 60, &[17])).reason(), Some(DropReason::InvalidExtension));
+        assert_eq!(
+            from_pod::<V6>(&h, LINK_A, &V6::packet(A, B, 60, &[17])).reason(),
+            Some(DropReason::InvalidExtension)
+        );
     }
 
     #[test]

@@ -53,7 +53,7 @@ mod inner {
     {
         let h = world(false);
         let t: &crate::host::Tables<F> = h.tables();
-        t.endpoints.borrow_mut()[0].1.mac = [0x0a, 0, 0, 0, 0, 1];
+        t.endpoints.borrow_mut()[0].1.mac = [0x000a_u16.to_le(), 0, 0x0100_u16.to_le()];
         let mut p = F::packet(A, B, 17, &udp(1, 2));
         assert_eq!(from_pod::<F>(&h, LINK_A, &p), Verdict::local(LINK_B));
         h.epoch.set(1);
@@ -156,9 +156,13 @@ mod inner {
     where
         Host: HasTables<F> + Maps<F>,
     {
-        for (source, native, passes) in
-            [(REMOTE, false, false), (REMOTE, true, true), (A, true, false), (WORLD, false, true), (OTHER_NODE, false, true)]
-        {
+        for (source, native, passes) in [
+            (REMOTE, false, false),
+            (REMOTE, true, true),
+            (A, true, false),
+            (WORLD, false, true),
+            (OTHER_NODE, false, true),
+        ] {
             let h = world(native);
             let v = meet::<F, { hook::FROM_NETDEV }>(&h, UPLINK, &F::packet(source, B, 17, &udp(1, 2))).0;
             if passes {

@@ -216,7 +216,7 @@ impl BpfDatapath {
             identity: entry.identity,
             peer: entry.peer,
             slot: super::policies::place(entry.slot)?,
-            mac: entry.mac,
+            mac: halves(entry.mac),
         };
         let old = match address {
             IpAddr::V4(a) => self.maps.endpoints4.get(&a.octets())?,
@@ -250,7 +250,22 @@ impl BpfDatapath {
 }
 
 fn endpoint_entry(e: &Endpoint) -> EndpointEntry {
-    EndpointEntry { ifindex: e.ifindex, identity: e.identity, peer: e.peer, slot: e.slot.saturating_sub(1), mac: e.mac }
+    EndpointEntry {
+        ifindex: e.ifindex,
+        identity: e.identity,
+        peer: e.peer,
+        slot: e.slot.saturating_sub(1),
+        mac: bytes(e.mac),
+    }
+}
+
+fn halves([a, b, c, d, e, f]: [u8; 6]) -> [u16; 3] {
+    [u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d]), u16::from_ne_bytes([e, f])]
+}
+
+fn bytes([x, y, z]: [u16; 3]) -> [u8; 6] {
+    let ([a, b], [c, d], [e, f]) = (x.to_ne_bytes(), y.to_ne_bytes(), z.to_ne_bytes());
+    [a, b, c, d, e, f]
 }
 
 fn key4(p: ipnetwork::Ipv4Network) -> Lpm<[u8; 4]> {
