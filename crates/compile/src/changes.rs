@@ -110,14 +110,9 @@ impl TablePatch {
     }
 
     pub(crate) fn sort(&mut self) {
-        self.upserts.sort_by_key(|(k, _)| (std::cmp::Reverse(width(k)), *k));
-        self.removals.sort_by_key(|k| (width(k), *k));
+        self.upserts.sort_by_key(|(k, _)| (std::cmp::Reverse(k.narrowness()), *k));
+        self.removals.sort_by_key(|k| (k.narrowness(), *k));
     }
-}
-
-/// How narrow an entry is in the order of lookup: a larger number is looked at first.
-fn width(key: &PolicyKey) -> (bool, bool, u8) {
-    (key.peer != axoneme_model::PeerClass::ANY, key.protocol.is_some(), key.port_bits)
 }
 
 /// The changes that one node has to hear of, rows ready to send.

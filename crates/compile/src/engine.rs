@@ -269,7 +269,7 @@ impl Compiler {
             nodes: self.rows.nodes.rows().clone(),
             identities: self.rows.identities.rows().clone(),
             rules: self.book.rows.rows().clone(),
-            tables: self.tables.tables.keys().filter_map(|id| Some((*id, self.tables.row(*id)?))).collect(),
+            tables: self.tables.by_id.keys().filter_map(|id| Some((*id, self.tables.row(*id)?))).collect(),
             endpoints: self.rows.endpoints.rows().clone(),
             ips: self.rows.ips.rows().clone(),
             services: self.rows.services.rows().clone(),
@@ -306,7 +306,7 @@ impl Compiler {
             nodes: changes.nodes.clone(),
             identities: changes.identities.clone(),
             rules_removed: changes.rules.iter().filter(|(_, c)| c.after.is_none()).map(|(id, _)| *id).collect(),
-            endpoints: self.endpoint_changes(changes, node),
+            endpoints: Self::endpoint_changes(changes, node),
             ips: changes.ips.clone(),
             services: changes.services.clone(),
             ..NodeChanges::default()
@@ -321,7 +321,7 @@ impl Compiler {
         for (id, change) in &changes.tables {
             match change {
                 TableChange::Patch(patch) if needs(*id) && !out.tables.contains_key(id) => {
-                    out.patches.push(patch.clone())
+                    out.patches.push(patch.clone());
                 }
                 TableChange::Patch(_) | TableChange::New | TableChange::Removed => {}
             }
@@ -337,7 +337,7 @@ impl Compiler {
         out
     }
 
-    fn endpoint_changes(&self, changes: &ChangeSet, node: &str) -> Changes<Arc<str>, EndpointRow> {
+    fn endpoint_changes(changes: &ChangeSet, node: &str) -> Changes<Arc<str>, EndpointRow> {
         let here = |row: &Option<EndpointRow>| row.clone().filter(|e| &*e.node == node);
         let cut = changes.endpoints.iter().map(|(uid, c)| {
             let change = Change { before: here(&c.before), after: here(&c.after) };

@@ -17,7 +17,15 @@
 //! Invariants: the result is a function of the inputs, byte for byte, whatever the order of events; every entry names
 //! the rule that made it; `compile` and table lookup equal `axoneme_model::verdict` (property-tested). No IO, no clock.
 
+#[cfg(test)]
+extern crate self as axoneme_compile;
+
 mod changes;
+#[cfg(test)]
+mod collisions;
+#[cfg(test)]
+#[path = "../tests/common/mod.rs"]
+mod common;
 mod digest;
 mod engine;
 mod feature;
@@ -101,7 +109,8 @@ pub(crate) fn everywhere() -> [Cidr; 2] {
 
 /// Numbers of composed classes.
 pub(crate) fn class_ids() -> ids::Ids<peer::ClassKey> {
-    ids::Ids::new("class", u64::from(PeerClass::FIRST_COMPOSED)..=u64::from(u32::MAX))
+    let first = u64::from(PeerClass::FIRST_COMPOSED);
+    ids::Ids::new("class", first..=u64::from(u32::MAX))
 }
 
 /// The identity's number, or the class's own.

@@ -59,10 +59,8 @@ impl Base {
     /// The labels that `reserved:` selectors see. None for pods.
     pub(crate) fn reserved_labels(self, features: &Features) -> Option<Labels> {
         let labels = self.identity().reserved_labels().filter(|_| !self.is_pod())?;
-        Some(match features.contains(&Property::ApiServer.into()) {
-            true => labels.with(LabelKey::reserved("kube-apiserver"), ""),
-            false => labels,
-        })
+        let apiserver = features.contains(&Property::ApiServer.into());
+        Some(if apiserver { labels.with(LabelKey::reserved("kube-apiserver"), "") } else { labels })
     }
 }
 
@@ -117,13 +115,11 @@ fn name_prefixes(base: Base, members: &[(Cidr, &Features)]) -> Vec<ClassKey> {
     for (prefix, features) in members {
         let mark = features.iter().fold(0u64, |sum, f| sum.wrapping_add(f.mark()));
         let alike = seen.entry(mark).or_default();
-        let first = match alike.iter().find(|(_, f)| f == features) {
-            Some((first, _)) => *first,
-            None => {
-                alike.push((*prefix, features));
-                *prefix
-            }
-        };
+        let known = alike.iter().find(|(_, f)| f == features).map(|(first, _)| *first);
+        let first = known.unwrap_or(*prefix);
+        if known.is_none() {
+            alike.push((*prefix, features));
+        }
         let plain = members.first().is_some_and(|(p, _)| *p == first);
         keys.push(if plain { ClassKey::Plain(base) } else { ClassKey::Prefixes { base, first } });
     }

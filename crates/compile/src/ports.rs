@@ -91,12 +91,10 @@ pub(crate) fn solve(
     let colour_cost = |c: &Colour| 1 + trees.iter().map(|(_, t)| t.cost + u32::from(!t.best.contains(c))).sum::<u32>();
     let chosen = rest.iter().map(|c| (colour_cost(c), *c)).min();
     let mut out = vec![];
-    match chosen {
-        Some((cost, colour)) if !rest_may_miss || cost < miss_cost => {
-            out.push((None, 0, 0, colour));
-            trees.iter().for_each(|(p, t)| t.emit(*p, 0, 0, Some(colour), &mut out));
-        }
-        _ => trees.iter().for_each(|(p, t)| t.emit(*p, 0, 0, None, &mut out)),
+    let chosen = chosen.filter(|(cost, _)| !rest_may_miss || *cost < miss_cost).map(|(_, colour)| colour);
+    out.extend(chosen.map(|colour| (None, 0, 0, colour)));
+    for (protocol, tree) in &trees {
+        tree.emit(*protocol, 0, 0, chosen, &mut out);
     }
     out
 }

@@ -23,7 +23,7 @@ use crate::{
     row,
     rules::{RuleIds, RuleKey, Rules, rule_specs},
     service::service_row,
-    spec::NamedPorts,
+    spec::{NamedPorts, RuleSpec},
     table::{Context, TableKey, table_ids, table_row},
 };
 
@@ -302,7 +302,9 @@ fn tables(
 ) -> BTreeMap<PodKey, TableId> {
     let keys: BTreeMap<&PodKey, TableKey> = pods.iter().map(|(k, p)| (k, table_key(world, rules, p))).collect();
     let mut ids = table_ids();
-    keys.values().for_each(|k| drop(ids.insert(k)));
+    for key in keys.values() {
+        ids.insert(key);
+    }
     let classes: Vec<Class<'_>> = peers
         .classes
         .iter()
@@ -321,9 +323,10 @@ fn tables(
 
 fn table_key(world: &World, rules: &Rules, pod: &Identified<'_>) -> TableKey {
     let enforced = world.config.enforcement != Enforcement::Never;
-    let selects = |r: &crate::spec::RuleSpec| r.subject.as_ref().is_some_and(|s| s.matches(&pod.labels));
+    let selects = |r: &RuleSpec| r.subject.as_ref().is_some_and(|s| s.matches(&pod.labels));
     let applying: Vec<RuleKey> = rules.iter().filter(|(_, r)| enforced && selects(r)).map(|(k, _)| k.clone()).collect();
-    let names: BTreeSet<&Arc<str>> = applying.iter().filter_map(|k| rules.get(k)).flat_map(|r| r.own_ports()).collect();
+    let names: BTreeSet<&Arc<str>> =
+        applying.iter().filter_map(|k| rules.get(k)).flat_map(RuleSpec::own_ports).collect();
     let bound = pod.pod.named_ports.iter().filter(|(name, _)| names.contains(name));
     let named_ports: NamedPorts = bound.map(|(name, ports)| (name.clone(), ports.clone())).collect();
     TableKey { rules: applying, named_ports }

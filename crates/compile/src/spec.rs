@@ -23,6 +23,7 @@ pub(crate) type NamedPorts = BTreeMap<Arc<str>, BTreeSet<(Protocol, u16)>>;
 pub(crate) type Groups = BTreeMap<Arc<str>, CidrGroup>;
 
 /// Whom a list entry means: the union of everything here.
+#[expect(clippy::struct_excessive_bools, reason = "a set of kinds of peers, each in or out")]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PeerSpec {
     /// Whoever.

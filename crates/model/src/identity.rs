@@ -63,9 +63,10 @@ impl fmt::Display for Identity {
 
 /// What a policy table is keyed by: everything that policy can tell apart about a peer's address.
 ///
-/// Equal to the identity's number for a peer that only its labels set apart. An address that also matches CIDR
-/// selectors, or whose pod binds a named port that an egress rule reads, gets a class of its own (≥ 2^24, a hash of the
-/// combination with deterministic collision resolution), so that one lookup answers for all of them.
+/// Equal to the identity's number for a peer that only its labels set apart. Where addresses of one identity differ in
+/// what rules read about them (CIDRs, being a Service's backend, named ports of the pod), those that are alike get a
+/// class of their own (≥ 2^24, a hash with collisions resolved by the set of classes alone), so that one lookup answers
+/// for all rules. What *all* addresses of an identity have in common makes no class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PeerClass(pub u32);

@@ -47,6 +47,18 @@ pub struct PolicyKey {
     pub port_bits: u8,
 }
 
+impl PolicyKey {
+    /// Place in the order of lookup: of two keys that match a packet, the one with the larger number is looked at first.
+    ///
+    /// A table that is changed entry by entry gives no verdict but that of before or of after, if entries are put from
+    /// the largest number to the smallest and then removed from the smallest to the largest.
+    #[must_use]
+    pub fn narrowness(&self) -> u8 {
+        let exact = if self.peer == PeerClass::ANY { 0 } else { 18 };
+        exact + self.protocol.map_or(0, |_| 1 + self.port_bits)
+    }
+}
+
 /// Verdict of one entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PolicyEntry {
@@ -174,6 +186,7 @@ pub struct Backend {
 }
 
 /// Settings of the node. One row.
+#[expect(clippy::struct_excessive_bools, reason = "switches of the user's, each on its own")]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeConfigRow {
     pub node: Arc<str>,

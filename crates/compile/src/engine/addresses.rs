@@ -199,10 +199,10 @@ impl Addresses {
             let Some(member) = self.members.get_mut(prefix) else { continue };
             let features = Arc::make_mut(&mut member.features);
             if read {
-                features.insert(feature.clone())
+                features.insert(feature.clone());
             } else {
-                features.remove(feature)
-            };
+                features.remove(feature);
+            }
         }
         Touched { anew: block.boundaries().collect(), toggled }
     }

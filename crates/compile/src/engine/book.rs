@@ -34,16 +34,19 @@ pub(super) struct RuleBook {
     pub(super) rows: Tracked<RuleId, RuleRow>,
 }
 
+/// Rules with what they were and what they are.
+type Rewritten = BTreeMap<RuleKey, (Option<Arc<RuleSpec>>, Option<Arc<RuleSpec>>)>;
+
 /// What a new version of a policy means to everything else. Names, features and ports are those that may have become
 /// read or unread.
 #[derive(Debug, Default)]
 pub(super) struct Turnover {
-    pub(super) rules: BTreeMap<RuleKey, (Option<Arc<RuleSpec>>, Option<Arc<RuleSpec>>)>,
+    pub(super) rules: Rewritten,
     pub(super) names: BTreeSet<Arc<str>>,
     pub(super) features: BTreeSet<Feature>,
     pub(super) ports: BTreeSet<Arc<str>>,
-    /// Rules whose id was taken away or given.
-    pub(super) renumbered: BTreeSet<RuleRef>,
+    /// An id went from one rule to another.
+    pub(super) renumbered: bool,
 }
 
 impl RuleBook {
@@ -74,7 +77,7 @@ impl RuleBook {
     /// Puts the new version of a policy in place of the old one.
     pub(super) fn replace(&mut self, object: &ObjectRef, policy: Option<&Policy>, groups: &Groups, out: &mut Turnover) {
         let old = self.by_object.remove(object).unwrap_or_default();
-        let mut turnover: BTreeMap<RuleKey, (Option<Arc<RuleSpec>>, Option<Arc<RuleSpec>>)> = BTreeMap::new();
+        let mut turnover = Rewritten::new();
         for key in old {
             let spec = self.rules.remove(&key);
             turnover.insert(key, (spec, None));
@@ -94,8 +97,12 @@ impl RuleBook {
         };
         turnover.retain(|_, (old, new)| old != new);
         // the new one's claims first: what both use stays in use
-        turnover.values().filter_map(|(_, new)| new.as_deref()).for_each(|r| self.count(r, out));
-        turnover.values().filter_map(|(old, _)| old.as_deref()).for_each(|r| self.discount(r, out));
+        for rule in turnover.values().filter_map(|(_, new)| new.as_deref()) {
+            self.count(rule, out);
+        }
+        for rule in turnover.values().filter_map(|(old, _)| old.as_deref()) {
+            self.discount(rule, out);
+        }
         let keys: Vec<RuleKey> = self.keys_of(object, policy);
         if !turnover.is_empty() {
             self.row_references(&keys);
@@ -129,7 +136,7 @@ impl RuleBook {
         }
         for (reference, _) in references(rule) {
             if self.references.add(reference) {
-                out.renumbered.extend(self.ids.insert(reference));
+                out.renumbered |= !self.ids.insert(reference).is_empty();
             }
         }
     }
@@ -153,7 +160,7 @@ impl RuleBook {
         for (reference, _) in references(rule) {
             if self.references.sub(reference) {
                 let id = self.ids.get(reference);
-                out.renumbered.extend(self.ids.remove(reference));
+                out.renumbered |= !self.ids.remove(reference).is_empty();
                 self.rows.set(id, None);
             }
         }
@@ -172,17 +179,19 @@ impl RuleBook {
         }
     }
 
-    /// All rows anew, after an id went from one rule to another. Returns the rules that were renumbered.
-    pub(super) fn row_renumbered(&mut self, renumbered: &BTreeSet<RuleRef>) -> BTreeSet<RuleKey> {
+    /// All rows anew, after an id went from one rule to another.
+    pub(super) fn row_anew(&mut self) {
         let rows: Vec<RuleId> = self.rows.rows().keys().copied().collect();
-        rows.into_iter().for_each(|id| self.rows.set(id, None));
+        for id in rows {
+            self.rows.set(id, None);
+        }
         for (id, row) in self.ids.rows(std::iter::empty()) {
             self.rows.set(id, Some(row));
         }
         let objects: Vec<Vec<RuleKey>> = self.by_object.values().cloned().collect();
-        objects.iter().for_each(|keys| self.row_references(keys));
-        let concerned = renumbered.iter().filter_map(|r| self.by_object.get(&r.object));
-        concerned.flatten().cloned().collect()
+        for keys in &objects {
+            self.row_references(keys);
+        }
     }
 }
 

@@ -40,7 +40,7 @@ pub(super) struct BaseState {
 #[derive(Debug)]
 pub(super) struct Classes {
     pub(super) bases: HashMap<Base, BaseState>,
-    pub(super) classes: HashMap<PeerClass, ClassState>,
+    pub(super) by_id: HashMap<PeerClass, ClassState>,
     ids: Ids<ClassKey>,
     /// Classes by what rules match them by.
     by_set: HashMap<SetId, BTreeSet<PeerClass>>,
@@ -67,7 +67,7 @@ impl Classes {
     pub(super) fn new() -> Self {
         Self {
             bases: HashMap::new(),
-            classes: HashMap::new(),
+            by_id: HashMap::new(),
             ids: crate::class_ids(),
             by_set: HashMap::new(),
             by_feature: HashMap::new(),
@@ -87,7 +87,7 @@ impl Classes {
         let base = material.base;
         let members: Vec<(Cidr, &Features)> = material.members.iter().map(|(p, f, _)| (*p, &**f)).collect();
         let keys = name(base, &members);
-        let again = self.renumber(base, keys.iter().filter(|k| k.plain().is_none()).cloned().collect());
+        let again = self.renumber(base, &keys.iter().filter(|k| k.plain().is_none()).cloned().collect());
         let mut now: BTreeMap<PeerClass, ClassState> = BTreeMap::new();
         let mut placed = BTreeMap::new();
         for ((prefix, features, set), key) in material.members.iter().zip(&keys) {
@@ -111,42 +111,42 @@ impl Classes {
         }
         for id in before {
             // the number may have gone to a class of another base
-            let own = self.classes.get(&id).is_some_and(|c| c.base == base);
+            let own = self.by_id.get(&id).is_some_and(|c| c.base == base);
             if own && !now.contains_key(&id) {
                 self.put(id, None, changes);
             }
         }
-        now.into_iter().for_each(|(id, class)| self.put(id, Some(class), changes));
+        for (id, class) in now {
+            self.put(id, Some(class), changes);
+        }
         (moved, again)
     }
 
     /// Gives numbers to composed classes of the base and takes them from those that are gone.
-    fn renumber(&mut self, base: Base, now: BTreeSet<ClassKey>) -> BTreeSet<Base> {
+    fn renumber(&mut self, base: Base, now: &BTreeSet<ClassKey>) -> BTreeSet<Base> {
         let state = self.bases.entry(base).or_default();
         let before = std::mem::replace(&mut state.keys, now.clone());
         let mut moved: Vec<ClassKey> = vec![];
         now.difference(&before).for_each(|k| moved.extend(self.ids.insert(k)));
-        before.difference(&now).for_each(|k| moved.extend(self.ids.remove(k)));
+        before.difference(now).for_each(|k| moved.extend(self.ids.remove(k)));
         moved.into_iter().map(|k| k.base()).filter(|b| *b != base).collect()
     }
 
     fn put(&mut self, id: PeerClass, now: Option<ClassState>, changes: &mut ClassChanges) {
-        if self.classes.get(&id) == now.as_ref() {
+        if self.by_id.get(&id) == now.as_ref() {
             return;
         }
-        let before = self.classes.remove(&id);
+        let before = self.by_id.remove(&id);
         let kept = before.as_ref().zip(now.as_ref()).filter(|(b, n)| b.base == n.base && b.sets == n.sets);
-        match kept {
+        if let Some((before, now)) = kept {
             // most often only some of many features differ
-            Some((before, now)) => {
-                let (before, now) = (&before.features, &now.features);
-                let (lost, won) = before.differences(now);
-                lost.into_iter().for_each(|f| toggle(&mut self.by_feature, f, id, false));
-                won.into_iter().for_each(|f| toggle(&mut self.by_feature, f, id, true));
+            let (lost, won) = before.features.differences(&now.features);
+            for (feature, present) in lost.into_iter().map(|f| (f, false)).chain(won.into_iter().map(|f| (f, true))) {
+                toggle(&mut self.by_feature, feature, id, present);
             }
-            None => {
-                before.iter().for_each(|class| self.index(id, class, false));
-                now.iter().for_each(|class| self.index(id, class, true));
+        } else {
+            for (class, present) in before.iter().map(|c| (c, false)).chain(now.iter().map(|c| (c, true))) {
+                self.index(id, class, present);
             }
         }
         let ports = now.as_ref().is_some_and(|c| c.features.iter().any(|f| matches!(**f, Property::Port { .. })));
@@ -156,7 +156,7 @@ impl Classes {
             self.with_ports.remove(&id)
         };
         if let Some(class) = &now {
-            self.classes.insert(id, class.clone());
+            self.by_id.insert(id, class.clone());
         }
         changes.entry(id).or_insert((before, None)).1 = now;
     }

@@ -71,13 +71,13 @@ impl Pods {
     }
 
     /// Puts a pod's new state in place and returns the old one.
-    pub(super) fn put(&mut self, key: &PodKey, state: Option<PodState>) -> Option<PodState> {
+    pub(super) fn put(&mut self, key: &PodKey, state: Option<&PodState>) -> Option<PodState> {
         self.known.remove(key);
-        let old = match &state {
+        let old = match state {
             Some(new) => self.states.insert(key.clone(), new.clone()),
             None => self.states.remove(key),
         };
-        for (state, present) in old.iter().map(|s| (s, false)).chain(state.iter().map(|s| (s, true))) {
+        for (state, present) in old.iter().map(|s| (s, false)).chain(state.map(|s| (s, true))) {
             toggle(&mut self.by_set, &state.set, key, present);
             state.port_names.iter().for_each(|n| toggle(&mut self.by_port, n, key, present));
             if !state.node.is_empty() {
@@ -125,10 +125,9 @@ impl Pods {
     pub(super) fn held(&self, sets: &Sets) -> Held {
         let mut held = BTreeMap::new();
         for (key, state) in &self.states {
-            if let (Some((identity, labels)), Some(own)) = (&state.identity, sets.labels(state.set)) {
-                if labels != own {
-                    held.insert(key.clone(), (*identity, (**labels).clone()));
-                }
+            let own = sets.labels(state.set);
+            if let Some((identity, labels)) = state.identity.as_ref().filter(|(_, labels)| Some(labels) != own) {
+                held.insert(key.clone(), (*identity, (**labels).clone()));
             }
         }
         held

@@ -18,7 +18,7 @@ type SelectorId = u64;
 /// The identity labels that pods have, and every selector that a loaded rule uses on pods.
 #[derive(Debug, Default)]
 pub(super) struct Sets {
-    sets: HashMap<SetId, SetState>,
+    by_id: HashMap<SetId, SetState>,
     by_labels: HashMap<Arc<Labels>, SetId>,
     free: BTreeSet<SetId>,
     /// Sets that may be without pods.
@@ -57,7 +57,7 @@ pub(super) enum Use {
 
 impl Sets {
     pub(super) fn labels(&self, set: SetId) -> Option<&Arc<Labels>> {
-        self.sets.get(&set).map(|s| &s.labels)
+        self.by_id.get(&set).map(|s| &s.labels)
     }
 
     pub(super) fn find(&self, labels: &Labels) -> Option<SetId> {
@@ -67,11 +67,11 @@ impl Sets {
     /// The set's number for one more pod, and whether the set is new.
     pub(super) fn enter(&mut self, labels: Labels) -> (SetId, bool) {
         if let Some(id) = self.by_labels.get(&labels).copied() {
-            let Some(set) = self.sets.get_mut(&id) else { return (id, false) };
+            let Some(set) = self.by_id.get_mut(&id) else { return (id, false) };
             set.pods += 1;
             return (id, set.pods == 1);
         }
-        let id = self.free.pop_first().unwrap_or(self.sets.len() as SetId);
+        let id = self.free.pop_first().unwrap_or(self.by_id.len() as SetId);
         let labels = Arc::new(labels);
         let selectors = self.matching(&labels);
         for selector in &selectors {
@@ -83,14 +83,14 @@ impl Sets {
             self.postings.entry((key.name.clone(), value.clone())).or_default().insert(id);
         }
         self.by_labels.insert(labels.clone(), id);
-        self.sets.insert(id, SetState { labels, pods: 1, selectors });
+        self.by_id.insert(id, SetState { labels, pods: 1, selectors });
         (id, true)
     }
 
     /// One pod less; the labels, if it was the last. The set stays until [`Sets::sweep`], so that what it matched can
     /// still be told and its number means one thing throughout a change.
     pub(super) fn leave(&mut self, id: SetId) -> Option<Arc<Labels>> {
-        let set = self.sets.get_mut(&id)?;
+        let set = self.by_id.get_mut(&id)?;
         set.pods -= 1;
         if set.pods > 0 {
             return None;
@@ -102,14 +102,14 @@ impl Sets {
     /// Forgets the sets that no pod has.
     pub(super) fn sweep(&mut self) {
         for id in std::mem::take(&mut self.left) {
-            if self.sets.get(&id).is_some_and(|s| s.pods == 0) {
+            if self.by_id.get(&id).is_some_and(|s| s.pods == 0) {
                 self.remove(id);
             }
         }
     }
 
     fn remove(&mut self, id: SetId) {
-        let Some(set) = self.sets.remove(&id) else { return };
+        let Some(set) = self.by_id.remove(&id) else { return };
         for selector in &set.selectors {
             if let Some(s) = self.selectors.get_mut(selector) {
                 s.sets.remove(&id);
@@ -143,22 +143,19 @@ impl Sets {
         let id = self.next_selector;
         self.next_selector += 1;
         let mut sets = BTreeSet::new();
-        match self.demand(&selector) {
-            Some(postings) => {
-                let matches = |id: &&SetId| self.sets.get(id).is_some_and(|s| selector.matches(&s.labels));
-                for posting in postings {
-                    sets.extend(self.postings.get(&posting).into_iter().flatten().filter(matches));
-                    self.wanting.entry(posting).or_default().insert(id);
-                }
+        if let Some(postings) = self.demand(&selector) {
+            let matches = |id: &&SetId| self.by_id.get(id).is_some_and(|s| selector.matches(&s.labels));
+            for posting in postings {
+                sets.extend(self.postings.get(&posting).into_iter().flatten().filter(matches));
+                self.wanting.entry(posting).or_default().insert(id);
             }
-            None => {
-                let matching = self.sets.iter().filter(|(_, s)| selector.matches(&s.labels));
-                sets.extend(matching.map(|(id, _)| *id));
-                self.undemanding.insert(id);
-            }
+        } else {
+            let matching = self.by_id.iter().filter(|(_, s)| selector.matches(&s.labels));
+            sets.extend(matching.map(|(id, _)| *id));
+            self.undemanding.insert(id);
         }
         for set in &sets {
-            if let Some(set) = self.sets.get_mut(set) {
+            if let Some(set) = self.by_id.get_mut(set) {
                 set.selectors.insert(id);
             }
         }
@@ -183,12 +180,12 @@ impl Sets {
             self.selectors.remove(&id);
             self.by_selector.remove(selector);
             for set in &sets {
-                if let Some(set) = self.sets.get_mut(set) {
+                if let Some(set) = self.by_id.get_mut(set) {
                     set.selectors.remove(&id);
                 }
             }
             self.undemanding.remove(&id);
-            for posting in self.postings_of(selector).into_iter().flatten() {
+            for posting in Self::postings_of(selector).into_iter().flatten() {
                 remove_from(&mut self.wanting, &posting, &id);
             }
         }
@@ -200,11 +197,11 @@ impl Sets {
         let count = |p: &Posting| self.postings.get(p).map_or(0, BTreeSet::len);
         // where nothing is known yet, namespaces are a good guess
         let guess = |ps: &[Posting]| ps.iter().any(|(name, _)| **name != *names::NAMESPACE);
-        self.postings_of(selector).into_iter().min_by_key(|ps| (ps.iter().map(count).sum::<usize>(), guess(ps)))
+        Self::postings_of(selector).into_iter().min_by_key(|ps| (ps.iter().map(count).sum::<usize>(), guess(ps)))
     }
 
     /// Per requirement that demands a label: the labels of which it takes one.
-    fn postings_of(&self, selector: &Selector) -> Vec<Vec<Posting>> {
+    fn postings_of(selector: &Selector) -> Vec<Vec<Posting>> {
         let demanding = selector.requirements().iter().filter(|r| r.operator == Operator::In);
         demanding
             .map(|r| {
@@ -221,7 +218,7 @@ impl Sets {
 
     /// The rules that use a selector which matches the set, for this purpose.
     pub(super) fn rules(&self, set: SetId, purpose: Use) -> BTreeSet<&RuleKey> {
-        let selectors = self.sets.get(&set).into_iter().flat_map(|s| &s.selectors);
+        let selectors = self.by_id.get(&set).into_iter().flat_map(|s| &s.selectors);
         let uses = selectors.filter_map(|s| self.selectors.get(s)).flat_map(|s| s.uses.keys());
         uses.filter(|(_, u)| *u == purpose).map(|(rule, _)| rule).collect()
     }

@@ -56,7 +56,9 @@ impl Compiler {
         self.settle_tables();
         self.sets.sweep();
         let mut moved = false;
-        std::mem::take(&mut self.dirty.released).into_iter().for_each(|id| moved |= self.tables.release(id));
+        for id in std::mem::take(&mut self.dirty.released) {
+            moved |= self.tables.release(id);
+        }
         moved
     }
 
@@ -67,10 +69,10 @@ impl Compiler {
             let policy = self.world.policies.get(&object);
             self.book.replace(&object, policy, &self.world.cidr_groups, &mut turnover);
         }
-        if !turnover.renumbered.is_empty() {
-            let renumbered = self.book.row_renumbered(&turnover.renumbered);
-            let tables = renumbered.iter().filter_map(|r| self.tables.by_rule.get(r)).flatten();
-            self.dirty.tables.extend(tables.map(|id| (*id, [Scope::All, Scope::All])));
+        if turnover.renumbered {
+            // so rare that nobody needs to know which tables name the rules
+            self.book.row_anew();
+            self.dirty.tables.extend(self.tables.by_id.keys().map(|id| (*id, [Scope::All, Scope::All])));
         }
         let mut changed = vec![];
         for (key, (old, new)) in turnover.rules {
@@ -79,8 +81,9 @@ impl Compiler {
                 changed.push(Changed { key: key.clone(), rule: new.clone(), directions });
             }
             self.use_selectors(&key, old.as_deref(), new.as_deref());
-            old.iter().for_each(|r| self.index.put(&key, r, false));
-            new.iter().for_each(|r| self.index.put(&key, r, true));
+            for (rule, present) in old.iter().map(|r| (r, false)).chain(new.iter().map(|r| (r, true))) {
+                self.index.put(&key, rule, present);
+            }
         }
         if !turnover.names.is_empty() {
             self.dirty.pods.extend(self.pods.with_labels(&turnover.names).cloned());
@@ -143,16 +146,13 @@ impl Compiler {
 
     fn settle_pods(&mut self) {
         for key in std::mem::take(&mut self.dirty.pods) {
-            let state = self.pod_state(&key);
-            let now = state.clone();
-            let before = self.pods.put(&key, state);
+            let now = self.pod_state(&key);
+            let before = self.pods.put(&key, now.as_ref());
             if let Some(old) = before.as_ref().filter(|b| now.as_ref().is_none_or(|n| n.uid != b.uid)) {
                 self.rows.endpoints.set(old.uid.clone(), None);
             }
-            if let Some(set) = before.as_ref().map(|b| b.set) {
-                if let Some(labels) = self.sets.leave(set) {
-                    self.rows.wanted.set((*labels).clone(), None);
-                }
+            if let Some(labels) = before.as_ref().and_then(|b| self.sets.leave(b.set)) {
+                self.rows.wanted.set((*labels).clone(), None);
             }
             self.dirty.endpoints.insert(key.clone());
             if before != now {
@@ -326,9 +326,13 @@ impl Compiler {
         }
         // first all ids, then the tables: an id that moves while no table has it yet does no harm
         let mut moved = false;
-        keys.iter().filter_map(|(_, k)| k.as_ref()).for_each(|k| moved |= self.tables.reserve(k));
+        for key in keys.iter().filter_map(|(_, k)| k.as_ref()) {
+            moved |= self.tables.reserve(key);
+        }
         if !moved {
-            keys.into_iter().for_each(|(key, table)| self.put_endpoint(&key, table));
+            for (key, table) in keys {
+                self.put_endpoint(&key, table);
+            }
         }
         !moved
     }
@@ -410,22 +414,22 @@ impl Compiler {
     fn mark_classes(&mut self, changes: &ClassChanges) {
         for (id, (before, now)) in changes {
             let both = before.as_ref().zip(now.as_ref()).filter(|(b, n)| b.base == n.base && b.sets == n.sets);
-            let rules = match both {
-                Some((b, n)) => self.index.concerned_with_features(&b.features, &n.features),
-                None => {
-                    let states = before.iter().chain(now);
-                    let by_labels =
-                        states.clone().flat_map(|c| c.sets.iter().flat_map(|s| self.sets.rules(*s, Use::Peer)));
-                    by_labels.chain(states.clone().flat_map(|c| self.index.concerned_with(c))).collect()
-                }
+            let rules = if let Some((b, n)) = both {
+                self.index.concerned_with_features(&b.features, &n.features)
+            } else {
+                let states = before.iter().chain(now);
+                let by_labels = states.clone().flat_map(|c| c.sets.iter().flat_map(|s| self.sets.rules(*s, Use::Peer)));
+                by_labels.chain(states.clone().flat_map(|c| self.index.concerned_with(c))).collect()
             };
             let mut scopes = <[Scope; 2]>::default();
-            scopes.iter_mut().for_each(|s| s.add([*id]));
+            for scope in &mut scopes {
+                scope.add([*id]);
+            }
             for table in rules.into_iter().filter_map(|r| self.tables.by_rule.get(r)).flatten() {
                 mark(&mut self.dirty.tables, *table, &scopes);
             }
             if before.iter().chain(now).any(|c| c.base == Base::Host) {
-                for table in self.tables.tables.keys() {
+                for table in self.tables.by_id.keys() {
                     mark(&mut self.dirty.tables, *table, &scopes);
                 }
             }

@@ -86,7 +86,7 @@ pub(super) struct Context<'a> {
 
 #[derive(Debug)]
 pub(super) struct Tables {
-    pub(super) tables: BTreeMap<TableId, TableState>,
+    pub(super) by_id: BTreeMap<TableId, TableState>,
     ids: Ids<Arc<TableKey>>,
     pub(super) by_rule: HashMap<RuleKey, BTreeSet<TableId>>,
     before: BTreeMap<TableId, Before>,
@@ -95,7 +95,7 @@ pub(super) struct Tables {
 impl Tables {
     pub(super) fn new() -> Self {
         Self {
-            tables: BTreeMap::new(),
+            by_id: BTreeMap::new(),
             ids: Ids::new("table", 1..=u64::MAX),
             by_rule: HashMap::new(),
             before: BTreeMap::new(),
@@ -109,7 +109,7 @@ impl Tables {
 
     fn moves(&mut self, change: impl FnOnce(&mut Ids<Arc<TableKey>>) -> Vec<Arc<TableKey>>) -> bool {
         let moved = change(&mut self.ids);
-        !moved.is_empty() && self.tables.values().any(|t| moved.contains(&t.key))
+        !moved.is_empty() && self.by_id.values().any(|t| moved.contains(&t.key))
     }
 
     pub(super) fn is_new(&self, id: TableId) -> bool {
@@ -119,10 +119,10 @@ impl Tables {
     /// One more endpoint uses the table, whose id is reserved.
     pub(super) fn acquire(&mut self, key: Arc<TableKey>, context: &Context<'_>) -> TableId {
         let id = TableId(self.ids.get(&key).unwrap_or(0));
-        if !self.tables.contains_key(&id) {
+        if !self.by_id.contains_key(&id) {
             self.create(id, key, context);
         }
-        if let Some(table) = self.tables.get_mut(&id) {
+        if let Some(table) = self.by_id.get_mut(&id) {
             table.users += 1;
         }
         id
@@ -142,18 +142,18 @@ impl Tables {
             users: 0,
         };
         self.before.entry(id).or_insert_with(|| Before { absent: true, ..Before::default() });
-        self.tables.insert(id, table);
+        self.by_id.insert(id, table);
         self.update(id, &[Scope::All, Scope::All], context);
     }
 
     /// One endpoint less uses the table. True where everything has to be compiled anew.
     pub(super) fn release(&mut self, id: TableId) -> bool {
-        let Some(table) = self.tables.get_mut(&id) else { return false };
+        let Some(table) = self.by_id.get_mut(&id) else { return false };
         table.users -= 1;
         if table.users > 0 {
             return false;
         }
-        let Some(table) = self.tables.remove(&id) else { return false };
+        let Some(table) = self.by_id.remove(&id) else { return false };
         for rule in &table.key.rules {
             if let Some(ids) = self.by_rule.get_mut(rule) {
                 ids.remove(&id);
@@ -171,7 +171,7 @@ impl Tables {
 
     /// Resolves the given peers of a table anew, per direction.
     pub(super) fn update(&mut self, id: TableId, scopes: &[Scope; 2], context: &Context<'_>) {
-        let Some(table) = self.tables.get_mut(&id) else { return };
+        let Some(table) = self.by_id.get_mut(&id) else { return };
         let before = self.before.entry(id).or_default();
         table.rules = table.key.rules.iter().filter_map(|k| context.rules.get(k).cloned()).collect();
         let rules: Vec<&RuleSpec> = table.rules.iter().map(|r| &**r).collect();
@@ -203,7 +203,7 @@ impl Tables {
     }
 
     pub(super) fn row(&self, id: TableId) -> Option<TableRow> {
-        let table = self.tables.get(&id)?;
+        let table = self.by_id.get(&id)?;
         let [ingress_default, egress_default] = table.defaults;
         let mut entries = BTreeMap::new();
         for (direction, lists) in DIRECTIONS.into_iter().zip(&table.lists) {
@@ -216,7 +216,7 @@ impl Tables {
 
     /// The rules that a table names.
     pub(super) fn named(&self, id: TableId) -> BTreeSet<RuleId> {
-        let Some(table) = self.tables.get(&id) else { return BTreeSet::new() };
+        let Some(table) = self.by_id.get(&id) else { return BTreeSet::new() };
         let lists = table.lists.iter().flat_map(HashMap::values);
         let entries = lists.flat_map(|l| l.iter().map(|e| e.3.rule));
         entries.chain(table.defaults.iter().map(|d| d.rule)).collect()
@@ -226,12 +226,12 @@ impl Tables {
     pub(super) fn succeed(&mut self, old: &Self) {
         self.before.clear();
         let ids: BTreeSet<TableId> =
-            old.tables.keys().chain(old.before.keys()).chain(self.tables.keys()).copied().collect();
+            old.by_id.keys().chain(old.before.keys()).chain(self.by_id.keys()).copied().collect();
         for id in ids {
             self.before.insert(id, old.told(id));
         }
         for (id, before) in &mut self.before {
-            let Some(table) = self.tables.get(id) else { continue };
+            let Some(table) = self.by_id.get(id) else { continue };
             for (mine, now) in before.lists.iter_mut().zip(&table.lists) {
                 for class in now.keys() {
                     mine.entry(*class).or_insert(None);
@@ -243,7 +243,7 @@ impl Tables {
     /// A table as it was when the last change set was taken.
     fn told(&self, id: TableId) -> Before {
         let journal = self.before.get(&id);
-        let Some(table) = self.tables.get(&id) else {
+        let Some(table) = self.by_id.get(&id) else {
             // gone since: the journal kept all of it
             return journal.cloned().unwrap_or(Before { absent: true, ..Before::default() });
         };
@@ -257,7 +257,7 @@ impl Tables {
     /// What changed since the last call.
     pub(super) fn take(&mut self) -> BTreeMap<TableId, TableChange> {
         let before = std::mem::take(&mut self.before);
-        let change = |(id, before): (TableId, Before)| match (before.absent, self.tables.get(&id)) {
+        let change = |(id, before): (TableId, Before)| match (before.absent, self.by_id.get(&id)) {
             (true, None) => None,
             (true, Some(_)) => Some((id, TableChange::New)),
             (false, None) => Some((id, TableChange::Removed)),
@@ -326,7 +326,7 @@ impl Resolver<'_> {
     fn some(&self, classes: &BTreeSet<PeerClass>, lists: &mut Lists, before: &mut HashMap<PeerClass, Option<List>>) {
         let mut known = Known::new(self);
         for id in classes {
-            let list = self.context.classes.classes.get(id).and_then(|class| {
+            let list = self.context.classes.by_id.get(id).and_then(|class| {
                 let labels = class.sets.iter().filter_map(|s| self.context.sets.labels(*s)).map(|l| &**l).collect();
                 let class_of = Class { id: *id, base: class.base, labels, features: &class.features };
                 known.list(class, self.side.matching(&class_of))
@@ -341,20 +341,24 @@ impl Resolver<'_> {
         let mut now: Lists = HashMap::new();
         now.extend(self.finish(&known.anyone).map(|l| (PeerClass::ANY, l)));
         for (id, mut matching) in self.matching() {
-            let Some(class) = self.context.classes.classes.get(&id) else { continue };
+            let Some(class) = self.context.classes.by_id.get(&id) else { continue };
             matching.extend(&for_anyone);
             matching.sort_unstable();
             matching.dedup();
             now.extend(known.list(class, matching).map(|l| (id, l)));
         }
         let hosts = self.context.classes.reserved.get(&Base::Host).into_iter().flatten();
-        let hosts = hosts.filter_map(|id| Some((*id, self.context.classes.classes.get(id)?)));
+        let hosts = hosts.filter_map(|id| Some((*id, self.context.classes.by_id.get(id)?)));
         for (id, class) in hosts.filter(|_| self.side.own_host) {
             now.extend(known.list(class, vec![]).map(|l| (id, l)));
         }
         let gone: Vec<PeerClass> = lists.keys().filter(|id| !now.contains_key(id)).copied().collect();
-        gone.into_iter().for_each(|id| put(lists, before, id, None));
-        now.into_iter().for_each(|(id, list)| put(lists, before, id, Some(list)));
+        for id in gone {
+            put(lists, before, id, None);
+        }
+        for (id, list) in now {
+            put(lists, before, id, Some(list));
+        }
     }
 
     /// The positions of the rules that match each class, of those that it takes the peer to say.
@@ -434,11 +438,11 @@ pub(super) fn candidates(entry: &Entry, classes: &Classes, sets: &Sets) -> BTree
     found.extend(peers.features.iter().flat_map(|f| classes.of_feature(f)));
     for (base, ids) in &classes.reserved {
         let matching =
-            |id: &&PeerClass| classes.classes.get(id).is_some_and(|c| peers.matches_reserved(*base, &c.features));
+            |id: &&PeerClass| classes.by_id.get(id).is_some_and(|c| peers.matches_reserved(*base, &c.features));
         found.extend(ids.iter().filter(matching));
     }
     // while identities move a class may have several label sets, of which the entry means some
-    found.retain(|id| match classes.classes.get(id) {
+    found.retain(|id| match classes.by_id.get(id) {
         Some(class) if class.sets.len() > 1 => {
             let labels = class.sets.iter().filter_map(|s| sets.labels(*s)).map(|l| &**l).collect();
             matches(entry, &Class { id: *id, base: class.base, labels, features: &class.features })

@@ -1,8 +1,10 @@
 //! Random clusters, the reading of rows, and the comparison with the oracle. Shared by the test binaries.
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
+#![allow(clippy::disallowed_methods, reason = "how many cases to try is asked for by the environment")]
 
 pub mod judge;
 pub mod random;
+pub mod rig;
 pub mod shrink;
 
 /// Number of traffic cases of a property test: `AXONEME_CASES`, or the default that CI runs.

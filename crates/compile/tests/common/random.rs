@@ -38,7 +38,7 @@ impl Rng {
     pub fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
         &of[self.below(of.len() as u64) as usize]
     }
-    pub fn some<'a, T: Clone>(&mut self, of: &'a [T], max: u64) -> Vec<T> {
+    pub fn some<T: Clone>(&mut self, of: &[T], max: u64) -> Vec<T> {
         (0..self.below(max + 1)).map(|_| self.pick(of).clone()).collect()
     }
 }
@@ -260,7 +260,7 @@ pub fn policy(rng: &mut Rng, i: u64) -> Policy {
     let rules = (0..count).map(|r| rule(rng, tier, namespace, if count > 1 { Some(r) } else { None })).collect();
     Policy {
         object: ObjectRef::new(kind, namespace, &format!("policy-{i}")),
-        generation: 1 + rng.below(3) as i64,
+        generation: i64::from(rng.below(3) as u32) + 1,
         tier,
         rules,
     }
@@ -325,7 +325,7 @@ fn peer(rng: &mut Rng) -> Peer {
     match rng.below(14) {
         0..=4 => Peer::Endpoints(selector(rng, 2, true)),
         5 | 6 => Peer::Entity(*rng.pick(&ENTITIES)),
-        7..=9 => Peer::Cidr { cidr: cidr(*rng.pick::<&str>(&CIDRS)), except, scope },
+        7..=9 => Peer::Cidr { cidr: cidr(rng.pick::<&str>(&CIDRS)), except, scope },
         10 => Peer::CidrGroup { name: (*rng.pick(&["partners", "mirrors", "gone"])).into(), except, scope },
         11 => Peer::CidrGroups { selector: kind(rng), except, scope },
         12 => {
