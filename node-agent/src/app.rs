@@ -1,4 +1,4 @@
-//! Wiring of `axoneme-agent run`.
+//! Wiring of the ways to run.
 
 use std::{
     fs::File,
@@ -11,14 +11,14 @@ use anyhow::{Context, Result, bail};
 use axoneme_flow::Hub;
 use axoneme_kernel::net::Netlink;
 use axoneme_runtime::{admin as admin_socket, apiserver::Sources, clock, drain};
-use axoneme_wire::client::{Directory, Driver, Fixed, Replicas, Settings, TokenFile};
+use axoneme_wire::client::{Credentials, Directory, Driver, Fixed, Replicas, Settings, TokenFile};
 use nix::fcntl::{Flock, FlockArg};
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::Admin,
-    args::{Places, Run},
+    args::{Common, Places, Run, Standalone},
     base::DatapathPaths,
     bpf,
     cni::{install, server},
@@ -33,10 +33,31 @@ use crate::{
 /// Requests in hand get so long at the end.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// Runs until SIGTERM. The kernel keeps what it has.
+/// Serves a node of a cluster until SIGTERM. The kernel keeps what it has.
 pub async fn run(args: Run) -> Result<()> {
     // the one TLS implementation of the process; whoever was first decides
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let token = Arc::new(TokenFile::new(args.token_dir.join("axoneme-token")));
+    serve(&args.common, !args.no_cni_install, directory(&args)?, token).await
+}
+
+/// Serves a node without a cluster until SIGTERM: the operator's part runs in this process, behind the same stream.
+pub async fn standalone(args: Standalone) -> Result<()> {
+    let operator = axoneme_operator::standalone::Standalone::start(args.manifests.clone(), &args.common.node)
+        .await
+        .with_context(|| format!("read manifests of {}", args.manifests.display()))?;
+    let directory = Arc::new(operator.directory());
+    let served = serve(&args.common, args.cni_install, directory, operator.credentials()).await;
+    operator.stop().await;
+    served
+}
+
+async fn serve(
+    args: &Common,
+    install: bool,
+    directory: Arc<dyn Directory>,
+    credentials: Arc<dyn Credentials>,
+) -> Result<()> {
     let findings = preflight::look(&args.places.bpf_dir, args.cgroup.as_deref(), &args.host_root);
     for warning in &findings.warnings {
         tracing::warn!("{warning}");
@@ -45,17 +66,19 @@ pub async fn run(args: Run) -> Result<()> {
         bail!("this node cannot run the agent: {}", findings.fatal.join("; "));
     }
     let _lock = lock(&args.places)?;
-    let cancel = CancellationToken::new();
-    let mut tasks = JoinSet::new();
-    let source = operator(&args, &cancel, &mut tasks)?;
-    let (running, admin) = engine(&args, findings, source)?;
+    let (cancel, mut tasks) = (CancellationToken::new(), JoinSet::new());
+    let settings =
+        Settings { node: args.node.as_str().into(), agent_version: env!("CARGO_PKG_VERSION").to_owned(), resume: None };
+    let (driver, client, events) = Driver::new(settings, directory, credentials);
+    tasks.spawn(driver.run(cancel.clone()));
+    let (running, admin) = engine(args, findings, RowSource { events, operator: Box::new(client) })?;
     let (trigger, watcher) = drain::channel();
-    let sockets = [args.places.cni_socket.clone(), args.places.admin_socket.clone()];
-    let (cni, adm) = (admin_socket::bind(&sockets[0]).await?, admin_socket::bind(&sockets[1]).await?);
-    tasks.spawn(server::serve(cni, sockets[0].clone(), running.mail.clone(), watcher));
-    tasks.spawn(admin_socket::serve(adm, sockets[1].clone(), Arc::new(admin), trigger.watcher()));
-    if !args.no_cni_install {
-        tasks.spawn(install_when_ready(running.ready.clone(), cni_paths(&args)));
+    let (cni_path, admin_path) = (args.places.cni_socket.clone(), args.places.admin_socket.clone());
+    let (cni, adm) = (admin_socket::bind(&cni_path).await?, admin_socket::bind(&admin_path).await?);
+    tasks.spawn(server::serve(cni, cni_path, running.mail.clone(), watcher));
+    tasks.spawn(admin_socket::serve(adm, admin_path, Arc::new(admin), trigger.watcher()));
+    if install {
+        tasks.spawn(install_when_ready(running.ready.clone(), cni_paths(args)));
     }
     let signal = drain::terminated().await?;
     tracing::info!(signal, "stopping; pods keep their network");
@@ -75,15 +98,6 @@ fn lock(places: &Places) -> Result<Flock<File>> {
         .map_err(|(_, e)| anyhow::anyhow!("{}: {e}: another agent runs on this node; stop it first", path.display()))
 }
 
-fn operator(args: &Run, cancel: &CancellationToken, tasks: &mut JoinSet<()>) -> Result<RowSource> {
-    let settings =
-        Settings { node: args.node.as_str().into(), agent_version: env!("CARGO_PKG_VERSION").to_owned(), resume: None };
-    let token = Arc::new(TokenFile::new(args.token_dir.join("axoneme-token")));
-    let (driver, client, events) = Driver::new(settings, directory(args)?, token);
-    tasks.spawn(driver.run(cancel.clone()));
-    Ok(RowSource { events, operator: Box::new(client) })
-}
-
 fn directory(args: &Run) -> Result<Arc<dyn Directory>> {
     if !args.operator.is_empty() {
         let ca_pem = match &args.operator_ca {
@@ -96,12 +110,12 @@ fn directory(args: &Run) -> Result<Arc<dyn Directory>> {
         sources: Sources {
             named: args.apiserver.clone(),
             published: None,
-            host_root: Some(args.host_root.clone()),
+            host_root: Some(args.common.host_root.clone()),
             in_cluster: in_cluster(),
         },
         namespace: args.namespace.clone(),
         token_dir: args.token_dir.clone(),
-        cache: args.places.cache_dir.join("operators.json"),
+        cache: args.common.places.cache_dir.join("operators.json"),
         publish: args.bootstrap.clone(),
     })))
 }
@@ -112,7 +126,7 @@ fn in_cluster() -> Option<(String, String)> {
     Some((std::env::var("KUBERNETES_SERVICE_HOST").ok()?, std::env::var("KUBERNETES_SERVICE_PORT").ok()?))
 }
 
-fn engine(args: &Run, findings: preflight::Findings, source: RowSource) -> Result<(Running, Admin)> {
+fn engine(args: &Common, findings: preflight::Findings, source: RowSource) -> Result<(Running, Admin)> {
     let instance = clock::unix_millis(clock::wall()).saturating_mul(1_000_000);
     let (flows, feed) = Hub::new(&args.node, "", instance, args.flow_history);
     let network = Arc::new(Netlink::open()?);
@@ -134,7 +148,7 @@ fn engine(args: &Run, findings: preflight::Findings, source: RowSource) -> Resul
     Ok((running, admin))
 }
 
-fn cni_paths(args: &Run) -> install::Paths {
+fn cni_paths(args: &Common) -> install::Paths {
     let beside = || std::env::current_exe().ok().map(|p| p.with_file_name(axoneme_cni::PLUGIN)).filter(|p| p.exists());
     install::Paths {
         config_dir: args.places.cni_conf_dir.clone(),

@@ -21,7 +21,10 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve this node: rows from the operator, pods from the container runtime.
-    Run(Run),
+    Run(Box<Run>),
+    /// Serve one node from a directory of manifests, with the operator's part in the same process: a laptop, a load
+    /// balancer, a virtual machine outside of any cluster.
+    Standalone(Box<Standalone>),
     /// Remove everything that the agent has made on this host. Needs no API server.
     Uninstall(Places),
 }
@@ -48,13 +51,38 @@ pub struct Places {
     pub bpf_dir: PathBuf,
 }
 
+/// What every way to run has in common.
 #[derive(Clone, Debug, Args)]
-pub struct Run {
+pub struct Common {
     /// Name of the Node object.
     #[arg(long, env = "NODE_NAME")]
     pub node: String,
     #[command(flatten)]
     pub places: Places,
+    /// The host's root as this process sees it: where a kubelet's kubeconfig and the cgroups are looked for.
+    #[arg(long, env = "AXONEME_HOST_ROOT", default_value = "/host")]
+    pub host_root: PathBuf,
+    /// The plugin to install; default: `axoneme-cni` beside this binary.
+    #[arg(long, env = "AXONEME_CNI_PLUGIN")]
+    pub cni_plugin: Option<PathBuf>,
+    /// Leave other network configurations in use beside ours.
+    #[arg(long, env = "AXONEME_KEEP_OTHER_CNI")]
+    pub keep_other_cni: bool,
+    /// cgroup v2 directory for socket load balancing; default: looked for.
+    #[arg(long, env = "AXONEME_CGROUP")]
+    pub cgroup: Option<PathBuf>,
+    /// Seconds that an ADD waits for its rows before the runtime has to ask again.
+    #[arg(long, env = "AXONEME_ADD_DEADLINE", default_value_t = 15)]
+    pub add_deadline: u64,
+    /// Flow events to remember.
+    #[arg(long, env = "AXONEME_FLOW_HISTORY", default_value_t = 16384)]
+    pub flow_history: usize,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Run {
+    #[command(flatten)]
+    pub common: Common,
     /// `host:port` of an operator, in place of asking the API server; may be given several times.
     #[arg(long, env = "AXONEME_OPERATOR", value_delimiter = ',')]
     pub operator: Vec<String>,
@@ -70,28 +98,22 @@ pub struct Run {
     /// Directory with `token` and `ca.crt` for the API server and `axoneme-token` for the operator.
     #[arg(long, env = "AXONEME_TOKEN_DIR", default_value = "/var/run/secrets/kubernetes.io/serviceaccount")]
     pub token_dir: PathBuf,
-    /// The host's root as this process sees it: where a kubelet's kubeconfig and the cgroups are looked for.
-    #[arg(long, env = "AXONEME_HOST_ROOT", default_value = "/host")]
-    pub host_root: PathBuf,
     /// Where the address of the API server is told to the operator on this node.
     #[arg(long, env = "AXONEME_BOOTSTRAP", default_value = "/run/axoneme/bootstrap/apiserver")]
     pub bootstrap: PathBuf,
-    /// The plugin to install; default: `axoneme-cni` beside this binary.
-    #[arg(long, env = "AXONEME_CNI_PLUGIN")]
-    pub cni_plugin: Option<PathBuf>,
     /// Leave the container runtime's configuration alone.
     #[arg(long, env = "AXONEME_NO_CNI_INSTALL")]
     pub no_cni_install: bool,
-    /// Leave other network configurations in use beside ours.
-    #[arg(long, env = "AXONEME_KEEP_OTHER_CNI")]
-    pub keep_other_cni: bool,
-    /// cgroup v2 directory for socket load balancing; default: looked for.
-    #[arg(long, env = "AXONEME_CGROUP")]
-    pub cgroup: Option<PathBuf>,
-    /// Seconds that an ADD waits for its rows before the runtime has to ask again.
-    #[arg(long, env = "AXONEME_ADD_DEADLINE", default_value_t = 15)]
-    pub add_deadline: u64,
-    /// Flow events to remember.
-    #[arg(long, env = "AXONEME_FLOW_HISTORY", default_value_t = 16384)]
-    pub flow_history: usize,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Standalone {
+    #[command(flatten)]
+    pub common: Common,
+    /// Directory of manifests; it must hold the Node of --node.
+    #[arg(long, env = "AXONEME_MANIFESTS")]
+    pub manifests: PathBuf,
+    /// Tell a container runtime on this host of the plugin.
+    #[arg(long, env = "AXONEME_CNI_INSTALL")]
+    pub cni_install: bool,
 }

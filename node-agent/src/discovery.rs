@@ -1,7 +1,6 @@
 //! Where the operator is: two ConfigMaps of its namespace, with a copy on disk for when the API server is away.
 //!
-//! `axoneme-operators`: every value is `host:port` of a replica (or several, one a line); a key `leader` is asked first.
-//! `axoneme-ca`: `ca.crt`, PEM of the authority that signs the replicas' certificates.
+//! What is in them: see [`Replicas::from_config_maps`].
 
 use std::{
     io,
@@ -10,7 +9,7 @@ use std::{
 };
 
 use axoneme_runtime::apiserver::{self, Sources};
-use axoneme_wire::client::{Directory, Replicas};
+use axoneme_wire::client::{Directory, LEADER_ANNOTATION, Replicas};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
     Api, Client, Config,
@@ -25,7 +24,6 @@ use crate::store;
 pub const OPERATORS: &str = "axoneme-operators";
 /// ConfigMap with their certificate authority.
 pub const AUTHORITY: &str = "axoneme-ca";
-const LEADER: &str = "leader";
 const CA: &str = "ca.crt";
 /// An API server that is there answers in milliseconds; one that is not must not hold up the copy on disk.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -72,7 +70,7 @@ impl Cluster {
             .data
             .and_then(|mut d| d.remove(CA))
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("ConfigMap {AUTHORITY} has no {CA}")))?;
-        Ok(Replicas { addresses: addresses(operators), ca_pem })
+        Ok(replicas(operators, &ca_pem))
     }
 
     async fn client(&self) -> io::Result<Client> {
@@ -93,19 +91,9 @@ impl Cluster {
     }
 }
 
-/// The order of the map, the leader in front.
-fn addresses(operators: ConfigMap) -> Vec<String> {
-    let mut data = operators.data.unwrap_or_default();
-    let leader = data.remove(LEADER);
-    let mut out: Vec<String> = Vec::new();
-    for value in leader.into_iter().chain(data.into_values()) {
-        for address in value.split([',', '\n', ' ']).map(str::trim).filter(|a| !a.is_empty()) {
-            if !out.iter().any(|a| a == address) {
-                out.push(address.to_owned());
-            }
-        }
-    }
-    out
+fn replicas(operators: ConfigMap, ca_pem: &str) -> Replicas {
+    let leader = operators.metadata.annotations.and_then(|mut a| a.remove(LEADER_ANNOTATION));
+    Replicas::from_config_maps(operators.data.unwrap_or_default().values(), leader.as_deref(), ca_pem)
 }
 
 /// Certificate and token are read from their files, the token anew when it is rotated.
@@ -173,15 +161,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_leader_is_asked_first_and_nobody_twice() {
-        let data = BTreeMap::from([
-            ("a".to_owned(), "10.0.0.1:9878".to_owned()),
-            ("b".to_owned(), "10.0.0.2:9878\n10.0.0.3:9878".to_owned()),
-            (LEADER.to_owned(), "10.0.0.2:9878".to_owned()),
-        ]);
-        let map = ConfigMap { data: Some(data), ..ConfigMap::default() };
-        assert_eq!(addresses(map), ["10.0.0.2:9878", "10.0.0.1:9878", "10.0.0.3:9878"]);
-        assert!(addresses(ConfigMap::default()).is_empty());
+    fn the_leader_is_asked_first() {
+        let data =
+            BTreeMap::from([("a".to_owned(), "10.0.0.1:1".to_owned()), ("b".to_owned(), "10.0.0.2:1".to_owned())]);
+        let mut map = ConfigMap { data: Some(data), ..ConfigMap::default() };
+        map.metadata.annotations = Some(BTreeMap::from([(LEADER_ANNOTATION.to_owned(), "10.0.0.2:1".to_owned())]));
+        assert_eq!(replicas(map, "PEM").addresses, ["10.0.0.2:1", "10.0.0.1:1"]);
+        assert!(replicas(ConfigMap::default(), "PEM").addresses.is_empty());
     }
 
     #[test]

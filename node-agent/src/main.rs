@@ -30,13 +30,16 @@ fn main() -> ExitCode {
 }
 
 fn execute(command: Command) -> anyhow::Result<()> {
-    match command {
-        Command::Run(args) => tokio::runtime::Builder::new_multi_thread()
+    let runtime = || {
+        tokio::runtime::Builder::new_multi_thread()
             .worker_threads(WORKERS)
             .max_blocking_threads(64)
             .enable_all()
-            .build()?
-            .block_on(app::run(args)),
+            .build()
+    };
+    match command {
+        Command::Run(args) => runtime()?.block_on(app::run(*args)),
+        Command::Standalone(args) => runtime()?.block_on(app::standalone(*args)),
         Command::Uninstall(places) => uninstall::uninstall(&places),
     }
 }

@@ -64,7 +64,7 @@ fn missing_capabilities(status: &str) -> Option<String> {
 }
 
 fn is_a(path: &Path, magic: i64) -> bool {
-    statfs(path).is_ok_and(|s| i64::from(s.filesystem_type().0) == magic)
+    statfs(path).is_ok_and(|s| s.filesystem_type().0 == magic)
 }
 
 fn no_bpffs(dir: &Path) -> Option<String> {

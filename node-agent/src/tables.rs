@@ -74,7 +74,7 @@ pub struct Refused {
 
 #[derive(Debug, Default)]
 pub struct Tables {
-    tables: BTreeMap<TableId, Table>,
+    known: BTreeMap<TableId, Table>,
     /// Slots with contents that no id is known for.
     orphans: BTreeSet<u16>,
     backoff: Backoff,
@@ -114,7 +114,7 @@ impl Tables {
                         adopted: Some(content),
                         failed: None,
                     };
-                    self.tables.insert(*id, table);
+                    self.known.insert(*id, table);
                 }
                 None => drop(self.orphans.insert(slot)),
             }
@@ -125,7 +125,7 @@ impl Tables {
     /// The row is there, or is another one as a whole.
     pub fn want(&mut self, id: TableId) {
         let slot = self.free_slot();
-        let table = self.tables.entry(id).or_insert_with(|| Table {
+        let table = self.known.entry(id).or_insert_with(|| Table {
             slot,
             in_force: false,
             wanted: true,
@@ -140,7 +140,7 @@ impl Tables {
 
     /// The row changed by this.
     pub fn patch(&mut self, patch: TablePatch) {
-        let Some(table) = self.tables.get_mut(&patch.id) else { return };
+        let Some(table) = self.known.get_mut(&patch.id) else { return };
         table.failed = None;
         table.work = match std::mem::replace(&mut table.work, Work::None) {
             Work::None => Work::Patch(patch),
@@ -151,7 +151,7 @@ impl Tables {
 
     /// The row is gone. The slot stays until no endpoint uses it.
     pub fn unwant(&mut self, id: TableId) {
-        if let Some(table) = self.tables.get_mut(&id) {
+        if let Some(table) = self.known.get_mut(&id) {
             table.wanted = false;
             table.work = Work::None;
             table.failed = None;
@@ -160,22 +160,22 @@ impl Tables {
 
     /// The slot, if a complete content of the table is in it.
     pub fn slot_in_force(&self, id: TableId) -> Option<u16> {
-        self.tables.get(&id).filter(|t| t.in_force).map(|t| t.slot)
+        self.known.get(&id).filter(|t| t.in_force).map(|t| t.slot)
     }
 
     /// Why the newest content is not in force.
     pub fn refusal(&self, id: TableId) -> Option<&Refusal> {
-        self.tables.get(&id)?.failed.as_ref()
+        self.known.get(&id)?.failed.as_ref()
     }
 
     /// Tables and their slots, in force or not.
     pub fn iter(&self) -> impl Iterator<Item = (TableId, u16, bool)> {
-        self.tables.iter().map(|(id, t)| (*id, t.slot, t.in_force))
+        self.known.iter().map(|(id, t)| (*id, t.slot, t.in_force))
     }
 
     /// The lowest slot that nobody has. Slot 0 is never used: it is what an empty map entry says.
     fn free_slot(&self) -> u16 {
-        let used: BTreeSet<u16> = self.tables.values().map(|t| t.slot).chain(self.orphans.iter().copied()).collect();
+        let used: BTreeSet<u16> = self.known.values().map(|t| t.slot).chain(self.orphans.iter().copied()).collect();
         (1..u16::MAX).find(|s| !used.contains(s)).unwrap_or(u16::MAX)
     }
 
@@ -188,8 +188,8 @@ impl Tables {
         saved: &dyn Store,
     ) -> Run {
         let mut run = Run::default();
-        let due: Vec<TableId> = self.tables.iter().filter(|(_, t)| t.is_due(now)).map(|(id, _)| *id).collect();
-        if due.iter().any(|id| self.tables.get(id).is_some_and(|t| !t.in_force))
+        let due: Vec<TableId> = self.known.iter().filter(|(_, t)| t.is_due(now)).map(|(id, _)| *id).collect();
+        if due.iter().any(|id| self.known.get(id).is_some_and(|t| !t.in_force))
             && let Err(e) = self.save(saved)
         {
             // nothing is put into a slot that a later process could not name
@@ -198,7 +198,7 @@ impl Tables {
             return run;
         }
         for id in due {
-            let (Some(table), Some(row)) = (self.tables.get_mut(&id), rows.get(&id)) else { continue };
+            let (Some(table), Some(row)) = (self.known.get_mut(&id), rows.get(&id)) else { continue };
             match table.apply(row, datapath) {
                 Ok(writes) => {
                     run.writes += writes;
@@ -207,7 +207,7 @@ impl Tables {
                 Err(e) => run.refused.push(Refused { id, message: table.refuse(&e, now, self.backoff) }),
             }
         }
-        run.retry_at = self.tables.values().filter_map(|t| t.failed.as_ref()?.retry_at).min();
+        run.retry_at = self.known.values().filter_map(|t| t.failed.as_ref()?.retry_at).min();
         run
     }
 
@@ -221,19 +221,19 @@ impl Tables {
         saved: &dyn Store,
     ) -> Result<usize, crate::Error> {
         let gone: Vec<TableId> = self
-            .tables
+            .known
             .iter()
             .filter(|(_, t)| !t.wanted && !in_use.contains(&t.slot) && (prune || t.adopted.is_none()))
             .map(|(id, _)| *id)
             .collect();
         let mut writes = 0;
         for id in &gone {
-            if let Some(t) = self.tables.get(id) {
+            if let Some(t) = self.known.get(id) {
                 if t.in_force {
                     datapath.remove_table(t.slot)?;
                     writes += 1;
                 }
-                self.tables.remove(id);
+                self.known.remove(id);
             }
         }
         if prune {
@@ -250,7 +250,7 @@ impl Tables {
     }
 
     fn save(&self, saved: &dyn Store) -> Result<(), StoreError> {
-        let slots = self.tables.iter().map(|(id, t)| (id.0, t.slot)).collect();
+        let slots = self.known.iter().map(|(id, t)| (id.0, t.slot)).collect();
         store::save(saved, DOCUMENT, &Saved { schema: SCHEMA, slots })
     }
 }

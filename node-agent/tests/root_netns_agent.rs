@@ -197,10 +197,14 @@ impl Rig {
 
     /// Starts the agent; the time until it serves.
     fn start(&mut self) -> Duration {
+        let token = self.path("token").display().to_string();
+        self.start_with(&["run", "--node", "n1", "--operator", "127.0.0.1:9878", "--token-dir", &token])
+    }
+
+    fn start_with(&mut self, args: &[&str]) -> Duration {
         let log = std::fs::File::options().create(true).append(true).open(self.path("agent.log")).unwrap();
         let mut p = self.agent();
-        p.args(["run", "--node", "n1", "--operator", "127.0.0.1:9878", "--token-dir"]).arg(self.path("token"));
-        p.args(self.places()).stderr(log);
+        p.args(args).args(self.places()).stderr(log);
         let begun = Instant::now();
         self.agent = Some(p.spawn().unwrap());
         self.until("the agent is ready", |r| r.admin("/status")["ready"] == true);
@@ -374,4 +378,64 @@ fn uninstall_leaves_nothing(rig: &mut Rig) {
     assert_eq!(left.trim(), "");
     assert_eq!(sh(&format!("ip netns exec {node} cat /proc/sys/net/ipv4/ip_forward")).trim(), "0", "as it was before");
     assert!(!rig.path("net.d/05-axoneme.conflist").exists() && !rig.path("state").exists());
+}
+
+const MANIFESTS: &str = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: n1}
+status: {addresses: [{type: InternalIP, address: 192.168.77.1}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web-a, namespace: shop, uid: a, labels: {app: front}}
+spec: {nodeName: n1}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web-b, namespace: shop, uid: b, labels: {app: back}}
+spec: {nodeName: n1}
+";
+
+const POLICY: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: back, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: back}}
+  policyTypes: [Ingress]
+  ingress: [{from: [{podSelector: {matchLabels: {app: PEER}}}]}]
+";
+
+#[test]
+#[ignore = "needs root: network namespaces and a BPF filesystem"]
+fn a_directory_of_manifests_polices_one_node_without_a_cluster() {
+    let mut rig = Rig::new();
+    let dir = rig.path("manifests");
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::write(dir.join("shop.yaml"), MANIFESTS).unwrap();
+    let took = rig.start_with(&["standalone", "--node", "n1", "--manifests", dir.to_str().unwrap(), "--cni-install"]);
+    println!("standalone start to ready: {took:?}");
+    rig.until("the plugin is installed", |r| r.path("net.d/05-axoneme.conflist").exists());
+    let mut addresses = Vec::new();
+    for (pod, uid) in [(0, "a"), (1, "b")] {
+        let (ok, result) = rig.call("ADD", pod, uid);
+        assert!(ok, "{result}");
+        addresses.push(result["ips"][0]["address"].as_str().unwrap().split('/').next().unwrap().to_owned());
+    }
+    assert!(rig.ping(0, &addresses[1]), "no policy: open");
+    std::fs::write(dir.join("policy.yaml"), POLICY.replace("PEER", "nobody")).unwrap();
+    rig.until("the policy denies", |r| !r.ping(0, &addresses[1]));
+    std::fs::write(dir.join("policy.yaml"), POLICY.replace("PEER", "front")).unwrap();
+    rig.until("the policy allows", |r| r.ping(0, &addresses[1]));
+    assert!(
+        rig.admin_text("/flows?verdict=DROPPED").contains("NetworkPolicy"),
+        "{}",
+        rig.admin_text("/flows?verdict=DROPPED")
+    );
+    uninstall_leaves_nothing(&mut rig);
 }

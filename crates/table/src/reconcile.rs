@@ -369,7 +369,7 @@ mod tests {
         assert_eq!(r.run(now, true, &mut t).retry_at, None);
         assert_eq!((t.rows.get(&1), r.observed(&1)), (Some(&1), Some(&1)));
         let calls = t.calls;
-        r.run(now + Duration::from_secs(3600), true, &mut t);
+        r.run(now + Duration::from_hours(1), true, &mut t);
         assert_eq!(t.calls, calls);
         // back to what is there: applied without a call
         r.set(1, 1);
@@ -398,11 +398,11 @@ mod tests {
                 }
             }
             t.fail.clear();
-            now += Duration::from_secs(60);
+            now += Duration::from_mins(1);
             r.run(now, true, &mut t);
             prop_assert_eq!(&t.rows, &want);
             let calls = t.calls;
-            r.run(now + Duration::from_secs(60), true, &mut t);
+            r.run(now + Duration::from_mins(1), true, &mut t);
             prop_assert_eq!(t.calls, calls);
         }
     }

@@ -101,7 +101,7 @@ fn check_netns(netns: Option<&OwnedFd>) -> io::Result<()> {
     const NSFS_MAGIC: i64 = 0x6e73_6673;
     let Some(fd) = netns else { return Ok(()) };
     let kind = nix::sys::statfs::fstatfs(fd.as_fd())?.filesystem_type();
-    if i64::from(kind.0) != NSFS_MAGIC {
+    if kind.0 != NSFS_MAGIC {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the plugin's descriptor is not a namespace"));
     }
     Ok(())

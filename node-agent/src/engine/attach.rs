@@ -170,7 +170,9 @@ impl Engine {
         };
         if let Err(e) = store::save(&*self.parts.store, &intent.document(), &intent) {
             let now = self.parts.clock.now();
-            intent.addresses.iter().for_each(|a| self.ipam.release(*a, now));
+            for address in &intent.addresses {
+                self.ipam.release(*address, now);
+            }
             return Err(e.into());
         }
         for address in &intent.addresses {
@@ -199,7 +201,9 @@ impl Engine {
             row.addresses.iter().try_for_each(|a| self.ipam.claim(*a).map(|()| got.extend([*a])))
         };
         if let Err(e) = result {
-            got.iter().for_each(|a| self.ipam.release(*a, now));
+            for address in &got {
+                self.ipam.release(*address, now);
+            }
             return Err(e.into());
         }
         Ok(got)

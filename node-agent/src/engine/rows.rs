@@ -49,10 +49,15 @@ impl Engine {
                     RowKey::Ip(prefix) => names.remove_ip(*prefix, now),
                     RowKey::Identity(id) => names.remove_identity(*id),
                     RowKey::Rule(id) => names.remove_rule(*id),
-                    RowKey::Endpoint(uid) => rows.endpoints.get(uid).into_iter().for_each(|r| names.remove_endpoint(r)),
+                    RowKey::Endpoint(uid) => {
+                        if let Some(row) = rows.endpoints.get(uid) {
+                            names.remove_endpoint(row);
+                        }
+                    }
                     RowKey::Service(ns, name) => {
-                        let row = rows.services.get(&(ns.clone(), name.clone()));
-                        row.into_iter().for_each(|r| names.remove_service(r));
+                        if let Some(row) = rows.services.get(&(ns.clone(), name.clone())) {
+                            names.remove_service(row);
+                        }
                     }
                     RowKey::Config(_) | RowKey::Node(_) | RowKey::Table(_) => {}
                 }
