@@ -47,6 +47,10 @@ pub(crate) fn reference(name: &str) -> String {
 
 /// Directory of the static binaries.
 fn binary_dir() -> PathBuf {
+    settings::binaries().unwrap_or_else(built_dir)
+}
+
+fn built_dir() -> PathBuf {
     settings::target().join(TARGET).join("image")
 }
 
@@ -55,8 +59,12 @@ pub(crate) fn binary(name: &str) -> PathBuf {
     binary_dir().join(name)
 }
 
-/// Builds all binaries statically.
+/// Builds all binaries statically, or takes those that were built elsewhere.
 pub(crate) fn build_binaries() -> Result<()> {
+    if let Some(dir) = settings::binaries() {
+        say(format_args!("  ok binaries as they are in {}", dir.display()));
+        return Ok(());
+    }
     let root = settings::repository();
     let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned()];
     for (from, to) in remapped(&root) {

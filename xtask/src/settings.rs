@@ -53,3 +53,8 @@ pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
 pub(crate) fn cargo_home() -> Option<PathBuf> {
     variable("CARGO_HOME").map(PathBuf::from).or_else(|| variable("HOME").map(|home| Path::new(&home).join(".cargo")))
 }
+
+/// A directory with binaries that were built elsewhere, to be packed into images as they are: `AXONEME_BINARIES`.
+pub(crate) fn binaries() -> Option<PathBuf> {
+    variable("AXONEME_BINARIES").map(PathBuf::from)
+}

@@ -29,6 +29,10 @@ pub(crate) fn prepare(paths: &Paths, state: &State, name: &str, number: u8) -> R
     write(&dir, "etc/resolv.conf", &format!("nameserver {dns}\n"))?;
     write(&dir, "etc/containerd.toml", &containerd_config(&runc_path(paths, state)?))?;
     write(&dir, "etc/kubelet.yaml", &kubelet_config(paths, &dir, layout, name, number))?;
+    // containerd brings up a pod's loopback by this plugin; a distribution's kubelet package installs it
+    let plugins = dir.join("root/opt/cni/bin");
+    fs::create_dir_all(&plugins)?;
+    fs::copy(state.bin.join("cni/loopback"), plugins.join("loopback")).context("copying the loopback plugin")?;
     if state.kube_proxy {
         let config = pki::config_path(paths, "kube-proxy");
         let text = format!(

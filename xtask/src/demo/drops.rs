@@ -7,14 +7,17 @@ use serde_json::Value;
 
 use crate::lab::{Lab, SYSTEM};
 
-/// Prints the distinct drops that the nodes have seen lately: who, to whom, why, by which rule.
+/// Prints the distinct drops between pods that the nodes have seen lately: who, to whom, why, by which rule.
 pub(super) fn print(lab: &Lab) -> Result<()> {
     let mut seen: BTreeMap<String, u32> = BTreeMap::new();
     for agent in lab.pods(SYSTEM, "app.kubernetes.io/name=axoneme-agent")? {
         let words = ["axoneme", "observe", "--verdict", "DROPPED", "--last", "100", "-o", "json"];
         for line in lab.exec(&agent, &words)?.lines() {
-            if let Ok(flow) = serde_json::from_str::<Value>(line) {
-                *seen.entry(describe(flow.get("flow").unwrap_or(&flow))).or_default() += 1;
+            let Ok(line) = serde_json::from_str::<Value>(line) else { continue };
+            let flow = line.get("flow").unwrap_or(&line);
+            // what is no pod's traffic (router solicitations of a v4-only pod) is not part of the story
+            if flow.pointer("/destination/pod_name").is_some() {
+                *seen.entry(describe(flow)).or_default() += 1;
             }
         }
     }
