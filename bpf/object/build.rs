@@ -7,7 +7,9 @@
 //! Environment:
 //! - `BPF_OBJECT=FILE` embeds this object instead of building one (release builders, other distributions);
 //! - `BPF_SKIP=1` embeds nothing (documentation builds);
-//! - `BPF_CARGO`, `BPF_RUSTC`, `BPF_LINKER_DIR`, `AXONEME_CACHE` name the tools.
+//! - `BPF_CARGO`, `BPF_RUSTC`, `BPF_LINKER_DIR`, `BPF_OBJCOPY`, `AXONEME_CACHE` name the tools.
+
+#![allow(clippy::disallowed_methods, reason = "a build script is configured by its environment")]
 
 use std::{
     env, fs,
@@ -18,7 +20,7 @@ use std::{
 type Result<T> = std::result::Result<T, String>;
 
 fn main() -> Result<()> {
-    for name in ["BPF_OBJECT", "BPF_SKIP", "BPF_CARGO", "BPF_RUSTC", "BPF_LINKER_DIR", "AXONEME_CACHE"] {
+    for name in ["BPF_OBJECT", "BPF_SKIP", "BPF_CARGO", "BPF_RUSTC", "BPF_LINKER_DIR", "BPF_OBJCOPY", "AXONEME_CACHE"] {
         println!("cargo:rerun-if-env-changed={name}");
     }
     let here = PathBuf::from(var("CARGO_MANIFEST_DIR")?);
@@ -38,7 +40,18 @@ fn main() -> Result<()> {
         None => build(root)?,
     };
     fs::copy(&object, &out).map_err(|e| format!("copy {}: {e}", object.display()))?;
-    Ok(())
+    strip(&out)
+}
+
+/// Removes DWARF: the kernel reads only BTF, and the rest is two thirds of the object.
+fn strip(object: &Path) -> Result<()> {
+    let tool = env::var("BPF_OBJCOPY").unwrap_or_else(|_| "/usr/lib/llvm-22/bin/llvm-objcopy".into());
+    let status = Command::new(&tool).arg("--strip-debug").arg(object).status();
+    match status {
+        Ok(s) if s.success() => Ok(()),
+        Ok(s) => Err(format!("{tool} --strip-debug: {s}")),
+        Err(e) => Err(format!("{tool} (Debian package llvm-22-dev; `cargo xtask setup`): {e}")),
+    }
 }
 
 fn var(name: &str) -> Result<String> {

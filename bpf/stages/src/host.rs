@@ -23,6 +23,9 @@ use crate::{
     socket::Sockets,
 };
 
+/// Cookie, protocol, backend, frontend.
+pub type Socket<F> = (u64, u8, Choice<F>, Choice<F>);
+
 /// Maps of one family.
 #[derive(Debug)]
 pub struct Tables<F: Family> {
@@ -36,7 +39,7 @@ pub struct Tables<F: Family> {
     pub translations: RefCell<HashMap<F::Key, F::Backend>>,
     pub reverse: RefCell<HashMap<F::Key, Reverse<F>>>,
     pub fragments: RefCell<HashMap<F::FragmentKey, Ports>>,
-    pub sockets: RefCell<Vec<(u64, u8, Choice<F>, Choice<F>)>>,
+    pub sockets: RefCell<Vec<Socket<F>>>,
 }
 
 impl<F: Family> Default for Tables<F> {
@@ -251,7 +254,7 @@ impl Buffer {
 
 /// One's complement arithmetic on a checksum field: `sum' = ~(~sum + ~from + to)` (RFC 1624, equation 3).
 fn mend(field: u16, from: &[u8], to: &[u8]) -> u16 {
-    let words = |b: &[u8]| b.chunks(2).map(|c| u16::from_bytes(c)).fold(0u64, |s, w| s + u64::from(w));
+    let words = |b: &[u8]| b.chunks(2).map(u16::from_bytes).fold(0u64, |s, w| s + u64::from(w));
     let inverted = from.chunks(2).map(|c| !u16::from_bytes(c)).fold(0u64, |s, w| s + u64::from(w));
     let mut sum = u64::from(!field) + inverted + words(to);
     while sum > 0xffff {

@@ -85,7 +85,7 @@ impl Family for V4 {
         let fragment = u16::from_be((v1.to_le() >> 16) as u16);
         let protocol = (v2.to_le() >> 8) as u8;
         let mut f = flow(source, destination, protocol, ETHERNET as u16 + header as u16);
-        f.id = (v1.to_le() & 0xffff) as u32;
+        f.id = v1.to_le() & 0xffff;
         if fragment & 0x1fff != 0 {
             f.kind = FlowKind::LaterFragment;
             return Ok(f);

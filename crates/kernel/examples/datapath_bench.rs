@@ -7,7 +7,16 @@
 //! `spread` is the range of the middle half of the ratio to the floor.
 //!
 //! Needs root. `datapath_bench [--rounds N] [--milliseconds N] [same] [cross] [packet]`.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a bench stops at the first failure")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::cast_precision_loss,
+    clippy::large_stack_arrays,
+    clippy::too_many_lines,
+    reason = "a bench stops at the first failure"
+)]
 
 #[path = "../tests/rig/mod.rs"]
 mod rig;
@@ -109,17 +118,14 @@ fn measure(kind: Kind, to: IpAddr, time: Duration) -> f64 {
     let mut b = [1; 1];
     while start.elapsed() < time {
         let t = Instant::now();
-        match &mut kept {
-            Some(s) => {
-                s.write_all(&b).unwrap();
-                s.read_exact(&mut b).unwrap();
-            }
-            None => {
-                let mut s = open();
-                reset_on_close(&s);
-                s.write_all(&b).unwrap();
-                s.read_exact(&mut b).unwrap();
-            }
+        if let Some(s) = &mut kept {
+            s.write_all(&b).unwrap();
+            s.read_exact(&mut b).unwrap();
+        } else {
+            let mut s = open();
+            reset_on_close(&s);
+            s.write_all(&b).unwrap();
+            s.read_exact(&mut b).unwrap();
         }
         samples.push(t.elapsed().as_secs_f64() * 1e6);
     }
@@ -257,12 +263,12 @@ fn cross(tunnel: bool, keep: &mut Vec<Box<dyn std::any::Any>>) -> Setup {
     let nodes = uplinks().map(|ns| {
         number += 1;
         let overlay = if tunnel { vxlan(&ns, number, "external") } else { 0 };
-        if !tunnel {
+        if tunnel {
+            ns.ip("link set vx0 arp off");
+        } else {
             let other = 3 - number;
             ns.ip(&format!("route add 10.{other}.0.0/24 via 10.201.0.{other}"));
             ns.ip(&format!("route add fd10:{other}::/64 via fd21::{other}"));
-        } else {
-            ns.ip("link set vx0 arp off");
         }
         let uplink = ns.run(|| nix::net::if_::if_nametoindex("up0").unwrap());
         let node =

@@ -136,6 +136,7 @@ pub enum Hook {
 
 /// Load-time settings; a change loads the programs anew and updates the links in place.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent switches, each a load-time constant")]
 pub struct DatapathConfig {
     /// 0 in native routing.
     pub overlay_ifindex: u32,

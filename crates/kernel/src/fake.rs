@@ -64,7 +64,7 @@ impl FakeDatapath {
     /// destination. `own_host`: the source is this node and may always reach its pods.
     pub fn allows(&self, source: IpAddr, destination: IpAddr, protocol: u8, port: u16, own_host: bool) -> bool {
         let state = self.state();
-        let end = |a: IpAddr| state.endpoints.get(&a).map(|e| (Some(e.slot), e.peer)).unwrap_or((None, state.peer(a)));
+        let end = |a: IpAddr| state.endpoints.get(&a).map_or_else(|| (None, state.peer(a)), |e| (Some(e.slot), e.peer));
         let ((source_slot, source_peer), (destination_slot, destination_peer)) = (end(source), end(destination));
         let judge = |slot: Option<u16>, direction, peer| match slot {
             Some(s) => state.tables.get(&s).is_some_and(|t| lookup(t, direction, peer, protocol, port)),

@@ -3,6 +3,19 @@
 //!
 //! `AXONEME_PACKETS` sets how many (default 120 000).
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_precision_loss,
+    clippy::large_stack_arrays,
+    clippy::too_many_lines,
+    clippy::many_single_char_names,
+    clippy::missing_errors_doc,
+    reason = "a test fails by panicking, and reads best in one piece"
+)]
+
 mod rig;
 
 use std::{

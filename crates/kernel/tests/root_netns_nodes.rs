@@ -1,5 +1,18 @@
 //! Two nodes on an underlay: tunnel and native routing.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_precision_loss,
+    clippy::large_stack_arrays,
+    clippy::too_many_lines,
+    clippy::many_single_char_names,
+    clippy::missing_errors_doc,
+    reason = "a test fails by panicking, and reads best in one piece"
+)]
+
 mod rig;
 
 use std::{

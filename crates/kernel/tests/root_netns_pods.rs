@@ -1,5 +1,18 @@
 //! Pods of one node: real links, real programs.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_precision_loss,
+    clippy::large_stack_arrays,
+    clippy::too_many_lines,
+    clippy::many_single_char_names,
+    clippy::missing_errors_doc,
+    reason = "a test fails by panicking, and reads best in one piece"
+)]
+
 mod rig;
 
 use std::{

@@ -101,7 +101,7 @@ mod inner {
     {
         let h = world(false);
         default(&h, 1, Direction::Ingress, false);
-        from_pod::<F>(&h, LINK_A, &F::packet(A, B, 6, &tcp(4000, 80, SYN)));
+        let _ = from_pod::<F>(&h, LINK_A, &F::packet(A, B, 6, &tcp(4000, 80, SYN)));
         assert!(from_pod::<F>(&h, LINK_B, &F::packet(B, A, 6, &tcp(80, 4000, SYN))).is_drop());
         assert!(!from_pod::<F>(&h, LINK_B, &F::packet(B, A, 6, &tcp(80, 4000, SYN | ACK))).is_drop());
     }

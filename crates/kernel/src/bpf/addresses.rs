@@ -259,13 +259,20 @@ fn endpoint_entry(e: &Endpoint) -> EndpointEntry {
     }
 }
 
-fn halves([a, b, c, d, e, f]: [u8; 6]) -> [u16; 3] {
-    [u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d]), u16::from_ne_bytes([e, f])]
+fn halves(mac: [u8; 6]) -> [u16; 3] {
+    let mut out = [0; 3];
+    for (to, from) in out.iter_mut().zip(mac.as_chunks::<2>().0) {
+        *to = u16::from_ne_bytes(*from);
+    }
+    out
 }
 
-fn bytes([x, y, z]: [u16; 3]) -> [u8; 6] {
-    let ([a, b], [c, d], [e, f]) = (x.to_ne_bytes(), y.to_ne_bytes(), z.to_ne_bytes());
-    [a, b, c, d, e, f]
+fn bytes(halves: [u16; 3]) -> [u8; 6] {
+    let mut out = [0; 6];
+    for (to, from) in out.iter_mut().zip(halves.into_iter().flat_map(u16::to_ne_bytes)) {
+        *to = from;
+    }
+    out
 }
 
 fn key4(p: ipnetwork::Ipv4Network) -> Lpm<[u8; 4]> {

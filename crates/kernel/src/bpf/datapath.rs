@@ -140,7 +140,7 @@ pub struct BpfDatapath {
 
 /// Entries of both families.
 #[doc(hidden)]
-pub type RawConntrack = (Vec<(Key4, Conntrack)>, Vec<(Key6, Conntrack)>);
+pub(super) type RawConntrack = (Vec<(Key4, Conntrack)>, Vec<(Key6, Conntrack)>);
 
 /// A lock whose holder cannot panic half-way: every change behind it is one system call at a time, and the kernel's
 /// state is the truth.
@@ -161,6 +161,7 @@ impl BpfDatapath {
         let tables = Mutex::new(Tables::read(&maps)?);
         let sets = Mutex::new(Sets::read(&maps)?);
         let datapath = Self { config, dir, maps, version, programs, budget, nodes, tables, sets };
+        datapath.stock_tables()?;
         datapath.attach_sockets()?;
         Ok(datapath)
     }

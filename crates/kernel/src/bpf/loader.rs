@@ -200,7 +200,7 @@ fn load(
     for (name, value) in constants {
         loader.override_global(name, value, true);
     }
-    let mut ebpf = loader.load(object).map_err(map_failure)?;
+    let mut ebpf = loader.load(object).map_err(|e| map_failure(&e))?;
     let mut programs = Programs::new();
     let mut budget = Vec::new();
     for name in wanted {
@@ -211,8 +211,8 @@ fn load(
     Ok((programs, budget))
 }
 
-fn map_failure(e: EbpfError) -> DatapathError {
-    let mut cause: Option<&dyn std::error::Error> = Some(&e);
+fn map_failure(e: &EbpfError) -> DatapathError {
+    let mut cause: Option<&dyn std::error::Error> = Some(e);
     while let Some(c) = cause {
         if let Some(io) = c.downcast_ref::<io::Error>() {
             let source =

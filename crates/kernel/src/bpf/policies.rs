@@ -66,7 +66,7 @@ fn key(k: &PolicyKey) -> Lpm<RawKey> {
     }
 }
 
-fn value(v: &PolicyValue) -> RawValue {
+fn value(v: PolicyValue) -> RawValue {
     RawValue { rule: v.rule, proxy_port: v.proxy_port, auth: v.auth, verdict: if v.allow { ALLOW } else { DENY } }
 }
 
@@ -78,7 +78,7 @@ fn default_value(d: PolicyDefault) -> RawValue {
     RawValue { rule: d.rule, proxy_port: 0, auth: 0, verdict: if d.allow { DEFAULT_ALLOW } else { DEFAULT_DENY } }
 }
 
-fn entry(k: &Lpm<RawKey>, v: &RawValue) -> Option<(PolicyKey, PolicyValue)> {
+fn entry(k: &Lpm<RawKey>, v: RawValue) -> Option<(PolicyKey, PolicyValue)> {
     if v.verdict > ALLOW {
         return None;
     }
@@ -120,6 +120,23 @@ impl BpfDatapath {
         self.maps.slots.put(&place, &Slot { revision, flags, rules })
     }
 
+    /// Puts empty tables into the lowest free places. A table for such a place is then filled where it stands, before
+    /// anyone looks at it; putting a map into the outer map costs an RCU grace period (some milliseconds) in the caller.
+    pub(super) fn stock_tables(&self) -> Result<()> {
+        let mut tables = lock(&self.tables);
+        let free: Vec<u32> = (1..SLOTS).filter(|p| !tables.tries.contains_key(p)).take(SPARE).collect();
+        let mut tries = Vec::with_capacity(free.len());
+        for _ in &free {
+            tries.push(new_trie()?);
+        }
+        let descriptors: Vec<u32> = tries.iter().map(|t| sys::number(t.as_fd())).collect();
+        // One call, one grace period. Kernels that cannot do it have no stock.
+        if self.maps.policy.put_all(&free, &descriptors).is_ok() {
+            tables.tries.extend(free.into_iter().zip(tries.into_iter().map(|t| (t, 0))));
+        }
+        Ok(())
+    }
+
     pub(super) fn replace_table(&self, slot: u16, table: &PolicyTable) -> Result<()> {
         let place = u32::from(place(slot)?);
         // The defaults take two places.
@@ -128,17 +145,27 @@ impl BpfDatapath {
             return Err(DatapathError::TableTooLarge { needed, capacity: TABLE_ENTRIES });
         }
         let mut tables = lock(&self.tables);
-        let fd = sys::create_trie(size_of::<Lpm<RawKey>>(), size_of::<RawValue>(), TABLE_ENTRIES)
-            .map_err(|e| io_error("make a policy table", e))?;
-        let trie: Trie = Table::of("POLICY", fd, TABLE_ENTRIES);
         let mut keys = vec![default_key(Direction::Ingress), default_key(Direction::Egress)];
         let mut values = vec![default_value(table.ingress_default), default_value(table.egress_default)];
         keys.extend(table.entries.iter().map(|(k, _)| key(k)));
-        values.extend(table.entries.iter().map(|(_, v)| value(v)));
-        fill(&trie, &keys, &values)?;
-        sys::update_inner(self.maps.policy.as_fd(), place, trie.as_fd())
-            .map_err(|e| io_error(format!("replace the policy table of slot {slot}"), e))?;
-        tables.tries.insert(place, (trie, needed));
+        values.extend(table.entries.iter().map(|(_, v)| value(*v)));
+        match tables.tries.get_mut(&place) {
+            // Empty, and not looked at yet.
+            Some((trie, entries)) if *entries == 0 => {
+                if let Err(e) = fill(trie, &keys, &values) {
+                    clear(trie)?;
+                    return Err(e);
+                }
+                *entries = needed;
+            }
+            _ => {
+                let trie = new_trie()?;
+                fill(&trie, &keys, &values)?;
+                sys::update_inner(self.maps.policy.as_fd(), place, trie.as_fd())
+                    .map_err(|e| io_error(format!("replace the policy table of slot {slot}"), e))?;
+                tables.tries.insert(place, (trie, needed));
+            }
+        }
         let rules = [table.ingress_default.rule, table.egress_default.rule];
         self.write_slot(place, slot_flags(table.ingress_default, table.egress_default), rules)
     }
@@ -153,7 +180,7 @@ impl BpfDatapath {
         let mut tables = lock(&self.tables);
         let (trie, entries) = tables.tries.get_mut(&place).ok_or_else(|| no_table(slot))?;
         reserve(trie, entries, upserts)?;
-        let (keys, values): (Vec<_>, Vec<_>) = upserts.iter().map(|(k, v)| (key(k), value(v))).unzip();
+        let (keys, values): (Vec<_>, Vec<_>) = upserts.iter().map(|(k, v)| (key(k), value(*v))).unzip();
         fill(trie, &keys, &values)?;
         let old = self.maps.slots.get(&place)?.unwrap_or_default();
         let (ingress, egress) = defaults(&old);
@@ -188,10 +215,13 @@ impl BpfDatapath {
     pub(super) fn delete_table(&self, slot: u16) -> Result<()> {
         let place = u32::from(place(slot)?);
         let mut tables = lock(&self.tables);
-        // First the revision: connections of the slot are judged anew, and find nothing that allows them.
+        // First the revision: connections of the slot are judged anew, and find nothing that allows them. The emptied
+        // table stays in its place, ready for the next.
         self.write_slot(place, 0, [0; 2])?;
-        self.maps.policy.remove(&place)?;
-        tables.tries.remove(&place);
+        if let Some((trie, entries)) = tables.tries.get_mut(&place) {
+            clear(trie)?;
+            *entries = 0;
+        }
         Ok(())
     }
 
@@ -204,7 +234,7 @@ impl BpfDatapath {
                 continue;
             }
             let (ingress_default, egress_default) = defaults(&slot);
-            let mut entries: Vec<_> = trie.elements()?.iter().filter_map(|(k, v)| entry(k, v)).collect();
+            let mut entries: Vec<_> = trie.elements()?.iter().filter_map(|(k, v)| entry(k, *v)).collect();
             entries.sort();
             let number = u16::try_from(place.saturating_sub(1)).unwrap_or(u16::MAX);
             found.push((number, PolicyTable { ingress_default, egress_default, entries }));
@@ -215,6 +245,26 @@ impl BpfDatapath {
 
 fn no_table(slot: u16) -> DatapathError {
     io_error(format!("slot {slot} has no policy table"), io::Error::from(io::ErrorKind::NotFound))
+}
+
+/// Empty tables that are kept ready.
+const SPARE: usize = 64;
+
+fn new_trie() -> Result<Trie> {
+    let fd = sys::create_trie(size_of::<Lpm<RawKey>>(), size_of::<RawValue>(), TABLE_ENTRIES)
+        .map_err(|e| io_error("make a policy table", e))?;
+    Ok(Table::of("POLICY", fd, TABLE_ENTRIES))
+}
+
+/// Empties a table, its defaults first: what is looked up meanwhile is denied rather than allowed by default.
+fn clear(trie: &Trie) -> Result<()> {
+    for direction in [Direction::Ingress, Direction::Egress] {
+        trie.remove(&default_key(direction))?;
+    }
+    for (key, _) in trie.elements()? {
+        trie.remove(&key)?;
+    }
+    Ok(())
 }
 
 /// Writes entries: in one call where the kernel can, else one by one.

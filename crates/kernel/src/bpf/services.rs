@@ -105,6 +105,9 @@ fn set_keys(service: Option<Service>) -> Vec<BackendKey> {
     (0..s.count).map(|index| BackendKey { set: s.set, index }).collect()
 }
 
+/// IP protocol number.
+const TCP: u32 = 6;
+
 impl BpfDatapath {
     /// The value of a new set of `count` backends.
     fn next_set(&self, entry: &ServiceEntry) -> Service {
@@ -181,7 +184,6 @@ impl BpfDatapath {
         if gone.is_empty() {
             return Ok(());
         }
-        const TCP: u32 = 6;
         let (mut affinity4, mut translations4) = (Vec::new(), Vec::new());
         let (mut affinity6, mut translations6) = (Vec::new(), Vec::new());
         let was4 = |b: &Backend4| gone.contains(&(from_v4(b.address), b.port));

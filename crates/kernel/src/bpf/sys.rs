@@ -39,7 +39,8 @@ fn owned(fd: i32) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
-fn number(fd: BorrowedFd<'_>) -> u32 {
+/// The descriptor's number, as maps of maps take it.
+pub(crate) fn number(fd: BorrowedFd<'_>) -> u32 {
     u32::try_from(fd.as_raw_fd()).unwrap_or(u32::MAX)
 }
 
@@ -130,14 +131,15 @@ pub(crate) fn next_key<K: aya::Pod>(map: BorrowedFd<'_>, key: Option<&K>) -> io:
 #[repr(C)]
 #[derive(Default)]
 struct Batch {
-    in_batch: u64,
-    out_batch: u64,
+    // Where to begin, where to go on.
+    from: u64,
+    next: u64,
     keys: u64,
     values: u64,
     count: u32,
     map: u32,
-    element_flags: u64,
-    flags: u64,
+    element: u64,
+    whole: u64,
 }
 
 /// Where a batched walk stands. Hash maps keep a bucket number, tries and arrays a key: 64 bytes hold either.
@@ -164,8 +166,8 @@ pub(crate) fn lookup_batch<K: aya::Pod, V: aya::Pod>(
     values.clear();
     let mut next = [0u64; 8];
     let mut attr = Batch {
-        in_batch: if cursor.started { address(&cursor.token) } else { 0 },
-        out_batch: std::ptr::from_mut(&mut next) as u64,
+        from: if cursor.started { address(&cursor.token) } else { 0 },
+        next: std::ptr::from_mut(&mut next) as u64,
         keys: keys.as_mut_ptr() as u64,
         values: values.as_mut_ptr() as u64,
         count: u32::try_from(keys.capacity().min(values.capacity())).unwrap_or(u32::MAX),
