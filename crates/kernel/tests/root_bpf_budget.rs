@@ -15,7 +15,7 @@
 
 mod rig;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt::Write};
 
 use rig::{Namespace, Node, Options};
 
@@ -57,7 +57,7 @@ fn programs_stay_within_their_budget() {
     let mut table = String::new();
     let mut over = Vec::new();
     for c in &costs {
-        table += &format!("{} = [{}, {}]\n", c.program, c.verified_instructions, c.translated_bytes);
+        writeln!(table, "{} = [{}, {}]", c.program, c.verified_instructions, c.translated_bytes).unwrap();
         match allowed.get(&c.program) {
             None => over.push(format!("{} has no budget", c.program)),
             Some((i, b)) if c.verified_instructions > *i || c.translated_bytes > *b => {

@@ -274,7 +274,7 @@ impl Pair {
 
     /// Runs a packet on both sides: kind and reason of the verdict, or the difference.
     fn compare(&self, packet: &Random) -> Result<(u32, u32), String> {
-        self.set_time(packet.now, packet.random, packet.tunnel);
+        self.set_time(packet.now, packet.die, packet.tunnel);
         let (kernel, kernel_bytes) = self.run_kernel(packet);
         let (host, host_bytes) = self.run_host(packet);
         if kernel != host {
@@ -343,7 +343,7 @@ struct Random {
     ifindex: u32,
     tunnel: u32,
     now: u32,
-    random: u32,
+    die: u32,
     bytes: Vec<u8>,
 }
 
@@ -522,9 +522,10 @@ fn random_packet(rng: &mut StdRng, links: &[u32], now: u32) -> Random {
         bytes[at] ^= 1 << rng.random_range(0..8);
     }
     let tunnel = *[1011u32, 1011, 6, 1, 0, 1012].choose(rng).unwrap();
-    Random { hook, v6: is_v6, ifindex, tunnel, now, random: rng.random(), bytes }
+    Random { hook, v6: is_v6, ifindex, tunnel, now, die: rng.random(), bytes }
 }
 
+#[expect(clippy::disallowed_methods, reason = "a test's only setting")]
 fn packets() -> u64 {
     std::env::var("AXONEME_PACKETS").ok().and_then(|n| n.parse().ok()).unwrap_or(120_000)
 }
