@@ -103,7 +103,10 @@ fn number(value: Option<f64>) -> String {
 }
 
 fn print_table(figures: &[Figure]) {
-    println!("{:<34} {:>10} {:>10} {:>10} {:>8} {:>10} {:>8}  floor, peer", "figure", "unit", "ours", "floor", "ratio", "peer", "ratio");
+    println!(
+        "{:<34} {:>10} {:>10} {:>10} {:>8} {:>10} {:>8}  floor, peer",
+        "figure", "unit", "ours", "floor", "ratio", "peer", "ratio"
+    );
     for f in figures {
         println!(
             "{:<34} {:>10} {:>10} {:>10} {:>8} {:>10} {:>8}  {}",

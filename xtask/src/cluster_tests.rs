@@ -25,6 +25,13 @@ pub(crate) struct Totals {
 /// A scenario: its promise as a name, and what holds it.
 type Scenario = (String, Box<dyn Fn(&Lab, &Fixture) -> Result<()>>);
 
+/// A scenario as its module lists it.
+type Named = (&'static str, fn(&Lab, &Fixture) -> Result<()>);
+
+fn boxed(named: &[Named]) -> Vec<Scenario> {
+    named.iter().map(|(name, check)| ((*name).to_owned(), Box::new(*check) as Box<_>)).collect()
+}
+
 /// One cluster and what runs on it.
 struct Suite {
     name: &'static str,

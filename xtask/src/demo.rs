@@ -183,7 +183,7 @@ fn time_to_enforcement(lab: &Lab, shop: &Shop) -> Result<()> {
     drops::print(lab)?;
     lab.delete_file("tools/demo/block-web.yaml")?;
     let limit = Duration::from_secs(5);
-    let back = lab.eventually(
+    let back = Lab::eventually(
         "web reaches api again",
         limit,
         || lab.passes(&shop.web, &at, Duration::from_millis(200)),

@@ -99,8 +99,8 @@ pub(crate) fn build() -> Result<Vec<PathBuf>> {
     for image in IMAGES {
         let archive = out.join(format!("{}.tar", image.name));
         oci::write(&spec(image)?, &archive)?;
-        let size = std::fs::metadata(&archive)?.len();
-        say(format_args!("  ok {} {:.1} MiB  {}", reference(image.name), size as f64 / 1_048_576.0, archive.display()));
+        let kib = std::fs::metadata(&archive)?.len() / 1024;
+        say(format_args!("  ok {} {kib} KiB  {}", reference(image.name), archive.display()));
         archives.push(archive);
     }
     Ok(archives)

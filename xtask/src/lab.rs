@@ -78,14 +78,14 @@ impl Lab {
              {families}\n  routing: {mode}\n  ipam: {{mode: Kubernetes}}\n"
         );
         for line in spec.lines() {
-            text.push_str(&format!("    {line}\n"));
+            text.extend(["    ", line, "\n"]);
         }
         text
     }
 
     /// Waits until all nodes are Ready.
     pub(crate) fn ready(&self) -> Result<()> {
-        let limit = Duration::from_secs(120);
+        let limit = Duration::from_mins(2);
         let waited = self.cluster.kubectl(&["wait", "--for=condition=Ready", "nodes", "--all", "--timeout=120s"]);
         waited.map(drop).or_else(|e| bail!("{e:#}\nafter {limit:?}:\n{}", self.diagnosis()))
     }
@@ -101,7 +101,7 @@ impl Lab {
         let ask = |words: &[&str]| self.cluster.kubectl(words).unwrap_or_else(|e| format!("{e:#}"));
         let mut text = ask(&["get", "pods", "-A", "-o", "wide"]);
         for app in ["axoneme-operator", "axoneme-agent"] {
-            text.push_str(&format!("--- {app}\n"));
+            text.extend(["--- ", app, "\n"]);
             let label = format!("app.kubernetes.io/name={app}");
             text.push_str(&ask(&["-n", SYSTEM, "logs", "-l", &label, "--tail=15", "--prefix"]));
         }
@@ -159,7 +159,6 @@ impl Lab {
 
     /// Asks again until the answer is the wanted one; the last answer in the error.
     pub(crate) fn eventually<T: std::fmt::Debug>(
-        &self,
         what: &str,
         limit: Duration,
         mut ask: impl FnMut() -> Result<T>,

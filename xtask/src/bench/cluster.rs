@@ -39,12 +39,13 @@ fn sorted(mut values: Vec<f64>) -> Vec<f64> {
     values
 }
 
-fn quantile(values: &[f64], q: f64) -> f64 {
+fn quantile(values: &[f64], q: usize) -> f64 {
+    // per mille, so that the index stays in whole numbers
     let last = values.len().saturating_sub(1);
-    values.get((last as f64 * q).round() as usize).copied().unwrap_or(f64::NAN)
+    values.get((last * q + 500) / 1000).copied().unwrap_or(f64::NAN)
 }
 
-fn figure(name: &str, unit: &str, ours: &[f64], q: f64, peer: Option<(&[f64], &str)>) -> Figure {
+fn figure(name: &str, unit: &str, ours: &[f64], q: usize, peer: Option<(&[f64], &str)>) -> Figure {
     let mine = quantile(ours, q);
     let theirs = peer.map(|(v, _)| quantile(v, q));
     Figure {
@@ -57,7 +58,7 @@ fn figure(name: &str, unit: &str, ours: &[f64], q: f64, peer: Option<(&[f64], &s
         peer_name: peer.map(|(_, n)| n.to_owned()),
         ratio_to_floor: None,
         ratio_to_peer: theirs.map(|t| mine / t),
-        spread: Some(serde_json::json!([quantile(ours, 0.0), quantile(ours, 1.0)])),
+        spread: Some(serde_json::json!([quantile(ours, 0), quantile(ours, 1000)])),
     }
 }
 
@@ -96,8 +97,8 @@ fn starts(ours: &Cluster, peer: &Cluster) -> Result<Vec<Figure>> {
     let (one, many) = ((sorted(one.0), sorted(one.1)), (sorted(many.0), sorted(many.1)));
     let name = "ptp, host-local, portmap";
     Ok(vec![
-        figure("pod_ready_one_p50", "ms", &one.0, 0.5, Some((&one.1, name))),
-        figure("pod_ready_25_p50", "ms", &many.0, 0.5, Some((&many.1, name))),
+        figure("pod_ready_one_p50", "ms", &one.0, 500, Some((&one.1, name))),
+        figure("pod_ready_25_p50", "ms", &many.0, 500, Some((&many.1, name))),
     ])
 }
 
@@ -134,8 +135,8 @@ fn enforcement(lab: &Lab) -> Result<Vec<Figure>> {
     }
     let whole = sorted(whole);
     Ok(vec![
-        figure("kubectl_apply_deny_to_first_drop_p50", "ms", &whole, 0.5, None),
-        figure("kubectl_apply_deny_to_first_drop_max", "ms", &whole, 1.0, None),
+        figure("kubectl_apply_deny_to_first_drop_p50", "ms", &whole, 500, None),
+        figure("kubectl_apply_deny_to_first_drop_max", "ms", &whole, 1000, None),
     ])
 }
 
@@ -146,8 +147,12 @@ fn memory(lab: &Lab) -> Result<Vec<Figure>> {
         let pid = status.get("pid").and_then(Value::as_u64);
         // the pid in the pod is 1: the status of that very process
         let text = lab.cluster.node_exec(&agent.node, &["sh", "-c", "for p in /proc/[0-9]*; do grep -qs '^Name:.axoneme-agent' $p/status && grep VmRSS $p/status; done; true"])?;
-        let kib: f64 = text.split_whitespace().nth(1).and_then(|v| v.parse().ok()).with_context(|| format!("{pid:?}: {text:?}"))?;
+        let kib: f64 = text
+            .split_whitespace()
+            .nth(1)
+            .and_then(|v| v.parse().ok())
+            .with_context(|| format!("{pid:?}: {text:?}"))?;
         agents.push(kib / 1024.0);
     }
-    Ok(vec![figure("agent_rss", "MiB", &sorted(agents), 1.0, None)])
+    Ok(vec![figure("agent_rss", "MiB", &sorted(agents), 1000, None)])
 }

@@ -30,7 +30,7 @@ fn table<'a>(figures: impl Iterator<Item = &'a Figure>) -> String {
             _ => "–".to_owned(),
         };
         let ratio = |r: Option<f64>| r.map_or_else(|| "–".to_owned(), |r| format!("{r:.3}"));
-        text.push_str(&format!(
+        let row = format!(
             "| {} | {} {} | {} | {} | {} | {} |\n",
             f.name.replace('_', " "),
             short(f.ours),
@@ -39,7 +39,8 @@ fn table<'a>(figures: impl Iterator<Item = &'a Figure>) -> String {
             ratio(f.ratio_to_floor),
             other(f.peer, &f.peer_name),
             ratio(f.ratio_to_peer)
-        ));
+        );
+        text.push_str(&row);
     }
     text
 }

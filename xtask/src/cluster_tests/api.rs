@@ -11,7 +11,7 @@ use super::fixture::{Fixture, PATIENCE, SOON};
 use crate::lab::{Lab, SYSTEM};
 
 pub(super) fn scenarios() -> Vec<Scenario> {
-    let named: [(&str, fn(&Lab, &Fixture) -> Result<()>); 6] = [
+    let named: &[super::Named] = &[
         ("policy_shows_valid_and_enforced_on_all_nodes", enforced),
         ("unsupported_field_is_named_and_nothing_is_half_enforced", unsupported),
         ("broken_object_leaves_others_alone", broken),
@@ -19,7 +19,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         ("every_node_has_a_ciliumnode_with_addresses", cilium_nodes),
         ("nothing_is_written_when_nothing_changes", quiet),
     ];
-    named.into_iter().map(|(n, f)| (n.to_owned(), Box::new(f) as Box<dyn Fn(&Lab, &Fixture) -> Result<()>>)).collect()
+    super::boxed(named)
 }
 
 const ALLOW: &str = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: shown, namespace: lab}\nspec:\n  \
@@ -53,7 +53,7 @@ fn unsupported(lab: &Lab, f: &Fixture) -> Result<()> {
     ensure!(text("reason") == "Unsupported", "reason {:?}", text("reason"));
     ensure!(text("message").contains("spec.ingress[0].toPorts[0].rules"), "message {:?}", text("message"));
     let open = || lab.passes(&f.stranger, &f.server[0].target("tcp", 0, 8080)?, PATIENCE);
-    lab.eventually("open again after the policy was deleted", SOON, open, |ok| *ok).map(drop)
+    Lab::eventually("open again after the policy was deleted", SOON, open, |ok| *ok).map(drop)
 }
 
 /// A policy that the API server accepts and Axoneme can't: an invalid CIDR in a group, a port that is no number.
@@ -65,7 +65,7 @@ fn broken(lab: &Lab, f: &Fixture) -> Result<()> {
     lab.apply(ALLOW)?;
     lab.condition(&["-n", "lab", "cnp", "shown"], "Enforced", "True")?;
     let denied = || lab.passes(&f.stranger, &f.server[0].target("tcp", 0, 8080)?, PATIENCE);
-    lab.eventually("the good policy is in force", SOON, denied, |ok| !*ok)?;
+    Lab::eventually("the good policy is in force", SOON, denied, |ok| !*ok)?;
     let told = lab.condition(&["-n", "other", "cnp", "broken"], "Valid", "False");
     delete(lab, &["-n", "lab", "cnp", "shown"])?;
     delete(lab, &["-n", "other", "cnp", "broken"])?;
@@ -141,7 +141,7 @@ fn quiet(lab: &Lab, _: &Fixture) -> Result<()> {
         std::thread::sleep(Duration::from_secs(1));
         Ok(same)
     };
-    lab.eventually("quiet", Duration::from_secs(20), settle, |same| *same)?;
+    Lab::eventually("quiet", Duration::from_secs(20), settle, |same| *same)?;
     std::thread::sleep(Duration::from_secs(10));
     let after = written(lab)?;
     let changed: Vec<&String> = after.iter().filter(|(k, v)| before.get(*k) != Some(*v)).map(|(k, _)| k).collect();

@@ -7,7 +7,7 @@ use super::fixture::{Fixture, PATIENCE, SOON};
 use crate::lab::{Lab, Outcome, Pod, target};
 
 pub(super) fn scenarios() -> Vec<Scenario> {
-    let named: [(&str, fn(&Lab, &Fixture) -> Result<()>); 11] = [
+    let named: &[super::Named] = &[
         ("pods_reach_pods_on_the_same_and_on_another_node", pods),
         ("fragments_pass_in_both_directions", fragments),
         ("pods_see_each_others_own_addresses", own_addresses),
@@ -20,14 +20,14 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         ("pods_reach_the_api_server_by_cluster_ip", api_server),
         ("nodes_reach_services", node_services),
     ];
-    named.into_iter().map(|(n, f)| (n.to_owned(), Box::new(f) as Box<dyn Fn(&Lab, &Fixture) -> Result<()>>)).collect()
+    super::boxed(named)
 }
 
 /// All targets must answer; which did not is in the error.
 fn all_pass(lab: &Lab, from: &Pod, targets: &[String]) -> Result<()> {
     let check = || lab.probe(from, targets, PATIENCE);
     let good = |o: &Vec<Outcome>| o.iter().all(Outcome::passed);
-    lab.eventually(&format!("{} reaches {targets:?}", from.name), SOON, check, good).map(drop)
+    Lab::eventually(&format!("{} reaches {targets:?}", from.name), SOON, check, good).map(drop)
 }
 
 fn pods(lab: &Lab, f: &Fixture) -> Result<()> {

@@ -9,14 +9,14 @@ use super::fixture::{Fixture, PATIENCE, SOON};
 use crate::lab::{Lab, SYSTEM, Stream};
 
 pub(super) fn scenarios() -> Vec<Scenario> {
-    let named: [(&str, fn(&Lab, &Fixture) -> Result<()>); 5] = [
+    let named: &[super::Named] = &[
         ("agent_restart_loses_no_packet_and_cuts_no_connection", agent_restart),
         ("operator_restart_loses_no_packet", operator_restart),
         ("probes_pass_under_default_deny", probes),
         ("verdicts_stay_while_the_api_server_is_away", api_away),
         ("pods_come_and_go_without_leaving_addresses_behind", churn),
     ];
-    named.into_iter().map(|(n, f)| (n.to_owned(), Box::new(f) as Box<dyn Fn(&Lab, &Fixture) -> Result<()>>)).collect()
+    super::boxed(named)
 }
 
 /// Streams to both servers, UDP and TCP, while `during` runs; all of them must see no loss and outlive it.
@@ -78,7 +78,7 @@ fn probes(lab: &Lab, f: &Fixture) -> Result<()> {
                 policyTypes: [Ingress, Egress]}\n";
     lab.apply(yaml)?;
     let shut = || lab.passes(&f.client[0], &f.server[0].target("tcp", 0, 8080)?, PATIENCE);
-    let told = lab.eventually("shut", SOON, shut, |ok| !*ok).and_then(|_| {
+    let told = Lab::eventually("shut", SOON, shut, |ok| !*ok).and_then(|_| {
         std::thread::sleep(Duration::from_secs(6));
         ["server-1", "server-2"].iter().map(|p| restarts(lab, p)).collect::<Result<Vec<_>>>()
     });
@@ -94,7 +94,7 @@ fn api_away(lab: &Lab, f: &Fixture) -> Result<()> {
                 {matchLabels: {app: server}}, ingress: [{from: [{podSelector: {matchLabels: {app: client}}}]}]}\n";
     lab.apply(yaml)?;
     let denied = || lab.passes(&f.stranger, &f.server[1].target("tcp", 0, 8080)?, PATIENCE);
-    lab.eventually("in force", SOON, denied, |ok| !*ok)?;
+    Lab::eventually("in force", SOON, denied, |ok| !*ok)?;
     let udp = f.server[1].target("udp", 0, 8081)?;
     // 30 s of traffic; the API server stands still for 20 of them
     let mut stream = lab.stream(&f.client[0], &udp, 15_000, 500)?;
@@ -108,7 +108,7 @@ fn api_away(lab: &Lab, f: &Fixture) -> Result<()> {
     ensure!(alive?, "the stream ended while the API server was away");
     node_still.context("node to pod while the API server was away")?;
     let report = stream.finish()?;
-    let denied = lab.eventually("API back", Duration::from_secs(30), denied, |ok| !*ok);
+    let denied = Lab::eventually("API back", Duration::from_secs(30), denied, |ok| !*ok);
     lab.cluster.kubectl(&["-n", "lab", "delete", "networkpolicy", "some"])?;
     denied?;
     ensure!(report.lost == 0, "lost packets: {report:?}");
@@ -141,5 +141,5 @@ fn churn(lab: &Lab, _: &Fixture) -> Result<()> {
     let up = lab.rollout("other", "deployment/churn");
     lab.cluster.kubectl(&["-n", "other", "delete", "deployment", "churn", "--cascade=foreground", "--timeout=60s"])?;
     up?;
-    lab.eventually("addresses are back", Duration::from_secs(45), || used(lab), |now| *now == before).map(drop)
+    Lab::eventually("addresses are back", Duration::from_secs(45), || used(lab), |now| *now == before).map(drop)
 }

@@ -177,7 +177,7 @@ fn hold(lab: &Lab, f: &Fixture, name: &str, expected: &[(From, To, bool)]) -> Re
 /// Asks until all answers are as expected, then once more: an allow that flickers is a failure.
 fn converge(lab: &Lab, f: &Fixture, family: usize, expected: &[(From, To, bool)]) -> Result<()> {
     let ask = || wrong(lab, f, family, expected);
-    lab.eventually("verdicts", SOON, ask, Vec::is_empty)?;
+    Lab::eventually("verdicts", SOON, ask, Vec::is_empty)?;
     let again = ask()?;
     if again.is_empty() { Ok(()) } else { bail!("held once, then: {again:?}") }
 }

@@ -31,12 +31,14 @@ pub(super) fn ask(lab: &Lab, clients: &[Pod], services: &[(&str, &str)]) -> Resu
 pub(super) fn print(title: &str, rows: &[Row]) {
     println!("\n{title}");
     if let Some(first) = rows.first() {
-        let head: String = first.answers.iter().map(|(n, _)| format!("{n:>10}")).collect();
-        println!("   {:<10}{head}", "from \\ to");
+        print!("   {:<10}", "from \\ to");
+        first.answers.iter().for_each(|(name, _)| print!("{name:>10}"));
+        println!();
     }
     for row in rows {
-        let cells: String = row.answers.iter().map(|(_, o)| format!("{:>10}", mark(o))).collect();
-        println!("   {:<10}{cells}", row.client);
+        print!("   {:<10}", row.client);
+        row.answers.iter().for_each(|(_, outcome)| print!("{:>10}", mark(outcome)));
+        println!();
     }
 }
 
