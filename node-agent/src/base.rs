@@ -140,14 +140,13 @@ fn named_device(name: &str, observed: &Observed) -> Result<(String, u32), Error>
 impl Base {
     /// Makes settings and tunnel device so; returns the tunnel device's index, 0 without one. Writes only what differs.
     pub fn apply(&self, network: &dyn Network, inventory: &mut Inventory, store: &dyn Store) -> Result<u32, Error> {
-        let overlay = match self.overlay {
-            Some(overlay) => network.ensure_overlay(overlay)?,
-            None => {
-                if network.links()?.iter().any(|l| l.name == OVERLAY_LINK) {
-                    network.remove_link(OVERLAY_LINK)?;
-                }
-                0
+        let overlay = if let Some(overlay) = self.overlay {
+            network.ensure_overlay(overlay)?
+        } else {
+            if network.links()?.iter().any(|l| l.name == OVERLAY_LINK) {
+                network.remove_link(OVERLAY_LINK)?;
             }
+            0
         };
         for (key, value) in &self.sysctls {
             match network.sysctl(key)? {

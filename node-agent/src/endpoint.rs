@@ -109,8 +109,12 @@ pub fn host_name(attachment: &Attachment) -> String {
 
 /// MAC of the pod's side: locally administered, unicast, the same for the same attachment.
 pub fn pod_mac(attachment: &Attachment) -> [u8; 6] {
-    let [_, _, _, _, _, _, a, b, c, d, e, ..] = digest(attachment);
-    [0x02, a, b, c, d, e]
+    // behind the bytes that name the host side
+    let mut mac = [0x02; 6];
+    for (to, from) in mac.iter_mut().skip(1).zip(digest(attachment).into_iter().skip(6)) {
+        *to = from;
+    }
+    mac
 }
 
 /// Alias of the host side.

@@ -115,14 +115,15 @@ async fn turn(
     loop {
         let mail = match engine.wake_at() {
             None => inbox.recv().await,
-            Some(at) => match tokio::time::timeout_at(at.into(), inbox.recv()).await {
-                Ok(mail) => mail,
-                Err(_) => {
+            Some(at) => {
+                if let Ok(mail) = tokio::time::timeout_at(at.into(), inbox.recv()).await {
+                    mail
+                } else {
                     engine.tick();
                     publish(&mut engine, &reports, &doomed, &ready).await;
                     continue;
                 }
-            },
+            }
         };
         let mail = match mail {
             None | Some(Mail::Stop) => return,

@@ -1,4 +1,5 @@
 //! What the engine promises, on a node in memory.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests")]
 
 mod common;
 
@@ -107,7 +108,7 @@ fn with_nothing_to_do_nothing_is_written() {
     let (writes, documents) = (node.writes(), node.store.documents.lock().unwrap().clone());
     e.stream(snapshot(&set, 2));
     e.stream(snapshot(&set, 3));
-    node.clock.advance(Duration::from_secs(3600));
+    node.clock.advance(Duration::from_hours(1));
     e.tick();
     assert_eq!(node.writes(), writes);
     assert_eq!(*node.store.documents.lock().unwrap(), documents);
@@ -196,7 +197,7 @@ fn a_table_that_is_too_large_is_refused_and_last_good_stays() {
     assert_eq!(acks(&out), [2]);
     // hopeless: not tried again until it changes
     let writes = node.writes();
-    node.clock.advance(Duration::from_secs(3600));
+    node.clock.advance(Duration::from_hours(1));
     e.tick();
     assert_eq!(node.writes(), writes);
     e.stream(batch(3, vec![RowChange::Upsert(Row::Table(table(5, 0..10).into()))]));

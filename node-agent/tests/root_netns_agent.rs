@@ -1,4 +1,5 @@
 //! The agent's binary on a node of its own: rows by gRPC, the plugin, the programs in the kernel.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests")]
 
 mod common;
 

@@ -1,5 +1,6 @@
 //! The plugin against the agent on real links, in network namespaces of its own; the packet path is in memory, so the
 //! kernel's own routing carries the packets.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests")]
 
 mod common;
 
@@ -177,7 +178,7 @@ fn plugin() -> PathBuf {
 }
 
 /// One call of the binary as a runtime makes it: exit code and document.
-fn call(rig: &Rig, binary: &Path, command: &str, pod: usize, uid: &str, extra: Value) -> (bool, Value) {
+fn call(rig: &Rig, binary: &Path, command: &str, pod: usize, uid: &str, extra: &Value) -> (bool, Value) {
     let mut config = json!({"cniVersion": "1.1.0", "name": "axoneme", "type": "axoneme-cni", "socket": rig.socket()});
     config.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
     let mut child = Process::new(binary)
@@ -230,17 +231,17 @@ fn a_pod_gets_its_network_and_leaves_nothing() {
     let agent = Agent::start(&rig, &node, dual());
     let none = json!({});
 
-    let (ok, version) = call(&rig, &binary, "VERSION", 0, "a", none.clone());
+    let (ok, version) = call(&rig, &binary, "VERSION", 0, "a", &none);
     assert!(ok && version["supportedVersions"].as_array().unwrap().contains(&json!("1.1.0")));
-    assert_eq!(call(&rig, &binary, "STATUS", 0, "a", none.clone()), (true, Value::Null));
+    assert_eq!(call(&rig, &binary, "STATUS", 0, "a", &none), (true, Value::Null));
 
-    let (ok, result) = call(&rig, &binary, "ADD", 0, "a", none.clone());
+    let (ok, result) = call(&rig, &binary, "ADD", 0, "a", &none);
     assert!(ok, "{result}");
     assert_eq!(result["ips"][0]["address"], "10.0.1.2/32");
     assert_eq!(result["ips"][1]["address"], "fd00:1::2/128");
     assert_eq!(result["interfaces"][1]["mtu"], 1450);
     let host_link = result["interfaces"][0]["name"].as_str().unwrap().to_owned();
-    let (ok, second) = call(&rig, &binary, "ADD", 1, "b", none.clone());
+    let (ok, second) = call(&rig, &binary, "ADD", 1, "b", &none);
     assert!(ok, "{second}");
 
     let addresses = rig.in_pod(0, "ip -o addr show dev eth0");
@@ -256,17 +257,17 @@ fn a_pod_gets_its_network_and_leaves_nothing() {
     rig.in_pod(0, "ping -c 1 -W 2 fd00:1::3");
 
     let previous = json!({"prevResult": result});
-    assert_eq!(call(&rig, &binary, "CHECK", 0, "a", previous.clone()), (true, Value::Null));
+    assert_eq!(call(&rig, &binary, "CHECK", 0, "a", &previous), (true, Value::Null));
     rig.in_pod(0, "ip addr del 10.0.1.2/32 dev eth0");
-    let (ok, failure) = call(&rig, &binary, "CHECK", 0, "a", previous);
+    let (ok, failure) = call(&rig, &binary, "CHECK", 0, "a", &previous);
     assert!(!ok && failure["msg"].as_str().unwrap().contains("address 10.0.1.2 is missing"), "{failure}");
 
-    assert_eq!(call(&rig, &binary, "DEL", 0, "a", none.clone()), (true, Value::Null));
-    assert_eq!(call(&rig, &binary, "DEL", 0, "a", none.clone()), (true, Value::Null), "DEL of what is gone succeeds");
+    assert_eq!(call(&rig, &binary, "DEL", 0, "a", &none), (true, Value::Null));
+    assert_eq!(call(&rig, &binary, "DEL", 0, "a", &none), (true, Value::Null), "DEL of what is gone succeeds");
     eventually("the link is gone", || !rig.in_node("ip -o link").contains(&host_link));
     assert!(!rig.in_node("ip route").contains("10.0.1.2"));
     let gc = json!({"cni.dev/valid-attachments": []});
-    assert_eq!(call(&rig, &binary, "GC", 1, "b", gc), (true, Value::Null));
+    assert_eq!(call(&rig, &binary, "GC", 1, "b", &gc), (true, Value::Null));
     eventually("no endpoint is left", || agent.view()["endpoints"].as_array().unwrap().is_empty());
     eventually("no pod link is left", || {
         !rig.in_node("ip -o link").lines().any(|l| l.contains(" axn") && !l.contains("axn_vxlan"))
@@ -285,7 +286,7 @@ fn a_pod_gets_its_network_and_leaves_nothing() {
 fn the_node_is_set_up_once_and_a_restart_changes_nothing() {
     let (rig, node, binary) = (Rig::new("b", 1), Node::default(), plugin());
     let agent = Agent::start(&rig, &node, dual());
-    let (ok, result) = call(&rig, &binary, "ADD", 0, "a", json!({}));
+    let (ok, result) = call(&rig, &binary, "ADD", 0, "a", &json!({}));
     assert!(ok, "{result}");
     let state = || {
         let drop_counters =
@@ -313,7 +314,7 @@ fn the_node_is_set_up_once_and_a_restart_changes_nothing() {
     let log = node.datapath.kernel().log.clone();
     assert!(log.iter().all(|l| l.starts_with("attach")), "{log:?}");
     rig.in_node("ping -c 1 -W 2 10.0.1.2");
-    assert_eq!(call(&rig, &binary, "CHECK", 0, "a", json!({"prevResult": result})), (true, Value::Null));
+    assert_eq!(call(&rig, &binary, "CHECK", 0, "a", &json!({"prevResult": result})), (true, Value::Null));
     assert_eq!(agent.view()["endpoints"][0]["ready"], true);
 }
 

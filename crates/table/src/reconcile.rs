@@ -386,9 +386,12 @@ mod tests {
             let (mut r, mut now, mut want) = (Reconciler::default(), Instant::now(), BTreeMap::new());
             r.adopt(start);
             for (key, value, action) in ops {
-                match value {
-                    Some(v) => { r.set(key, v); want.insert(key, v); }
-                    None => { r.unset(&key); want.remove(&key); }
+                if let Some(v) = value {
+                    r.set(key, v);
+                    want.insert(key, v);
+                } else {
+                    r.unset(&key);
+                    want.remove(&key);
                 }
                 match action {
                     0 => { t.fail.insert(key, true); }

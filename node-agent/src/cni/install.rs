@@ -138,6 +138,8 @@ pub fn uninstall(paths: &Paths) -> Result<(), InstallError> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -164,7 +166,6 @@ mod tests {
             serde_json::from_slice(&fs::read(paths.config_dir.join(CONFIG)).unwrap()).unwrap();
         assert_eq!(list["plugins"][0]["type"], PLUGIN);
         assert_eq!(list["plugins"].as_array().unwrap().len(), 1, "portmap is not there");
-        use std::os::unix::fs::PermissionsExt;
         let mode = fs::metadata(paths.bin_dir.join(PLUGIN)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o755);
         uninstall(&paths).unwrap();

@@ -1,5 +1,6 @@
 //! A node in memory: fakes that outlive an engine as the kernel outlives a process, and a fuse that kills it.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -2,7 +2,11 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use netlink_packet_route::{RouteNetlinkMessage, address::AddressAttribute, route::RouteMessage};
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    address::{AddressAttribute, AddressMessage},
+    route::RouteMessage,
+};
 use nix::sched::{CloneFlags, setns};
 
 use super::{HOST_MAC, Link, NetworkError, PodLink, Result, Route, gateway, message, socket::Socket, sysctl};
@@ -124,7 +128,7 @@ pub(super) fn faults(link: &PodLink) -> Result<Vec<String>> {
 }
 
 fn addresses(socket: &mut Socket, ifindex: u32) -> Result<Vec<std::net::IpAddr>> {
-    let dump = socket.dump(RouteNetlinkMessage::GetAddress(Default::default()), "list addresses in the pod")?;
+    let dump = socket.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()), "list addresses in the pod")?;
     Ok(dump
         .iter()
         .filter_map(|m| match m {
