@@ -40,6 +40,7 @@ fn main() {
     let numbers: Vec<Event> = numbers.map(|(labels, n)| Event::Assignment(labels, Some(Identity(n)))).collect();
     compiler.apply(numbers);
     let compiled = start.elapsed();
+    let resident = resident_mib();
     let rows = compiler.compiled().rows;
     let entries: usize = rows.tables.values().map(|t| t.entries.len()).sum();
     eprintln!(
@@ -50,7 +51,7 @@ fn main() {
     );
     drop(rows);
     print("compile from nothing", "ms", milliseconds(compiled), "one run");
-    print("compiler resident memory", "MiB", resident_mib(), "one run");
+    print("compiler resident memory", "MiB", resident, "one run");
 
     let mut edit = Samples::default();
     let mut add = Samples::default();
@@ -70,29 +71,29 @@ fn main() {
 #[derive(Default)]
 struct Samples {
     times: Vec<Duration>,
+    /// Of the processor: what a busy machine does not show.
+    cpu: Vec<Duration>,
     empty: usize,
 }
 
 impl Samples {
     fn measure(&mut self, compiler: &mut Compiler, event: Event) {
-        let start = Instant::now();
+        let (start, cpu) = (Instant::now(), on_cpu());
         let changes = compiler.apply([event]);
         self.times.push(start.elapsed());
+        self.cpu.push(on_cpu().saturating_sub(cpu));
         self.empty += usize::from(changes.is_empty());
     }
 
     fn report(mut self, name: &str) {
-        self.times.sort_unstable();
-        let at = |share: usize| self.times.get(self.times.len() * share / 100).copied().unwrap_or_default();
-        let spread = format!(
-            "n={} min={:.3} max={:.3} without effect={}",
-            self.times.len(),
-            milliseconds(at(0)),
-            milliseconds(self.times.last().copied().unwrap_or_default()),
-            self.empty
-        );
-        print(&format!("{name} p50"), "ms", milliseconds(at(50)), &spread);
-        print(&format!("{name} p99"), "ms", milliseconds(at(99)), &spread);
+        for (times, suffix) in [(&mut self.times, ""), (&mut self.cpu, ", processor time")] {
+            times.sort_unstable();
+            let at = |share: usize| times.get(times.len() * share / 100).copied().unwrap_or_default();
+            let (min, max) = (milliseconds(at(0)), milliseconds(times.last().copied().unwrap_or_default()));
+            let spread = format!("n={} min={min:.3} max={max:.3} without effect={}", times.len(), self.empty);
+            print(&format!("{name} p50{suffix}"), "ms", milliseconds(at(50)), &spread);
+            print(&format!("{name} p99{suffix}"), "ms", milliseconds(at(99)), &spread);
+        }
     }
 }
 
@@ -104,6 +105,13 @@ fn print(name: &str, unit: &str, ours: f64, spread: &str) {
 
 fn milliseconds(d: Duration) -> f64 {
     d.as_secs_f64() * 1e3
+}
+
+/// Time that this thread has run (proc(5), `schedstat`).
+fn on_cpu() -> Duration {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let ns = stat.split_whitespace().next().and_then(|n| n.parse().ok());
+    Duration::from_nanos(ns.unwrap_or_default())
 }
 
 fn resident_mib() -> f64 {

@@ -31,8 +31,10 @@ pub(super) const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Eg
 /// Entries under one peer: protocol, port, bits, verdict.
 type List = Arc<[(Option<Protocol>, u16, u8, PolicyEntry)]>;
 type Lists = HashMap<PeerClass, List>;
+/// What lists were. None: nobody was told of the table yet.
+type Journal<'a> = Option<&'a mut HashMap<PeerClass, Option<List>>>;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct TableState {
     pub(super) key: Arc<TableKey>,
     rules: Vec<Arc<RuleSpec>>,
@@ -52,6 +54,8 @@ struct Before {
     policies: Option<BTreeMap<ObjectRef, i64>>,
     defaults: Option<[DirectionDefault; 2]>,
     lists: [HashMap<PeerClass, Option<List>>; 2],
+    /// It was removed: its last state, on top of which the rest of this goes.
+    gone: Option<Box<TableState>>,
 }
 
 /// Which peers of a table have to be resolved anew.
@@ -141,7 +145,10 @@ impl Tables {
             lists: [HashMap::new(), HashMap::new()],
             users: 0,
         };
-        self.before.entry(id).or_insert_with(|| Before { absent: true, ..Before::default() });
+        let before = self.before.entry(id).or_insert_with(|| Before { absent: true, ..Before::default() });
+        if let Some(gone) = before.gone.take() {
+            before.keep(&gone);
+        }
         self.by_id.insert(id, table);
         self.update(id, &[Scope::All, Scope::All], context);
     }
@@ -163,10 +170,9 @@ impl Tables {
             }
         }
         let before = self.before.entry(id).or_default();
-        if !before.absent {
-            before.keep(&table);
-        }
-        self.moves(|ids| ids.remove(&table.key))
+        let key = table.key.clone();
+        before.gone = (!before.absent).then(|| Box::new(table));
+        self.moves(|ids| ids.remove(&key))
     }
 
     /// Resolves the given peers of a table anew, per direction.
@@ -187,17 +193,19 @@ impl Tables {
         }
         let directions = DIRECTIONS.into_iter().zip(scopes).zip(told.into_iter().zip(defaults));
         let places = table.lists.iter_mut().zip(before.lists.iter_mut());
-        for (((direction, scope), (told, default)), (lists, before)) in directions.zip(places) {
+        let absent = before.absent;
+        for (((direction, scope), (told, default)), (lists, journal)) in directions.zip(places) {
+            let journal = Some(journal).filter(|_| !absent);
             let side = table::side(context.config, &rules, &table.key, direction, default);
             let resolver = Resolver { side: &side, default, context };
             match scope {
                 Scope::Some(classes) if told == default => {
                     if !classes.is_empty() {
-                        resolver.some(classes, lists, before);
+                        resolver.some(classes, lists, journal);
                     }
                 }
                 // entries may repeat the default, or leave something to it
-                Scope::Some(_) | Scope::All => resolver.all(lists, before),
+                Scope::Some(_) | Scope::All => resolver.all(lists, journal),
             }
         }
     }
@@ -244,8 +252,11 @@ impl Tables {
     fn told(&self, id: TableId) -> Before {
         let journal = self.before.get(&id);
         let Some(table) = self.by_id.get(&id) else {
-            // gone since: the journal kept all of it
-            return journal.cloned().unwrap_or(Before { absent: true, ..Before::default() });
+            let mut told = journal.cloned().unwrap_or(Before { absent: true, ..Before::default() });
+            if let Some(gone) = told.gone.take() {
+                told.keep(&gone);
+            }
+            return told;
         };
         let mut told = journal.cloned().unwrap_or_default();
         if !told.absent {
@@ -323,7 +334,7 @@ struct Resolver<'a> {
 }
 
 impl Resolver<'_> {
-    fn some(&self, classes: &BTreeSet<PeerClass>, lists: &mut Lists, before: &mut HashMap<PeerClass, Option<List>>) {
+    fn some(&self, classes: &BTreeSet<PeerClass>, lists: &mut Lists, mut journal: Journal<'_>) {
         let mut known = Known::new(self);
         for id in classes {
             let list = self.context.classes.by_id.get(id).and_then(|class| {
@@ -331,11 +342,11 @@ impl Resolver<'_> {
                 let class_of = Class { id: *id, base: class.base, labels, features: &class.features };
                 known.list(class, self.side.matching(&class_of))
             });
-            put(lists, before, *id, list);
+            put(lists, journal.as_deref_mut(), *id, list);
         }
     }
 
-    fn all(&self, lists: &mut Lists, before: &mut HashMap<PeerClass, Option<List>>) {
+    fn all(&self, lists: &mut Lists, mut journal: Journal<'_>) {
         let mut known = Known::new(self);
         let for_anyone = self.side.for_anyone();
         let mut now: Lists = HashMap::new();
@@ -354,10 +365,10 @@ impl Resolver<'_> {
         }
         let gone: Vec<PeerClass> = lists.keys().filter(|id| !now.contains_key(id)).copied().collect();
         for id in gone {
-            put(lists, before, id, None);
+            put(lists, journal.as_deref_mut(), id, None);
         }
         for (id, list) in now {
-            put(lists, before, id, Some(list));
+            put(lists, journal.as_deref_mut(), id, Some(list));
         }
     }
 
@@ -408,7 +419,7 @@ impl<'a> Known<'a> {
     }
 }
 
-fn put(lists: &mut Lists, before: &mut HashMap<PeerClass, Option<List>>, id: PeerClass, now: Option<List>) {
+fn put(lists: &mut Lists, journal: Journal<'_>, id: PeerClass, now: Option<List>) {
     if lists.get(&id) == now.as_ref() {
         return;
     }
@@ -416,7 +427,9 @@ fn put(lists: &mut Lists, before: &mut HashMap<PeerClass, Option<List>>, id: Pee
         Some(list) => lists.insert(id, list),
         None => lists.remove(&id),
     };
-    before.entry(id).or_insert(old);
+    if let Some(journal) = journal {
+        journal.entry(id).or_insert(old);
+    }
 }
 
 fn port_features(features: &Features) -> Features {
