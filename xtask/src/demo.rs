@@ -80,7 +80,11 @@ const SERVICES: &[(&str, &str)] = &[
     ("db:5432", "tcp:db.shop-data.svc.cluster.local:5432"),
 ];
 
+const POLICIES: &[&str] = &["tools/demo/block-web.yaml", "tools/demo/allow.yaml", "tools/demo/default-deny.yaml"];
+
 fn story(lab: &Lab) -> Result<()> {
+    // what an earlier run with --keep has left
+    POLICIES.iter().try_for_each(|file| lab.delete_file(file))?;
     step("the shop: web, api, worker, db in three namespaces", || {
         lab.apply_file("tools/demo/shop.yaml")?;
         for (namespace, name) in
