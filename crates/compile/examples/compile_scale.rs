@@ -71,29 +71,24 @@ fn main() {
 #[derive(Default)]
 struct Samples {
     times: Vec<Duration>,
-    /// Of the processor: what a busy machine does not show.
-    cpu: Vec<Duration>,
     empty: usize,
 }
 
 impl Samples {
     fn measure(&mut self, compiler: &mut Compiler, event: Event) {
-        let (start, cpu) = (Instant::now(), on_cpu());
+        let start = Instant::now();
         let changes = compiler.apply([event]);
         self.times.push(start.elapsed());
-        self.cpu.push(on_cpu().saturating_sub(cpu));
         self.empty += usize::from(changes.is_empty());
     }
 
     fn report(mut self, name: &str) {
-        for (times, suffix) in [(&mut self.times, ""), (&mut self.cpu, ", processor time")] {
-            times.sort_unstable();
-            let at = |share: usize| times.get(times.len() * share / 100).copied().unwrap_or_default();
-            let (min, max) = (milliseconds(at(0)), milliseconds(times.last().copied().unwrap_or_default()));
-            let spread = format!("n={} min={min:.3} max={max:.3} without effect={}", times.len(), self.empty);
-            print(&format!("{name} p50{suffix}"), "ms", milliseconds(at(50)), &spread);
-            print(&format!("{name} p99{suffix}"), "ms", milliseconds(at(99)), &spread);
-        }
+        self.times.sort_unstable();
+        let at = |share: usize| self.times.get(self.times.len() * share / 100).copied().unwrap_or_default();
+        let (min, max) = (milliseconds(at(0)), milliseconds(self.times.last().copied().unwrap_or_default()));
+        let spread = format!("n={} min={min:.3} max={max:.3} without effect={}", self.times.len(), self.empty);
+        print(&format!("{name} p50"), "ms", milliseconds(at(50)), &spread);
+        print(&format!("{name} p99"), "ms", milliseconds(at(99)), &spread);
     }
 }
 
@@ -105,13 +100,6 @@ fn print(name: &str, unit: &str, ours: f64, spread: &str) {
 
 fn milliseconds(d: Duration) -> f64 {
     d.as_secs_f64() * 1e3
-}
-
-/// Time that this thread has run (proc(5), `schedstat`).
-fn on_cpu() -> Duration {
-    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    let ns = stat.split_whitespace().next().and_then(|n| n.parse().ok());
-    Duration::from_nanos(ns.unwrap_or_default())
 }
 
 fn resident_mib() -> f64 {

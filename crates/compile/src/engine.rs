@@ -79,6 +79,7 @@ pub struct Compiler {
     placed: HashMap<Cidr, Vec<Base>>,
     classes: classes::Classes,
     tables: tables::Tables,
+    meant: tables::Meant,
     rows: Rows,
     dirty: Dirty,
 }
@@ -142,6 +143,7 @@ impl Compiler {
             placed: HashMap::new(),
             classes: classes::Classes::new(),
             tables: tables::Tables::new(),
+            meant: tables::Meant::default(),
             rows,
             dirty,
         }

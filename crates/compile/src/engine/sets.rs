@@ -142,17 +142,13 @@ impl Sets {
     fn add(&mut self, selector: Arc<Selector>) -> SelectorId {
         let id = self.next_selector;
         self.next_selector += 1;
-        let mut sets = BTreeSet::new();
-        if let Some(postings) = self.demand(&selector) {
-            let matches = |id: &&SetId| self.by_id.get(id).is_some_and(|s| selector.matches(&s.labels));
-            for posting in postings {
-                sets.extend(self.postings.get(&posting).into_iter().flatten().filter(matches));
-                self.wanting.entry(posting).or_default().insert(id);
-            }
-        } else {
-            let matching = self.by_id.iter().filter(|(_, s)| selector.matches(&s.labels));
-            sets.extend(matching.map(|(id, _)| *id));
+        let sets: BTreeSet<SetId> = self.satisfying(&selector).collect();
+        let demanded = self.demand(&selector);
+        if demanded.is_none() {
             self.undemanding.insert(id);
+        }
+        for posting in demanded.into_iter().flatten() {
+            self.wanting.entry(posting).or_default().insert(id);
         }
         for set in &sets {
             if let Some(set) = self.by_id.get_mut(set) {
@@ -162,6 +158,20 @@ impl Sets {
         self.by_selector.insert(selector.clone(), id);
         self.selectors.insert(id, SelectorState { selector, sets, uses: BTreeMap::new() });
         id
+    }
+
+    /// The sets that match: of those with the rarest label that the selector demands, those that have the others too.
+    fn satisfying(&self, selector: &Selector) -> impl Iterator<Item = SetId> {
+        let rarest = self.demand(selector);
+        let all = rarest.is_none().then(|| self.by_id.keys());
+        let some = rarest.into_iter().flatten().filter_map(|p| self.postings.get(&p)).flatten();
+        let demands: Vec<Vec<&BTreeSet<SetId>>> = Self::postings_of(selector)
+            .iter()
+            .map(|alternatives| alternatives.iter().filter_map(|p| self.postings.get(p)).collect())
+            .collect();
+        let has_all = move |id: &SetId| demands.iter().all(|sets| sets.iter().any(|s| s.contains(id)));
+        let candidates = some.chain(all.into_iter().flatten()).copied().filter(has_all);
+        candidates.filter(|id| self.by_id.get(id).is_some_and(|s| selector.matches(&s.labels)))
     }
 
     /// Ends a rule's use of a selector and returns the sets that matched.

@@ -14,7 +14,7 @@ use super::{
     classes::{ClassChanges, Material},
     pods::PodState,
     sets::{SetId, Use},
-    tables::{Context, DIRECTIONS, Scope, candidates},
+    tables::{Context, DIRECTIONS, Meant, Scope, candidates},
 };
 use crate::{
     PodKey,
@@ -36,6 +36,7 @@ macro_rules! context {
             rule_ids: &$compiler.book.ids,
             classes: &$compiler.classes,
             sets: &$compiler.sets,
+            meant: &$compiler.meant,
         }
     };
 }
@@ -48,12 +49,14 @@ impl Compiler {
         self.settle_addresses();
         let classes = self.settle_classes();
         self.settle_ips();
+        self.meant = Meant::default();
         if !self.settle_endpoints() {
             return true;
         }
         self.mark_changed(&changed);
         self.mark_classes(&classes);
         self.settle_tables();
+        self.meant = Meant::default();
         self.sets.sweep();
         let mut moved = false;
         for id in std::mem::take(&mut self.dirty.released) {

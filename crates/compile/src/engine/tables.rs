@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use axoneme_model::{
@@ -86,6 +86,20 @@ pub(super) struct Context<'a> {
     pub(super) rule_ids: &'a RuleIds,
     pub(super) classes: &'a Classes,
     pub(super) sets: &'a Sets,
+    pub(super) meant: &'a Meant,
+}
+
+/// The classes that entries mean, found once for all tables that a change touches: the rules of a namespace are in the
+/// tables of all its pods. Keyed by the address of the entry, so it lives no longer than one change.
+#[derive(Debug, Default)]
+pub(super) struct Meant(Mutex<HashMap<usize, Arc<[PeerClass]>>>);
+
+impl Meant {
+    fn by(&self, entry: &Entry, classes: &Classes, sets: &Sets) -> Arc<[PeerClass]> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = known.entry(std::ptr::from_ref(entry).addr());
+        found.or_insert_with(|| candidates(entry, classes, sets).into_iter().collect()).clone()
+    }
 }
 
 #[derive(Debug)]
@@ -377,8 +391,8 @@ impl Resolver<'_> {
         let mut matching: HashMap<PeerClass, Vec<Colour>> = HashMap::new();
         for (entry, colour) in self.side.entries.iter().zip(0..) {
             if self.side.depends_on_peer(entry) {
-                for id in candidates(entry, self.context.classes, self.context.sets) {
-                    matching.entry(id).or_default().push(colour);
+                for id in &*self.context.meant.by(entry, self.context.classes, self.context.sets) {
+                    matching.entry(*id).or_default().push(colour);
                 }
             }
         }
