@@ -118,6 +118,9 @@ fn root_tests(report: &mut Report, filter: Option<&str>, rung: &str, belongs: &d
     if !nix::unistd::geteuid().is_root() {
         bail!("these tests need root: run `cargo xtask test {rung}` as root");
     }
+    // The BPF object, and the binaries that the agent's tests start.
+    let built = ["build", "--quiet", "--package", "axoneme-node-agent", "--package", "axoneme-cni"];
+    crate::command::show(workspace::cargo().args(built))?;
     // One at a time: they share the machine's links and the two cores.
     selection.programs = vec!["--ignored".to_owned(), "--test-threads=1".to_owned()];
     selection.programs.extend(filter.map(str::to_owned));

@@ -123,7 +123,7 @@ fn churn(lab: &Lab, _: &Fixture) -> Result<()> {
             .map(|a| {
                 let status: serde_json::Value =
                     serde_json::from_str(&lab.exec(a, &["axoneme", "status", "-o", "json"])?)?;
-                let n = status.pointer("/ipam/used").with_context(|| format!("no ipam.used in {status}"))?;
+                let n = status.pointer("/pools/0/used").with_context(|| format!("no pools in {status}"))?;
                 Ok(format!("{}={n}", a.node))
             })
             .collect()
