@@ -125,7 +125,8 @@ fn written(lab: &Lab) -> Result<BTreeMap<String, String>> {
     }
     for agent in lab.pods(SYSTEM, "app.kubernetes.io/name=axoneme-agent")? {
         let status: Value = serde_json::from_str(&lab.exec(&agent, &["axoneme", "status", "-o", "json"])?)?;
-        let writes = status.pointer("/counters/kernel_writes").with_context(|| format!("no kernel_writes in {status}"))?;
+        let writes =
+            status.pointer("/counters/kernel_writes").with_context(|| format!("no kernel_writes in {status}"))?;
         seen.insert(format!("kernel writes of {}", agent.node), writes.to_string());
     }
     Ok(seen)
