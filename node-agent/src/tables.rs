@@ -4,6 +4,7 @@
 //! only the entries that differ, and an endpoint moves to another table by one map write after that table is complete.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashMap},
     time::Instant,
 };
@@ -268,7 +269,7 @@ impl Table {
                 let upserts: Vec<_> =
                     p.upserts.iter().map(|(k, v)| (plan::policy_key(k), plan::policy_value(v))).collect();
                 let removals: Vec<_> = p.removals.iter().map(plan::policy_key).collect();
-                patch(self.slot, &upserts, &removals, datapath)?
+                patch(self.slot, upserts, removals, datapath)?
             }
             (Work::Whole, Some(present)) if self.in_force => mend(self.slot, present, row, datapath)?,
             // a change of defaults and entries at once: packets see the old or the new table
@@ -297,17 +298,27 @@ impl Table {
     }
 }
 
+/// Changes entries of a table that packets are judged by. Put from narrow to wide and then removed from wide to narrow,
+/// every lookup in between gives the verdict of the table before or after: see `rows::PolicyKey::narrowness`.
 fn patch(
     slot: u16,
-    upserts: &[(PolicyKey, PolicyValue)],
-    removals: &[PolicyKey],
+    mut upserts: Vec<(PolicyKey, PolicyValue)>,
+    mut removals: Vec<PolicyKey>,
     datapath: &dyn Datapath,
 ) -> Result<usize, DatapathError> {
     if upserts.is_empty() && removals.is_empty() {
         return Ok(0);
     }
-    datapath.patch_table(slot, upserts, removals)?;
+    upserts.sort_by_key(|(key, _)| (Reverse(narrowness(key)), *key));
+    removals.sort_by_key(|key| (narrowness(key), *key));
+    datapath.patch_table(slot, &upserts, &removals)?;
     Ok(1)
+}
+
+/// `rows::PolicyKey::narrowness`, for the kernel's form of the key.
+const fn narrowness(key: &PolicyKey) -> u8 {
+    let exact = if key.peer == 0 { 0 } else { 18 };
+    if key.protocol == 0 { exact } else { exact + 1 + key.port_bits }
 }
 
 /// Makes the row of what was found in the slot, touching only what differs.
@@ -320,5 +331,27 @@ fn mend(slot: u16, present: &PolicyTable, row: &TableRow, datapath: &dyn Datapat
     let mut old: HashMap<PolicyKey, PolicyValue> = present.entries.iter().copied().collect();
     let upserts: Vec<_> = wanted.entries.into_iter().filter(|(k, v)| old.remove(k).as_ref() != Some(v)).collect();
     let removals: Vec<_> = old.into_keys().collect();
-    patch(slot, &upserts, &removals, datapath)
+    patch(slot, upserts, removals, datapath)
+}
+
+#[cfg(test)]
+mod tests {
+    use axoneme_model::{PeerClass, Protocol, policy::Direction, rows};
+
+    use super::narrowness;
+    use crate::plan;
+
+    #[test]
+    fn kernel_keys_are_ordered_as_the_rows_keys_are() {
+        let protocols = [None, Some(Protocol::TCP), Some(Protocol::ICMP)];
+        for peer in [0, 7, 1 << 24] {
+            for protocol in protocols {
+                for port_bits in if protocol.is_some() { 0..=16 } else { 0..=0 } {
+                    let peer = PeerClass(peer);
+                    let key = rows::PolicyKey { direction: Direction::Ingress, peer, protocol, port: 0, port_bits };
+                    assert_eq!(narrowness(&plan::policy_key(&key)), key.narrowness(), "{key:?}");
+                }
+            }
+        }
+    }
 }
