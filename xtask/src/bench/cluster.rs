@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use serde_json::Value;
 
 use super::Figure;
 use crate::cluster::{Cluster, Cni, Family, Options};
@@ -116,8 +115,7 @@ fn workload(lab: &Lab, name: &str, node: &str) -> Result<Pod> {
 const DENY: &str = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: bench-deny, namespace: default}\nspec:\n  \
     endpointSelector: {matchLabels: {bench: to}}\n  ingressDeny: [{fromEndpoints: [{matchLabels: {bench: from}}]}]\n";
 
-/// From the moment that the API server has answered kubectl's write (its own start and round trip taken off by the
-/// object's creation being awaited) to the first probe that is dropped.
+/// From the start of kubectl to the begin of the first probe that is dropped: kubectl's own start and round trip are in it.
 fn enforcement(lab: &Lab) -> Result<Vec<Figure>> {
     let from = workload(lab, "from", "node1")?;
     let to = workload(lab, "to", "node2")?;
@@ -143,15 +141,12 @@ fn enforcement(lab: &Lab) -> Result<Vec<Figure>> {
 fn memory(lab: &Lab) -> Result<Vec<Figure>> {
     let mut agents = Vec::new();
     for agent in lab.pods(SYSTEM, "app.kubernetes.io/name=axoneme-agent")? {
-        let status: Value = serde_json::from_str(&lab.exec(&agent, &["axoneme", "status", "-o", "json"])?)?;
-        let pid = status.get("pid").and_then(Value::as_u64);
-        // the pid in the pod is 1: the status of that very process
         let text = lab.cluster.node_exec(&agent.node, &["sh", "-c", "for p in /proc/[0-9]*; do grep -qs '^Name:.axoneme-agent' $p/status && grep VmRSS $p/status; done; true"])?;
         let kib: f64 = text
             .split_whitespace()
             .nth(1)
             .and_then(|v| v.parse().ok())
-            .with_context(|| format!("{pid:?}: {text:?}"))?;
+            .with_context(|| format!("no process axoneme-agent on {}: {text:?}", agent.node))?;
         agents.push(kib / 1024.0);
     }
     Ok(vec![figure("agent_rss", "MiB", &sorted(agents), 1000, None)])
