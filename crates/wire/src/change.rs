@@ -7,7 +7,7 @@ use std::{
 };
 
 use axoneme_model::{
-    Cidr, Identity, ObjectRef, PeerClass,
+    Cidr, Identity, ObjectRef,
     rows::{
         DirectionDefault, EndpointRow, IdentityRow, IpRow, NodeConfigRow, NodeRow, PolicyEntry, PolicyKey, RowSet,
         RuleId, RuleRow, ServiceRow, TableId, TableRow,
@@ -174,7 +174,7 @@ impl TablePatch {
     #[must_use]
     pub fn upserts_in_order(&self) -> Vec<(PolicyKey, PolicyEntry)> {
         let mut list: Vec<_> = self.upserts.iter().map(|(k, v)| (*k, *v)).collect();
-        list.sort_by_key(|(k, _)| (std::cmp::Reverse(narrowness(k)), *k));
+        list.sort_by_key(|(k, _)| (std::cmp::Reverse(k.narrowness()), *k));
         list
     }
 
@@ -182,7 +182,7 @@ impl TablePatch {
     #[must_use]
     pub fn removals_in_order(&self) -> Vec<PolicyKey> {
         let mut list: Vec<_> = self.removals.iter().copied().collect();
-        list.sort_by_key(|k| (narrowness(k), *k));
+        list.sort_by_key(|k| (k.narrowness(), *k));
         list
     }
 
@@ -204,11 +204,6 @@ impl TablePatch {
         }
         self
     }
-}
-
-/// Where an entry stands in the order of lookup: what is larger is looked at first.
-fn narrowness(k: &PolicyKey) -> (bool, bool, u8) {
-    (k.peer != PeerClass::ANY, k.protocol.is_some(), k.port_bits)
 }
 
 /// One change of one row.
