@@ -1,5 +1,6 @@
 //! `cargo xtask check`: what a reviewer should not have to look for.
 
+mod deny;
 mod dependencies;
 mod sources;
 
@@ -21,7 +22,7 @@ pub(crate) fn run(report: &mut Report) -> Result<()> {
     report.case("clippy", || {
         show(cargo().args(["clippy", "--quiet", "--workspace", "--all-targets", "--", "--deny", "warnings"]))
     });
-    deny(report);
+    deny::run(report);
     Ok(())
 }
 
@@ -49,12 +50,4 @@ fn generated(report: &mut Report, packages: &[Package]) {
     report.case("generated files are those of the types", || {
         output(cargo().args(["run", "--quiet", "--package", package, "--bin", bin, "--", "--check"])).map(drop)
     });
-}
-
-fn deny(report: &mut Report) {
-    if output(cargo().args(["deny", "--version"])).is_err() {
-        report.skip("licences, advisories and bans", "cargo-deny is not installed: cargo install cargo-deny --locked");
-        return;
-    }
-    report.case("licences, advisories and bans", || show(cargo().args(["deny", "--log-level=error", "check"])));
 }

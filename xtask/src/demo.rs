@@ -1,7 +1,13 @@
-//! `cargo xtask demo`: the main job, shown on a real cluster.
+//! `cargo xtask demo`: the main job, shown on a real cluster, or with `--standalone` the policy story on one node
+//! without a cluster.
 
 mod drops;
+mod machine;
+mod manifests;
+pub(crate) mod standalone;
 mod table;
+
+pub(crate) use self::machine::enter;
 
 use std::time::{Duration, Instant};
 
@@ -11,6 +17,7 @@ use clap::Args;
 use crate::cluster::Family;
 use crate::lab::{Lab, Pod, Routing, SYSTEM, Stream, target};
 use crate::progress::{say, seconds, step};
+use crate::setup::{self, Part};
 
 /// Options of the demo.
 #[derive(Args, Debug)]
@@ -24,13 +31,22 @@ pub(crate) struct DemoArgs {
     /// Native routing instead of the overlay.
     #[arg(long)]
     native: bool,
+    /// The policy story in a minute: one node, no cluster, the agent reads a directory of the same manifests. With
+    /// --keep until ctrl-C.
+    #[arg(long, conflicts_with_all = ["ip", "native"])]
+    standalone: bool,
 }
 
 const NAME: &str = "demo";
 
 /// Runs it; the cluster is removed at the end, also after a failure, unless `--keep` is given.
 pub(crate) fn run(args: &DemoArgs) -> Result<()> {
+    if args.standalone {
+        return standalone::run(args.keep);
+    }
     let began = Instant::now();
+    setup::run_quietly(Part::Build)?;
+    setup::run_quietly(Part::Cluster)?;
     let routing = if args.native { Routing::Native } else { Routing::Overlay };
     let lab = Lab::up(NAME, 2, args.ip, routing)?;
     let told = story(&lab);
@@ -74,19 +90,43 @@ impl Shop {
     }
 }
 
-const SERVICES: &[(&str, &str)] = &[
-    ("web:80", "tcp:web.shop-front.svc.cluster.local:80"),
-    ("api:80", "tcp:api.shop-api.svc.cluster.local:80"),
-    ("db:5432", "tcp:db.shop-data.svc.cluster.local:5432"),
-];
+const SHOP: &str = "tools/demo/shop.yaml";
+const DEFAULT_DENY: &str = "tools/demo/default-deny.yaml";
+const ALLOW: &str = "tools/demo/allow.yaml";
+const BLOCK_WEB: &str = "tools/demo/block-web.yaml";
 
-const POLICIES: &[&str] = &["tools/demo/block-web.yaml", "tools/demo/allow.yaml", "tools/demo/default-deny.yaml"];
+fn services() -> Vec<(String, String)> {
+    [("web:80", "web.shop-front", 80), ("api:80", "api.shop-api", 80), ("db:5432", "db.shop-data", 5432)]
+        .map(|(name, host, port)| (name.to_owned(), format!("tcp:{host}.svc.cluster.local:{port}")))
+        .to_vec()
+}
+
+/// What the allow rules allow.
+fn allowed(from: &str, to: &str) -> bool {
+    matches!((from, to), ("web", "api:80") | ("api", "db:5432"))
+}
+
+fn ask(lab: &Lab, clients: &[Pod]) -> Result<Vec<table::Row>> {
+    let services = services();
+    let targets: Vec<String> = services.iter().map(|(_, target)| target.clone()).collect();
+    let one =
+        |client: &Pod| Ok(table::Row::new(&client.name, &services, lab.probe(client, &targets, table::PATIENCE)?));
+    clients.iter().map(one).collect()
+}
+
+fn tell_drops(lab: &Lab, drops: &mut drops::Drops) -> Result<()> {
+    let agents = lab.pods(SYSTEM, "app.kubernetes.io/name=axoneme-agent")?;
+    let answers: Vec<String> = agents.iter().map(|agent| lab.exec(agent, &drops::QUESTION)).collect::<Result<_>>()?;
+    drops.print(&answers);
+    Ok(())
+}
 
 fn story(lab: &Lab) -> Result<()> {
+    let mut drops = drops::Drops::default();
     // what an earlier run with --keep has left
-    POLICIES.iter().try_for_each(|file| lab.delete_file(file))?;
+    [BLOCK_WEB, ALLOW, DEFAULT_DENY].iter().try_for_each(|file| lab.delete_file(file))?;
     step("the shop: web, api, worker, db in three namespaces", || {
-        lab.apply_file("tools/demo/shop.yaml")?;
+        lab.apply_file(SHOP)?;
         for (namespace, name) in
             [("shop-front", "web"), ("shop-api", "api"), ("shop-api", "worker"), ("shop-data", "db")]
         {
@@ -96,25 +136,24 @@ fn story(lab: &Lab) -> Result<()> {
     })?;
     let shop = Shop::find(lab)?;
     let clients = shop.clients()?;
-    let open = table::ask(lab, &clients, SERVICES)?;
+    let open = ask(lab, &clients)?;
     table::print("1. No policy: everybody reaches everybody", &open);
 
-    enforce(lab, "tools/demo/default-deny.yaml", "ccnp", "", "shop-default-deny")?;
-    let denied = table::ask(lab, &clients, SERVICES)?;
+    enforce(lab, DEFAULT_DENY, "ccnp", "", "shop-default-deny")?;
+    let denied = ask(lab, &clients)?;
     table::print("2. Default deny (only DNS is allowed)", &denied);
-    drops::print(lab)?;
+    tell_drops(lab, &mut drops)?;
 
-    enforce(lab, "tools/demo/allow.yaml", "cnp", "shop-data", "db-serves-api")?;
-    let allowed = table::ask(lab, &clients, SERVICES)?;
-    table::print("3. Allowed: web → api → db", &allowed);
-    drops::print(lab)?;
+    enforce(lab, ALLOW, "cnp", "shop-data", "db-serves-api")?;
+    let some = ask(lab, &clients)?;
+    table::print("3. Allowed: web → api → db", &some);
+    tell_drops(lab, &mut drops)?;
     table::expect(&open, |_, _| true).context("before any policy")?;
     table::expect(&denied, |_, _| false).context("under default deny")?;
-    let wanted = |from: &str, to: &str| matches!((from, to), ("web", "api:80") | ("api", "db:5432"));
-    table::expect(&allowed, wanted).context("after the allow rules")?;
+    table::expect(&some, allowed).context("after the allow rules")?;
 
     kill_under_traffic(lab, &shop)?;
-    time_to_enforcement(lab, &shop)
+    time_to_enforcement(lab, &shop, &mut drops)
 }
 
 fn enforce(lab: &Lab, file: &str, kind: &str, namespace: &str, name: &str) -> Result<()> {
@@ -168,14 +207,14 @@ fn kill_under_traffic(lab: &Lab, shop: &Shop) -> Result<()> {
     Ok(())
 }
 
-fn time_to_enforcement(lab: &Lab, shop: &Shop) -> Result<()> {
+fn time_to_enforcement(lab: &Lab, shop: &Shop, drops: &mut drops::Drops) -> Result<()> {
     println!("\n5. An incident: cut web off from api (a deny wins over every allow)");
     let api = shop.far_api()?;
     let address = api.addresses.first().context("an address")?;
     let at = target("tcp", address, 8080);
     let watcher = lab.until(&shop.web, &at, "timeout")?;
     let applied = Instant::now();
-    lab.apply_file("tools/demo/block-web.yaml")?;
+    lab.apply_file(BLOCK_WEB)?;
     let call = applied.elapsed();
     let dropped = watcher.finish()?;
     println!(
@@ -184,8 +223,8 @@ fn time_to_enforcement(lab: &Lab, shop: &Shop) -> Result<()> {
         dropped.saturating_duration_since(applied + call).as_millis(),
         call.as_millis()
     );
-    drops::print(lab)?;
-    lab.delete_file("tools/demo/block-web.yaml")?;
+    tell_drops(lab, drops)?;
+    lab.delete_file(BLOCK_WEB)?;
     let limit = Duration::from_secs(5);
     let back = Lab::eventually(
         "web reaches api again",

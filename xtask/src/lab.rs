@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-pub(crate) use self::pods::{Outcome, Pod, target};
-pub(crate) use self::stream::Stream;
+pub(crate) use self::pods::{Outcome, Pod, outcomes, target};
+pub(crate) use self::stream::{Stream, Until};
 use crate::cluster::{Cluster, Cni, Family, Options};
 use crate::progress::{say, step, wait};
 use crate::{image, settings};

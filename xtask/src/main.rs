@@ -18,7 +18,7 @@ mod test;
 mod vm;
 mod workspace;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -57,10 +57,12 @@ enum Task {
     Test {
         /// A rung, or a part of test names.
         rung_or_filter: Option<String>,
+        /// After a rung: a part of test names.
+        filter: Option<String>,
     },
     /// Build the product's images as OCI archives into target/images.
     Image,
-    /// Show the main job on a real cluster.
+    /// Show the main job on a real cluster, or its policy story without one.
     Demo(demo::DemoArgs),
     /// Ours, a floor and a peer, interleaved in one run.
     Bench(bench::BenchArgs),
@@ -86,6 +88,10 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<String>,
     },
+    #[command(name = "__alone", hide = true)]
+    Alone { words: Vec<String> },
+    #[command(name = "__alone-init", hide = true)]
+    AloneInit { bin: PathBuf, keep: Option<String> },
     #[command(name = "__become", hide = true)]
     Become {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -100,7 +106,7 @@ fn run(task: Task) -> Result<()> {
         Task::Build { release } => bpf::build(release),
         Task::Crds { check } => bpf::crds(check),
         Task::Check => check_alone(),
-        Task::Test { rung_or_filter } => test::run(rung_or_filter.as_deref()),
+        Task::Test { rung_or_filter, filter } => test::run(rung_or_filter.as_deref(), filter.as_deref()),
         Task::Image => images(),
         Task::Bench(args) => bench::run(&args),
         Task::Demo(args) => demo::run(&args),
@@ -110,6 +116,8 @@ fn run(task: Task) -> Result<()> {
         Task::Node { cluster, node } => cluster::launch::node(&cluster, &node),
         Task::NodeInit { cluster, node } => cluster::launch::init(&cluster, &node),
         Task::Exec { cluster, place, words } => cluster::launch::exec(&cluster, &place, &words),
+        Task::Alone { words } => demo::enter(&words),
+        Task::AloneInit { bin, keep } => demo::standalone::init(&bin, keep.is_some()),
         Task::Become { words } => cluster::launch::become_command(&words),
     }
 }
@@ -123,6 +131,7 @@ fn images() -> Result<()> {
 }
 
 fn check_alone() -> Result<()> {
+    setup::run_quietly(setup::Part::Check)?;
     let mut report = report::Report::default();
     report.phase("check", check::run);
     if report.close() { Ok(()) } else { anyhow::bail!("some checks failed") }

@@ -5,9 +5,11 @@
 
 pub(crate) mod apt;
 pub(crate) mod bpf;
+pub(crate) mod deny;
 pub(crate) mod go;
 pub(crate) mod images;
 pub(crate) mod rootfs;
+mod rust;
 
 use std::time::Instant;
 
@@ -19,8 +21,10 @@ use crate::progress::{say, seconds};
 /// What to prepare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Part {
-    /// What `cargo build` needs: the BPF compiler and linker, the static target.
+    /// What `cargo build` needs: the BPF compiler and linker.
     Build,
+    /// What `cargo xtask check` needs beyond that: cargo-deny, rustup's formatter and lints.
+    Check,
     /// What `cargo xtask cluster` needs: Kubernetes and container binaries, images.
     Cluster,
     /// What `cargo xtask vm` needs: QEMU and tools for the guest.
@@ -31,7 +35,7 @@ pub(crate) enum Part {
 
 impl Part {
     fn includes(self, part: Part) -> bool {
-        self == Part::All || self == part
+        self == Part::All || self == part || (part == Part::Build && self == Part::Check)
     }
 }
 
@@ -53,8 +57,11 @@ pub(crate) fn run_quietly(part: Part) -> Result<()> {
     }
     apt::install(&packages)?;
     if part.includes(Part::Build) {
-        bpf::static_target()?;
         bpf::linker()?;
+    }
+    if part.includes(Part::Check) {
+        rust::components()?;
+        deny::install()?;
     }
     if part.includes(Part::Cluster) {
         go::build_missing(go::STANDARD)?;

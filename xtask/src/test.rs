@@ -1,22 +1,25 @@
-//! `cargo xtask test [rung|filter]`: the ladder of tests, cheapest first.
+//! `cargo xtask test [rung] [filter]`: the ladder of tests, cheapest first.
 //!
 //! | rung | what | where |
 //! |---|---|---|
 //! | check | format, lints, architecture, generated files | `check` |
 //! | unit | everything that needs no root | `cargo test --workspace` |
 //! | bpf | the compiled programs, by `BPF_PROG_TEST_RUN` | `tests/root_bpf_*.rs` |
-//! | netns | real links in network namespaces | the other `tests/root_*.rs` |
+//! | netns | real links in network namespaces | the other `tests/root_*.rs`, and the demo without a cluster |
+//! | vm | the packet path on other kernels | `tests/root_vm_*.rs`, in QEMU |
 //! | cluster | real Kubernetes clusters | `testbed`, and the product's own tests on it |
 //!
 //! A test that needs root lies in a file `tests/root_*.rs` and is `#[ignore = "needs root: ..."]`.
 
 mod libtest;
 mod testbed;
+mod vm;
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 
 use self::libtest::Selection;
+use crate::demo::standalone;
 use crate::report::Report;
 use crate::setup::{self, Part};
 use crate::{check, cluster_tests, workspace};
@@ -32,6 +35,8 @@ pub(crate) enum Rung {
     Bpf,
     /// Network namespaces with real links.
     Netns,
+    /// Other kernels, in virtual machines.
+    Vm,
     /// Local Kubernetes clusters.
     Cluster,
 }
@@ -41,8 +46,14 @@ impl Rung {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
-    fn needs(self) -> Part {
-        if self == Rung::Cluster { Part::Cluster } else { Part::Build }
+    /// What to set up first. The cluster's images hold the product, so that rung builds, too.
+    fn needs(self) -> &'static [Part] {
+        match self {
+            Rung::Check => &[Part::Check],
+            Rung::Cluster => &[Part::Build, Part::Cluster],
+            Rung::Vm => &[Part::Build, Part::Vm],
+            Rung::Unit | Rung::Bpf | Rung::Netns => &[Part::Build],
+        }
     }
 
     fn run(self, report: &mut Report, filter: Option<&str>) -> Result<()> {
@@ -50,7 +61,12 @@ impl Rung {
             Rung::Check => check::run(report),
             Rung::Unit => unit(report, filter),
             Rung::Bpf => root_tests(report, filter, "bpf", &|file| file.starts_with("root_bpf")),
-            Rung::Netns => root_tests(report, filter, "netns", &|file| !file.starts_with("root_bpf")),
+            Rung::Netns => {
+                let done = root_tests(report, filter, "netns", &|file| !file.starts_with("root_bpf") && !file.starts_with("root_vm"));
+                report.cases(filter, standalone::CASES);
+                done
+            }
+            Rung::Vm => vm::run(report, filter),
             Rung::Cluster => {
                 report.cases(filter, testbed::CASES);
                 scenarios(report, filter.unwrap_or_default())
@@ -59,24 +75,27 @@ impl Rung {
     }
 }
 
-/// Runs the named rung, or with another word all rungs but `check` with that filter on test names, or everything.
-pub(crate) fn run(word: Option<&str>) -> Result<()> {
+/// Runs the named rung, or with another word all rungs but `check` with that filter on test names, or everything. A
+/// second word filters the names of one rung's tests.
+pub(crate) fn run(word: Option<&str>, second: Option<&str>) -> Result<()> {
     let rung = word.and_then(|word| Rung::from_str(word, true).ok());
-    let filter = word.filter(|_| rung.is_none());
+    if let (None, Some(word), Some(_)) = (rung, word, second) {
+        let names: Vec<String> = Rung::value_variants().iter().map(|rung| rung.name()).collect();
+        bail!("there is no rung {word:?}: choose one of {}, or give only a filter", names.join(", "));
+    }
+    let filter = if rung.is_some() { second } else { word };
     let mut rungs: Vec<Rung> = rung.map_or_else(|| Rung::value_variants().to_vec(), |rung| vec![rung]);
-    rungs.retain(|rung| filter.is_none() || *rung != Rung::Check);
+    rungs.retain(|of| rung.is_some() || filter.is_none() || *of != Rung::Check);
     let mut report = Report::default();
     report.phase("setup", |_| {
-        let parts = rungs.iter().map(|rung| rung.needs());
-        parts
-            .fold(Vec::new(), |mut known: Vec<Part>, part| {
-                if !known.contains(&part) {
-                    known.push(part);
-                }
-                known
-            })
-            .into_iter()
-            .try_for_each(setup::run_quietly)
+        let mut known: Vec<Part> = Vec::new();
+        for part in rungs.iter().flat_map(|rung| rung.needs()).copied() {
+            if !known.contains(&part) {
+                known.push(part);
+                setup::run_quietly(part)?;
+            }
+        }
+        Ok(())
     });
     for rung in rungs {
         report.phase(&rung.name(), |report| rung.run(report, filter));

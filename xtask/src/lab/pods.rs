@@ -134,7 +134,8 @@ impl Lab {
     }
 }
 
-fn outcomes(lines: &str, expected: usize) -> Result<Vec<Outcome>> {
+/// Reads what the workload's `probe` prints: one line a target.
+pub(crate) fn outcomes(lines: &str, expected: usize) -> Result<Vec<Outcome>> {
     let found: Vec<Outcome> = lines
         .lines()
         .map(|l| serde_json::from_str::<Line>(l).map(|l| l.outcome))

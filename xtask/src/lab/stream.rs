@@ -1,7 +1,7 @@
 //! A numbered stream between two pods, running beside what is done to the cluster meanwhile.
 
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -34,12 +34,17 @@ impl Lab {
         let mut command = self.cluster.kubectl_command();
         command.args(["-n", &from.namespace, "exec", &from.name, "--", "axoneme-workload", "stream", target]);
         command.args(["--packets", &packets, "--rate", &rate]);
-        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-        Ok(Stream { what: format!("{}/{} to {target}", from.namespace, from.name), child })
+        Stream::start(command, format!("{}/{} to {target}", from.namespace, from.name))
     }
 }
 
 impl Stream {
+    /// Starts the workload's `stream`, wherever the command runs it.
+    pub(crate) fn start(mut command: Command, what: String) -> Result<Self> {
+        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        Ok(Self { what, child })
+    }
+
     /// Waits for the end.
     pub(crate) fn finish(mut self) -> Result<Report> {
         let mut text = String::new();
@@ -79,6 +84,13 @@ impl Lab {
     pub(crate) fn until(&self, from: &Pod, target: &str, outcome: &str) -> Result<Until> {
         let mut command = self.cluster.kubectl_command();
         command.args(["-n", &from.namespace, "exec", &from.name, "--", "axoneme-workload", "until", target, outcome]);
+        Until::start(command, target)
+    }
+}
+
+impl Until {
+    /// Starts the workload's `until`, wherever the command runs it; returns as [`Lab::until`] does.
+    pub(crate) fn start(mut command: Command, target: &str) -> Result<Self> {
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
         let out = child.stdout.take().context("a pipe")?;
         let mut out = BufReader::new(out);
@@ -87,11 +99,9 @@ impl Lab {
         anyhow::ensure!(line.starts_with("started"), "watcher of {target}: {line:?}");
         let started = Instant::now();
         child.stdout = Some(out.into_inner());
-        Ok(Until { child, started })
+        Ok(Self { child, started })
     }
-}
 
-impl Until {
     /// When the first probe with the new outcome was begun.
     pub(crate) fn finish(mut self) -> Result<Instant> {
         let mut text = String::new();

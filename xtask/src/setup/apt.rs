@@ -14,11 +14,18 @@ pub(crate) const BUILD: &[&str] = &[
     "cargo-web",
     "rust-web-src",
     "llvm-22-dev",
+    // C parts of dependencies (cryptography, allocator), and the linker of it all
     "gcc",
+    "g++",
+    "libc6-dev",
+    "make",
     "pkg-config",
-    "musl-tools",
+    "git",
+    "ca-certificates",
     "bpftool",
     "iproute2",
+    "iputils-ping",
+    "nftables",
     "ethtool",
 ];
 
@@ -41,7 +48,7 @@ pub(crate) const CLUSTER: &[&str] = &[
     "iputils-ping",
     "netcat-openbsd",
     "bind9-dnsutils",
-    "musl-tools",
+    "libc6-dev",
     "bpftool",
     "mount",
 ];

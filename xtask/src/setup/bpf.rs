@@ -1,11 +1,11 @@
-//! The BPF linker, and the target for static binaries.
+//! The BPF linker.
 
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::command::{output, program};
-use crate::progress::{say, step};
+use crate::progress::step;
 use crate::settings;
 
 /// LLVM's major version: rustc-web, llvm-dev and bpf-linker must agree on it, for they exchange bitcode.
@@ -13,8 +13,6 @@ const LLVM: &str = "22";
 /// The linker's version, and its LLVM feature's prefix variable (`LLVM_SYS_<major><minor>_PREFIX`).
 const LINKER: &str = "0.13.0";
 const PREFIX_VARIABLE: &str = "LLVM_SYS_221_PREFIX";
-/// Static binaries for the images.
-const STATIC_TARGET: &str = "x86_64-unknown-linux-musl";
 
 fn linker_path() -> PathBuf {
     settings::cache().join("tools/bin/bpf-linker")
@@ -50,21 +48,4 @@ pub(crate) fn linker() -> Result<()> {
         Ok(())
     })
     .with_context(|| format!("bpf-linker {LINKER} could not be built; by hand: cargo install bpf-linker --version {LINKER} --no-default-features --features llvm-{LLVM}"))
-}
-
-/// Adds the target of static binaries to rustup's toolchain.
-pub(crate) fn static_target() -> Result<()> {
-    let sysroot = output(program("rustc").args(["--print", "sysroot"]))?;
-    if PathBuf::from(sysroot.trim()).join("lib/rustlib").join(STATIC_TARGET).is_dir() {
-        return Ok(());
-    }
-    if settings::find_program("rustup").is_none() {
-        say(format_args!(
-            "  -- {STATIC_TARGET} is missing and rustup is not here: images cannot be built; install rustup, then `rustup target add {STATIC_TARGET}`"
-        ));
-        return Ok(());
-    }
-    step(&format!("rustup target {STATIC_TARGET}"), || {
-        output(program("rustup").args(["target", "add", STATIC_TARGET])).map(drop)
-    })
 }
