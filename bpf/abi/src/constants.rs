@@ -8,11 +8,21 @@ pub const TICK_SHIFT: u32 = 8;
 /// Mark on packets that carry their tunnel header already. Cleared before they leave.
 pub const MARK_ENCAPSULATED: u32 = 0x0a0e_0001;
 
+/// Mark on fragments that wait for their first one: these bits, then the number of the program that met it
+/// ([`MARK_MET_SHIFT`], four bits), then how often it has waited.
+pub const MARK_WAITING: u32 = 0x0a0f_0000;
+pub const MARK_WAITING_MASK: u32 = 0xffff_0000;
+pub const MARK_MET_SHIFT: u32 = 12;
+pub const MARK_LAPS_MASK: u32 = 0xfff;
+/// Times that a fragment waits before it is dropped. The waiting room lets one fragment out in half a millisecond, so
+/// this is 150 ms for one that waits alone.
+pub const LAPS: u32 = 300;
+
 /// Link-layer address of every link's host side and of the tunnel device: one for all, so that a packet needs no
 /// rewriting between them (its receiver's check of "is this for me" passes everywhere). Locally administered, unicast.
-pub const HOST_MAC: [u8; 6] = [0xee, 0xee, 0xee, 0xee, 0xee, 0xee];
+pub const HOST_MAC: [u8; 6] = [0x0a, 0x58, 0xa9, 0xfe, 0x01, 0x01];
 /// Source of packets that the host's stack sends into the tunnel: the receiver would take its own address for a loop.
-pub const OVERLAY_SOURCE_MAC: [u8; 6] = [0xee, 0xee, 0xee, 0xee, 0xee, 0xed];
+pub const OVERLAY_SOURCE_MAC: [u8; 6] = [0x0a, 0x58, 0xa9, 0xfe, 0x01, 0x02];
 
 /// Source that a pod sees when a Service sends it to itself: link-local, never routed. 169.254.42.1.
 pub const LOOPBACK_V4: u32 = u32::from_ne_bytes([169, 254, 42, 1]);
@@ -34,6 +44,7 @@ pub mod global {
     pub const TIMEOUT_DATAGRAM: &str = "TIMEOUT_DATAGRAM";
     pub const TIMEOUT_DATAGRAM_REPLIED: &str = "TIMEOUT_DATAGRAM_REPLIED";
     pub const TIMEOUT_OTHER: &str = "TIMEOUT_OTHER";
+    pub const TIMEOUT_FRAGMENT: &str = "TIMEOUT_FRAGMENT";
     /// Tests only: time, random numbers and tunnel identities come from the control map, and the verdict goes there.
     pub const TESTING: &str = "TESTING";
 }
@@ -61,4 +72,6 @@ pub const CONTROL_RANDOM: u32 = 2;
 pub const CONTROL_TUNNEL: u32 = 3;
 /// Tests: first of the verdict's four words.
 pub const CONTROL_VERDICT: u32 = 4;
-pub const CONTROLS: u32 = 8;
+/// Interface that leads into the waiting room of fragments; 0: there is none.
+pub const CONTROL_ROOM: u32 = 8;
+pub const CONTROLS: u32 = 16;

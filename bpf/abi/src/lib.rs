@@ -26,7 +26,9 @@ pub use event::{Direction, DropEvent, FlowEvent, FlowKind};
 pub use reason::DropReason;
 
 /// Version of all layouts together. Bumped by any change of a map's key, value or meaning.
-pub const VERSION: u32 = 1;
+///
+/// 2: fragments expire; the control map has room for the waiting room. Connections are as in 1.
+pub const VERSION: u32 = 2;
 
 /// IPv6 address as two words in memory order.
 pub type Address6 = [u64; 2];

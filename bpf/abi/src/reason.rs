@@ -61,7 +61,7 @@ reasons! {
     NatUnsupported = 168, "UNSUPPORTED_PROTOCOL_FOR_NAT_MASQUERADE";
     /// The tunnel header carries an identity that no peer may claim.
     InvalidIdentity = 171, "INVALID_IDENTITY";
-    /// A fragment whose first fragment was not seen.
+    /// A fragment whose first fragment did not come, not even after it had waited.
     FragmentNotFound = 175, "FIRST_LOGICAL_DATAGRAM_FRAGMENT_NOT_FOUND";
     /// Router and neighbour messages that a pod may not send.
     ForbiddenIcmp6 = 176, "FORBIDDEN_ICMPV6_MESSAGE";

@@ -162,5 +162,7 @@ pub struct Ports {
     pub policy: u16,
     /// IP protocol: behind IPv6 extension headers only the first fragment tells it.
     pub protocol: u16,
+    /// Tick from which the entry counts as absent: the sender uses ids again.
+    pub expires: u32,
 }
-assert_layout!(Ports, 8, source = 0, destination = 2, policy = 4, protocol = 6);
+assert_layout!(Ports, 12, source = 0, destination = 2, policy = 4, protocol = 6, expires = 8);

@@ -2,7 +2,7 @@
 
 use axoneme_abi::{
     Conntrack, DropEvent, FlowEvent, Key4, Key6,
-    constants::{CONTROL_EPOCH, CONTROL_NOW, CONTROL_RANDOM, TICK_SHIFT, feature},
+    constants::{CONTROL_EPOCH, CONTROL_NOW, CONTROL_RANDOM, CONTROL_ROOM, TICK_SHIFT, feature},
     event::{LOST_DROPS, LOST_FLOWS},
     policy::{PREFIX_FULL, PolicyKey, PolicyValue},
     service::{
@@ -93,6 +93,10 @@ impl Env for Kernel {
         match which {
             Timeout::Established => TIMEOUT_ESTABLISHED.load(),
             Timeout::Opening => TIMEOUT_OPENING.load(),
+    fn room(&self) -> u32 {
+        control(CONTROL_ROOM)
+    }
+    #[inline(always)]
             Timeout::Closing => TIMEOUT_CLOSING.load(),
             Timeout::HalfClosed => TIMEOUT_HALF_CLOSED.load(),
             Timeout::Datagram => TIMEOUT_DATAGRAM.load(),
@@ -106,6 +110,7 @@ impl Env for Kernel {
             Some(mut r) => {
                 // SAFETY: plain helper call.
                 let time = unsafe { bpf_ktime_get_ns() };
+            Timeout::Fragment => TIMEOUT_FRAGMENT.load(),
                 r.write(DropEvent { time, ..*event });
                 r.submit(NO_WAKEUP);
             }

@@ -86,6 +86,16 @@ impl Packet for Skb {
         unsafe { (&raw mut (*self.0).mark).write_volatile(mark) }
     }
     #[inline(always)]
+    fn note(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.0).priority }
+    }
+    #[inline(always)]
+    fn set_note(&self, note: u32) {
+        // SAFETY: `priority` is a writable field of the context.
+        unsafe { (&raw mut (*self.0).priority).write_volatile(note) }
+    }
+    #[inline(always)]
     fn store<T: Plain>(&self, offset: usize, value: T) -> bool {
         // SAFETY: the value lives on the stack for the call.
         unsafe { bpf_skb_store_bytes(self.0, offset as u32, (&raw const value).cast(), size_of::<T>() as u32, 0) == 0 }

@@ -3,14 +3,14 @@
 //! Each has a short part that reads the headers at constant offsets and handles established connections, and a long
 //! part per family in a function of its own: its stack frame and its verification do not weigh on the short part.
 
-use axoneme_abi::constants::{CONTROL_VERDICT, MARK_ENCAPSULATED};
+use axoneme_abi::constants::{CONTROL_VERDICT, MARK_ENCAPSULATED, MARK_WAITING, MARK_WAITING_MASK};
 use axoneme_stages::{Family, Kind, Maps, Packet, V4, V6, Verdict, Work, fast, hook, other_protocol, slow};
 use core::mem::MaybeUninit;
 
 use aya_ebpf::{
     EbpfContext,
     bindings::{__sk_buff, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1, bpf_tunnel_key},
-    helpers::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_set_tunnel_key},
+    helpers::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_type, bpf_skb_set_tunnel_key},
     macros::classifier,
     programs::TcContext,
 };
@@ -26,6 +26,8 @@ const NEXT: i32 = -1;
 const SHOT: i32 = 2;
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
+/// `PACKET_HOST` of include/uapi/linux/if_packet.h.
+const PACKET_HOST: u32 = 0;
 const ZERO_CHECKSUM: u64 = 2;
 const TUNNEL_IPV6: u64 = 1;
 const TTL: u32 = 64;
@@ -47,6 +49,8 @@ fn act<const ENTERING: bool>(skb: Skb, v: Verdict) -> i32 {
         // SAFETY: plain helper calls.
         Kind::Local => unsafe { bpf_redirect_peer(v.argument, 0) as i32 },
         Kind::Reject => unsafe { bpf_redirect_peer(skb.ifindex(), 0) as i32 },
+        // SAFETY: plain helper call.
+        Kind::Wait => unsafe { bpf_redirect(v.argument, 0) as i32 },
         Kind::NextHop => next_hop(v.argument, v.node),
         Kind::Tunnel => {
             if !encapsulate(skb.0, v.node, v.identity) {
@@ -128,6 +132,10 @@ where
     // SAFETY: one program at a time runs on a CPU in this context; no reference outlives the call.
     let Some(work) = F::work().map(|w| unsafe { &mut *w }) else { return SHOT };
     let v = slow::<F, Kernel, Skb, HOOK>(&Kernel, skb, work);
+    if HOOK == hook::FROM_WAITING && v.kind != Kind::Wait {
+        skb.set_mark(0);
+        skb.set_note(0);
+    }
     act::<false>(skb, v)
 }
 
@@ -200,6 +208,25 @@ pub fn from_netdev(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn from_overlay(ctx: TcContext) -> i32 {
     run::<{ hook::FROM_OVERLAY }>(ctx)
+}
+
+/// Fragments that have waited for their first one. Only our programs send into the room; what else comes out of it
+/// (the host's own multicast) ends here.
+#[classifier]
+pub fn from_waiting(ctx: TcContext) -> i32 {
+    let skb = Skb(ctx.as_ptr().cast());
+    if skb.mark() & MARK_WAITING_MASK != MARK_WAITING {
+        return SHOT;
+    }
+    // The room's far end takes packets to other link-layer addresses for somebody else's.
+    // SAFETY: plain helper call.
+    unsafe { bpf_skb_change_type(skb.0, PACKET_HOST) };
+    // SAFETY: the context's protocol field is readable.
+    match u16::from_be(unsafe { (*skb.0).protocol } as u16) {
+        ETHERTYPE_IPV4 => long::<V4, { hook::FROM_WAITING }>(skb.0),
+        ETHERTYPE_IPV6 => long::<V6, { hook::FROM_WAITING }>(skb.0),
+        _ => SHOT,
+    }
 }
 
 #[inline(always)]

@@ -193,13 +193,13 @@ pub(crate) fn renew(old: &mut Conntrack, new: &Conntrack) {
 
 /// Event of a change of state. `flow` is the packet that brought it.
 #[inline(always)]
-pub(crate) fn event<F: Family, const HOOK: u8>(
+pub(crate) fn event<F: Family>(
     ct: &Conntrack,
     flow: &Flow<F>,
     from_b: bool,
     kind: EventKind,
     rule: u32,
-    ifindex: u32,
+    (ifindex, hook): (u32, u8),
 ) -> FlowEvent {
     let forward = ct.origin_is_b() == from_b;
     let ([bytes_a, bytes_b], [packets_a, packets_b]) = (ct.bytes, ct.packets);
@@ -226,7 +226,7 @@ pub(crate) fn event<F: Family, const HOOK: u8>(
         family: F::NUMBER,
         protocol: flow.protocol,
         tcp_flags: flow.tcp_flags,
-        hook: HOOK,
+        hook,
         reserved: 0,
         reserved2: 0,
         reserved3: 0,

@@ -25,6 +25,8 @@ pub enum Timeout {
     DatagramReplied,
     /// Everything else.
     Other,
+    /// A fragmented datagram.
+    Fragment,
 }
 
 /// What does not depend on the address family.
@@ -42,6 +44,8 @@ pub trait Env {
     fn overlay(&self) -> u32;
     /// Whether a bit of [`axoneme_abi::constants::feature`] is set.
     fn feature(&self, bit: u32) -> bool;
+    /// Interface of the waiting room; 0: none.
+    fn room(&self) -> u32;
     fn timeout(&self, which: Timeout) -> u32;
     fn drop_event(&self, event: &DropEvent);
     fn flow_event(&self, event: &FlowEvent);

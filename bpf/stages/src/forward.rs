@@ -48,6 +48,8 @@ pub(crate) fn belongs<const HOOK: u8>(ct: &Conntrack, from_b: bool, ifindex: u32
     let (source, destination) = if from_b { (b, a) } else { (a, b) };
     let source_action = Conntrack::action_bits(ct.flags, from_b);
     match HOOK {
+        // Checked when it went into the waiting room.
+        hook::FROM_WAITING => true,
         hook::FROM_CONTAINER => source_action == Action::Local as u32 && source == ifindex,
         hook::TO_CONTAINER => {
             Conntrack::action_bits(ct.flags, !from_b) == Action::Local as u32 && destination == ifindex

@@ -1,15 +1,18 @@
 //! Fragments: the first one tells the ports, the later ones are found by the datagram's id.
 //!
-//! A later fragment that comes before its first one is dropped ([`DropReason::FragmentNotFound`]): it cannot be judged.
-//! Senders emit fragments in order, and links that reorder are rare; the datagram is then lost as a whole.
+//! A later fragment that comes before its first one cannot be judged yet, and a program cannot keep a packet. It goes
+//! into a queue (see `wait` in the pipeline) and is looked at again when it comes out, until its first one was seen or
+//! it has waited long enough ([`axoneme_abi::DropReason::FragmentNotFound`]). So every fragment that reaches a pod was
+//! judged by the ports that its datagram has, in whatever order they came. Nothing is put together here: the packets
+//! go on as they were sent, and what overlaps or is missing is the receiver's to refuse.
 
-use axoneme_abi::{DropReason, service::Ports};
+use axoneme_abi::service::Ports;
 
-use crate::{Family, Flow, FlowKind, Maps};
+use crate::{Family, Flow, FlowKind, Maps, Timeout};
 
-/// Remembers a first fragment's ports, or fills in a later one's.
+/// Remembers a first fragment's ports, or fills in a later one's. False: its first one was not seen.
 #[inline(always)]
-pub(crate) fn follow<F: Family, E: Maps<F>>(env: &E, flow: &mut Flow<F>) -> Result<(), DropReason> {
+pub(crate) fn follow<F: Family, E: Maps<F>>(env: &E, flow: &mut Flow<F>) -> bool {
     match flow.kind {
         FlowKind::FirstFragment => {
             let ports = Ports {
@@ -17,13 +20,15 @@ pub(crate) fn follow<F: Family, E: Maps<F>>(env: &E, flow: &mut Flow<F>) -> Resu
                 destination: flow.destination_port,
                 policy: flow.policy_port,
                 protocol: flow.protocol as u16,
+                expires: env.now() + env.timeout(Timeout::Fragment),
             };
             env.put_fragment(&F::fragment_key(flow), &ports);
         }
         FlowKind::LaterFragment => {
-            let Some(ports) = env.fragment(&F::fragment_key(flow)) else {
-                return Err(DropReason::FragmentNotFound);
-            };
+            let Some(ports) = env.fragment(&F::fragment_key(flow)) else { return false };
+            if ports.expires <= env.now() {
+                return false;
+            }
             flow.source_port = ports.source;
             flow.destination_port = ports.destination;
             flow.policy_port = ports.policy;
@@ -31,5 +36,5 @@ pub(crate) fn follow<F: Family, E: Maps<F>>(env: &E, flow: &mut Flow<F>) -> Resu
         }
         _ => {}
     }
-    Ok(())
+    true
 }

@@ -73,6 +73,7 @@ pub struct Host {
     pub features: Cell<u32>,
     pub uplink: Cell<u32>,
     pub overlay: Cell<u32>,
+    pub room: Cell<u32>,
     pub drops: RefCell<Vec<DropEvent>>,
     pub flows: RefCell<Vec<FlowEvent>>,
     pub counts: RefCell<HashMap<(u8, u8), (u64, u64)>>,
@@ -103,6 +104,7 @@ pub const fn timeout(which: Timeout) -> u32 {
         Timeout::Datagram => 61,
         Timeout::DatagramReplied => 180,
         Timeout::Other => 62,
+        Timeout::Fragment => 7,
     }
 }
 
@@ -139,6 +141,9 @@ impl Env for Host {
     }
     fn feature(&self, bit: u32) -> bool {
         self.features.get() & bit != 0
+    }
+    fn room(&self) -> u32 {
+        self.room.get()
     }
     fn timeout(&self, which: Timeout) -> u32 {
         timeout(which)
@@ -245,6 +250,7 @@ pub struct Buffer {
     /// Identity in the tunnel header.
     pub tunnel: Option<u32>,
 }
+    pub note: Cell<u32>,
 
 impl Buffer {
     pub fn new(bytes: &[u8], ifindex: u32) -> Self {
@@ -285,6 +291,12 @@ impl Packet for &Buffer {
     fn store<T: Plain>(&self, offset: usize, value: T) -> bool {
         let mut bytes = self.bytes.borrow_mut();
         let Some(place) = bytes.get_mut(offset..offset + T::SIZE) else { return false };
+    fn note(&self) -> u32 {
+        self.note.get()
+    }
+    fn set_note(&self, note: u32) {
+        self.note.set(note);
+    }
         value.to_bytes(place);
         true
     }

@@ -60,4 +60,6 @@ pub mod hook {
     pub const TO_CONTAINER: u8 = 1;
     pub const FROM_NETDEV: u8 = 2;
     pub const FROM_OVERLAY: u8 = 3;
+    /// Out of the waiting room. What met the packet first is in its mark, and is what events tell.
+    pub const FROM_WAITING: u8 = 5;
 }

@@ -62,6 +62,9 @@ pub trait Packet: Copy {
     fn ifindex(&self) -> u32;
     fn mark(&self) -> u32;
     fn set_mark(&self, mark: u32);
+    /// A word that goes with the packet from one interface to the next (the kernel's packet priority).
+    fn note(&self) -> u32;
+    fn set_note(&self, note: u32);
     /// Overwrites bytes. False: the packet is unchanged.
     #[must_use]
     fn store<T: Plain>(&self, offset: usize, value: T) -> bool;

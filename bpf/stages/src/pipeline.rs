@@ -3,7 +3,7 @@
 use axoneme_abi::{
     Direction, DropEvent, DropReason, FlowKind as EventKind,
     conntrack::{FLAG_LOOPBACK, FLAG_SERVICE},
-    constants::feature,
+    constants::{LAPS, MARK_LAPS_MASK, MARK_MET_SHIFT, MARK_WAITING, feature},
     event::METRIC_ALLOWED,
     tables::{IDENTITY_HOST, IDENTITY_REMOTE_NODE},
 };
@@ -39,8 +39,15 @@ pub fn fast<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P
     .flatten()
 }
 
-const fn direction<const HOOK: u8>() -> Direction {
-    if HOOK == hook::FROM_CONTAINER { Direction::Egress } else { Direction::Ingress }
+/// Where the packet was met first, as events number it.
+#[inline(always)]
+fn met<P: Packet, const HOOK: u8>(packet: P) -> u8 {
+    if HOOK == hook::FROM_WAITING { (packet.mark() >> MARK_MET_SHIFT & 0xf) as u8 } else { HOOK }
+}
+
+#[inline(always)]
+fn direction<P: Packet, const HOOK: u8>(packet: P) -> Direction {
+    if met::<P, HOOK>(packet) == hook::FROM_CONTAINER { Direction::Egress } else { Direction::Ingress }
 }
 
 /// Any packet. Drops are counted and reported here. The verdict is in the work.
@@ -64,7 +71,7 @@ fn stages<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, 
     }
     let mut step = lookup::<F, E, P, HOOK>(env, packet, w);
     // A frontend's address has no entry of its own that holds: a new frontend made the epoch grow.
-    if step == Step::Next && HOOK == hook::FROM_CONTAINER && env.feature(feature::SERVICES) {
+    if step == Step::Next && met::<P, HOOK>(packet) == hook::FROM_CONTAINER && env.feature(feature::SERVICES) {
         if services(env, w) == Step::End {
             refuse(env, packet, w);
             return;
@@ -110,7 +117,7 @@ fn headers<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P,
             w.flow.destination_port = 0;
             w.flow.protocol = 0;
             w.flow.tcp_flags = 0;
-            return w.end(Verdict::drop(reason, direction::<HOOK>()));
+            return w.end(Verdict::drop(reason, direction::<P, HOOK>(packet)));
         }
     };
     if flow.kind == FlowKind::Neighbour {
@@ -126,13 +133,31 @@ fn headers<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P,
     if HOOK == hook::FROM_NETDEV && env.endpoint(flow.destination).is_none() {
         return w.end(Verdict::PASS);
     }
-    if let Err(reason) = fragment::follow(env, &mut flow) {
-        w.flow = flow;
-        return w.end(Verdict::drop(reason, direction::<HOOK>()));
-    }
-    w.flow = flow;
     w.done.flags = 0;
-    Step::Next
+    let followed = fragment::follow(env, &mut flow);
+    w.flow = flow;
+    if followed { Step::Next } else { wait::<F, E, P, HOOK>(env, packet, w) }
+}
+
+/// A fragment that came before its first one: it waits where the kernel holds packets anyway, in a queue, and is looked
+/// at again when it comes out. Who it comes from is checked here, where it is known which link it came by.
+#[inline(never)]
+fn wait<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, w: &mut Work<F>) -> Step {
+    let room = env.room();
+    let mark = if HOOK == hook::FROM_WAITING { packet.mark() } else { MARK_WAITING | (HOOK as u32) << MARK_MET_SHIFT };
+    if room == 0 || mark & MARK_LAPS_MASK >= LAPS {
+        return w.end(Verdict::drop(DropReason::FragmentNotFound, direction::<P, HOOK>(packet)));
+    }
+    if HOOK != hook::FROM_WAITING {
+        w.flags = 0;
+        w.forward = true;
+        if who::<F, E, P, HOOK>(env, packet, w) == Step::End {
+            return Step::End;
+        }
+        packet.set_note(w.source.identity);
+    }
+    packet.set_mark(mark + 1);
+    w.end(Verdict::wait(room))
 }
 
 /// Turns a packet to a Service into one to a backend, in the work only.
@@ -163,6 +188,7 @@ fn refuse<F: Family, E: Maps<F>, P: Packet>(env: &E, packet: P, w: &mut Work<F>)
 #[inline(never)]
 fn lookup<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, w: &mut Work<F>) -> Step {
     let (ifindex, length) = (packet.ifindex(), packet.length());
+    let met = met::<P, HOOK>(packet);
     let flow = w.flow;
     let (key, from_b) = F::key(flow.source, flow.destination, flow.source_port, flow.destination_port, flow.protocol);
     w.key = key;
@@ -182,7 +208,7 @@ fn lookup<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, 
             return Step::Next;
         }
         if track(env, ct, &flow, from_b, length) {
-            env.flow_event(&conntrack::event::<F, HOOK>(ct, &flow, from_b, EventKind::Closed, 0, ifindex));
+            env.flow_event(&conntrack::event(ct, &flow, from_b, EventKind::Closed, 0, (ifindex, met)));
         }
         w.verdict = verdict::<HOOK>(ct, from_b);
         Step::End
@@ -221,7 +247,7 @@ fn ends<F: Family, E: Maps<F>, const HOOK: u8>(env: &E, w: &mut Work<F>) {
 /// Whether the packet may be where it is met. End: it may not, or it is none of ours.
 #[inline(always)]
 fn place<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, w: &mut Work<F>) -> Step {
-    let spoofed = Verdict::drop(DropReason::InvalidSourceIp, direction::<HOOK>());
+    let spoofed = Verdict::drop(DropReason::InvalidSourceIp, direction::<P, HOOK>(packet));
     let nobody = Verdict::drop(DropReason::NoLocalEndpoint, Direction::Ingress);
     let here = packet.ifindex();
     match HOOK {
@@ -229,6 +255,7 @@ fn place<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, w
         hook::FROM_CONTAINER => source_mac(packet, w),
         hook::TO_CONTAINER if w.destination.ifindex != here => w.end(nobody),
         hook::TO_CONTAINER => Step::Next,
+        hook::FROM_WAITING => waited(met::<P, HOOK>(packet), packet.note(), spoofed, w),
         _ if w.source.is_local() => w.end(spoofed),
         hook::FROM_NETDEV => {
             // In overlay mode pods of other nodes come by the tunnel only.
@@ -242,18 +269,39 @@ fn place<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, w
             if identity == IDENTITY_HOST || identity == 0 {
                 return w.end(Verdict::drop(DropReason::InvalidIdentity, Direction::Ingress));
             }
-            // The sender's word counts: its tables are ahead of ours when a pod has just started or changed.
-            let node = identity == IDENTITY_REMOTE_NODE && w.source.is_node();
-            if w.source.identity != identity && !node {
-                w.source.identity = identity;
-                w.source.peer = identity;
-            }
+            claim(identity, w);
             if w.destination.is_local() {
                 Step::Next
             } else {
                 w.end(if w.destination.is_node() { Verdict::PASS } else { nobody })
             }
         }
+    }
+}
+
+/// The sender's word counts: its tables are ahead of ours when a pod has just started or changed.
+#[inline(always)]
+fn claim<F: Family>(identity: u32, w: &mut Work<F>) {
+    let node = identity == IDENTITY_REMOTE_NODE && w.source.is_node();
+    if w.source.identity != identity && !node {
+        w.source.identity = identity;
+        w.source.peer = identity;
+    }
+}
+
+/// What was checked when the fragment was met still holds: its source has not come to live here, or gone from here.
+#[inline(always)]
+fn waited<F: Family>(met: u8, identity: u32, spoofed: Verdict, w: &mut Work<F>) -> Step {
+    let own = w.source.is_local();
+    match met {
+        hook::TO_CONTAINER => Step::Next,
+        hook::FROM_CONTAINER if own => Step::Next,
+        hook::FROM_NETDEV if !own => Step::Next,
+        hook::FROM_OVERLAY if !own => {
+            claim(identity, w);
+            Step::Next
+        }
+        _ => w.end(spoofed),
     }
 }
 
@@ -290,14 +338,15 @@ fn prepare<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P,
 #[inline(never)]
 fn again<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, w: &mut Work<F>) {
     let (ifindex, length) = (packet.ifindex(), packet.length());
+    let met = met::<P, HOOK>(packet);
     let key = w.key;
     let v = env.with_conntrack(&key, |ct| {
         renew(ct, &w.fresh);
         if !belongs::<HOOK>(ct, w.from_b, ifindex) {
-            return Verdict::drop(DropReason::InvalidSourceIp, direction::<HOOK>());
+            return Verdict::drop(DropReason::InvalidSourceIp, direction::<P, HOOK>(packet));
         }
         if track(env, ct, &w.flow, w.from_b, length) {
-            env.flow_event(&conntrack::event::<F, HOOK>(ct, &w.flow, w.from_b, EventKind::Closed, 0, ifindex));
+            env.flow_event(&conntrack::event(ct, &w.flow, w.from_b, EventKind::Closed, 0, (ifindex, met)));
         }
         verdict::<HOOK>(ct, w.from_b)
     });
@@ -312,7 +361,7 @@ fn again<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, w
 #[inline(never)]
 fn record<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, w: &mut Work<F>) {
     let rule = w.verdict.node;
-    let failed = Verdict::drop(DropReason::ConntrackInsert, direction::<HOOK>());
+    let failed = Verdict::drop(DropReason::ConntrackInsert, direction::<P, HOOK>(packet));
     if w.done.flags & FLAG_SERVICE != 0 && !service::remember(env, w) {
         w.verdict = failed;
         return;
@@ -321,8 +370,9 @@ fn record<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, 
         w.verdict = failed;
         return;
     }
-    env.count(METRIC_ALLOWED as u8, direction::<HOOK>() as u8, 0);
-    let event = conntrack::event::<F, HOOK>(&w.fresh, &w.flow, w.from_b, EventKind::New, rule, packet.ifindex());
+    env.count(METRIC_ALLOWED as u8, direction::<P, HOOK>(packet) as u8, 0);
+    let seen = (packet.ifindex(), met::<P, HOOK>(packet));
+    let event = conntrack::event(&w.fresh, &w.flow, w.from_b, EventKind::New, rule, seen);
     env.flow_event(&event);
     w.verdict = verdict::<HOOK>(&w.fresh, w.from_b);
 }
@@ -371,7 +421,7 @@ fn report<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, 
         family: F::NUMBER,
         protocol: flow.protocol,
         tcp_flags: flow.tcp_flags,
-        hook: HOOK,
+        hook: met::<P, HOOK>(packet),
         reserved: 0,
         reserved2: 0,
     });

@@ -87,6 +87,10 @@ impl Family for V4 {
         let mut f = flow(source, destination, protocol, ETHERNET as u16 + header as u16);
         f.id = v1.to_le() & 0xffff;
         if fragment & 0x1fff != 0 {
+            // Eight bytes in, it would replace the flags of a header that was judged without them (RFC 3128).
+            if fragment & 0x1fff == 1 && protocol == TCP {
+                return Err(DropReason::InvalidPacket);
+            }
             f.kind = FlowKind::LaterFragment;
             return Ok(f);
         }

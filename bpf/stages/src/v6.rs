@@ -77,6 +77,10 @@ fn extensions<P: Packet>(packet: &P, f: &mut Flow<V6>, next: u8, offset: usize) 
                 f.id = (id0 as u32) | (id1 as u32) << 16;
                 let place = u16::from_be(place);
                 if place & 0xfff8 != 0 {
+                    // As in IPv4: it would replace a judged header's flags.
+                    if place & 0xfff8 == 8 && next == TCP {
+                        return Err(DropReason::InvalidPacket);
+                    }
                     f.protocol = next;
                     f.transport = offset as u16;
                     f.kind = FlowKind::LaterFragment;

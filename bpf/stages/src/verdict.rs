@@ -21,6 +21,8 @@ pub enum Kind {
     Tunnel = 4,
     /// The packet was turned into its refusal: back to the pod that sent it. The drop is counted and reported.
     Reject = 5,
+    /// Into the waiting room: a fragment that came before its first one.
+    Wait = 7,
 }
 
 /// Verdict of a packet. Plain words instead of an enum with payload: the compiler keeps them in registers, where an enum
@@ -51,6 +53,10 @@ impl Verdict {
     #[inline(always)]
     pub const fn tunnel(ifindex: u32, node: u32, identity: u32) -> Self {
         Self { kind: Kind::Tunnel, argument: ifindex, node, identity }
+    }
+    #[inline(always)]
+    pub const fn wait(room: u32) -> Self {
+        Self { kind: Kind::Wait, argument: room, node: 0, identity: 0 }
     }
     /// Drop without a rule.
     #[inline(always)]

@@ -9,10 +9,11 @@
 //! *Restart*: [`Loader::open`] opens the pinned maps, loads the programs anew and puts them behind the pinned links, one
 //! atomic replacement each: no packet meets an empty hook.
 //!
-//! *Change of the ABI version*: the new version has its own directory, so its maps are empty; links keep the old programs
+//! *Change of the ABI version*: the new version has its own directory; the old one's connections are copied into its
+//! maps, converted where the layout changed, and all else is empty; links keep the old programs
 //! (and these keep the old maps) until [`crate::datapath::Datapath::attach`] is called for them, which the caller does
 //! after it has filled the new maps. [`BpfDatapath::forget_other_versions`] then removes the old maps' pins. Connections
-//! are judged anew; those whose policy allows them go on.
+//! are judged anew with their next packet; those whose policy allows them go on. Maps of a newer version are refused.
 
 mod addresses;
 mod clock;
@@ -24,11 +25,13 @@ mod links;
 mod loader;
 mod metrics;
 mod policies;
+mod migration;
 mod services;
 mod sys;
 mod system;
 mod table;
 
+mod waiting;
 pub use connections::{Connection, Expired};
 pub use datapath::BpfDatapath;
 pub use events::{Event, EventReader};
@@ -37,3 +40,5 @@ pub use loader::Testing;
 pub use loader::{Budget, Loader};
 pub use metrics::{Metric, Metrics};
 pub use sys::{CONTEXT_WORDS, RunOutput, test_run};
+#[doc(hidden)]
+pub use migration::{Convert, write_old_map};

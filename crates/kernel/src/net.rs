@@ -40,7 +40,7 @@ pub const ROUTE_PROTOCOL: u8 = 97;
 pub const NFT_TABLE: &str = "axoneme";
 /// MAC of the host side of every pod link and of the tunnel device: locally administered, the same everywhere, so that
 /// a frame needs no rewrite whichever of them it enters by.
-pub const HOST_MAC: Mac = Mac([0x0a, 0x58, 0xa9, 0xfe, 0x01, 0x01]);
+pub const HOST_MAC: Mac = Mac(axoneme_abi::constants::HOST_MAC);
 /// Next hop of pods; answered by a permanent neighbour, never by a packet.
 pub const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// Next hop of pods for IPv6.

@@ -25,7 +25,10 @@ use std::{
 
 use axoneme_abi::{
     Conntrack, Key4, Key6,
-    constants::{CONTROL_EPOCH, CONTROL_NOW, CONTROL_RANDOM, CONTROL_TUNNEL, CONTROL_VERDICT, global},
+    constants::{
+        CONTROL_EPOCH, CONTROL_NOW, CONTROL_RANDOM, CONTROL_ROOM, CONTROL_TUNNEL, CONTROL_VERDICT, LAPS,
+        MARK_MET_SHIFT, MARK_WAITING, global,
+    },
     policy::{
         ALLOW, DEFAULT_ALLOW, DEFAULT_DENY, DENY, PREFIX_FIXED, PREFIX_PROTOCOL, PolicyKey as RawKey,
         PolicyValue as RawValue, Slot,
@@ -50,18 +53,29 @@ use rig::{BpfFs, Namespace};
 
 /// Word of `struct __sk_buff` that holds the interface index.
 const WORD_IFINDEX: usize = 10;
+/// The words of mark and priority.
+const WORD_MARK: usize = 2;
+const WORD_PRIORITY: usize = 8;
 
 /// Both sides with the same tables.
 struct Pair {
     kernel: BpfDatapath,
     host: Host,
-    programs: [OwnedFd; 4],
+    programs: [OwnedFd; 5],
     links: Vec<u32>,
     _fs: BpfFs,
     ns: Namespace,
 }
 
-const NAMES: [&str; 4] = ["from_container", "to_container", "from_netdev", "from_overlay"];
+const NAMES: [&str; 5] = ["from_container", "to_container", "from_netdev", "from_overlay", "from_waiting"];
+
+/// Place of a hook's program.
+fn place(hook: u8) -> usize {
+    if hook == hook::FROM_WAITING { 4 } else { usize::from(hook) }
+}
+
+/// The waiting room's near end, where there is one.
+const ROOM: u32 = 903;
 
 fn timeouts() -> Vec<(&'static str, u32)> {
     vec![
@@ -72,6 +86,7 @@ fn timeouts() -> Vec<(&'static str, u32)> {
         (global::TIMEOUT_DATAGRAM, timeout(Timeout::Datagram)),
         (global::TIMEOUT_DATAGRAM_REPLIED, timeout(Timeout::DatagramReplied)),
         (global::TIMEOUT_OTHER, timeout(Timeout::Other)),
+        (global::TIMEOUT_FRAGMENT, timeout(Timeout::Fragment)),
     ]
 }
 
@@ -124,7 +139,7 @@ impl Pair {
             pin_dir: fs.dir.join("axoneme"),
             cgroup: None,
         };
-        let testing = Testing { enabled: true, timeouts: timeouts() };
+        let testing = Testing { enabled: true, timeouts: timeouts(), older: None };
         let kernel = Loader::open_with(config, &testing).unwrap_or_else(|e| panic!("{e}"));
         let programs = NAMES.map(|n| kernel.program(n).unwrap());
         let pair = Self { kernel, host: Host::default(), programs, links, _fs: fs, ns };
@@ -252,7 +267,9 @@ impl Pair {
     fn run_kernel(&self, packet: &Random) -> (Answer, Vec<u8>) {
         let mut context = [0u32; CONTEXT_WORDS];
         context[WORD_IFINDEX] = packet.ifindex;
-        let program = self.programs[usize::from(packet.hook)].as_fd();
+        context[WORD_MARK] = packet.mark;
+        context[WORD_PRIORITY] = packet.note;
+        let program = self.programs[place(packet.hook)].as_fd();
         let out = test_run(program, &packet.bytes, Some(&context), 1).unwrap();
         let [kind, argument, node, identity] =
             [0, 1, 2, 3].map(|place| self.kernel.control(CONTROL_VERDICT + place).unwrap());
@@ -265,9 +282,15 @@ impl Pair {
         let v = match packet.hook {
             hook::FROM_CONTAINER => host_verdict::<{ hook::FROM_CONTAINER }>(&self.host, &buffer, packet.v6),
             hook::TO_CONTAINER => host_verdict::<{ hook::TO_CONTAINER }>(&self.host, &buffer, packet.v6),
+        buffer.mark.set(packet.mark);
+        buffer.note.set(packet.note);
             hook::FROM_NETDEV => host_verdict::<{ hook::FROM_NETDEV }>(&self.host, &buffer, packet.v6),
             _ => host_verdict::<{ hook::FROM_OVERLAY }>(&self.host, &buffer, packet.v6),
         };
+            hook::FROM_WAITING if packet.v6 => {
+                slow::<V6, _, _, { hook::FROM_WAITING }>(&self.host, &buffer, &mut Work::new())
+            }
+            hook::FROM_WAITING => slow::<V4, _, _, { hook::FROM_WAITING }>(&self.host, &buffer, &mut Work::new()),
         let answer = Answer { kind: v.kind as u32, argument: v.argument, node: v.node, identity: v.identity };
         (answer, buffer.bytes.into_inner())
     }
@@ -347,6 +370,8 @@ struct Random {
     bytes: Vec<u8>,
 }
 
+    mark: u32,
+    note: u32,
 fn random_table(rng: &mut StdRng) -> PolicyTable {
     let default = |rng: &mut StdRng| PolicyDefault { allow: rng.random_bool(0.6), rule: rng.random_range(0..5) };
     let mut entries = std::collections::BTreeMap::new();
@@ -357,7 +382,7 @@ fn random_table(rng: &mut StdRng) -> PolicyTable {
         let mask = if port_bits == 0 { 0 } else { u16::MAX << (16 - port_bits) };
         let key = PolicyKey {
             direction: if rng.random() { Direction::Ingress } else { Direction::Egress },
-            peer: *[0, 0, 1001, 1002, 1003, 1011, 1, 2, 6].choose(rng).unwrap(),
+            peer: *[0, 0, 252, 253, 254, 255, 1001, 1002, 1003, 1011, 1, 2, 6].choose(rng).unwrap(),
             protocol,
             port: port & mask,
             port_bits,
@@ -499,10 +524,11 @@ fn ip(rng: &mut StdRng, is_v6: bool, s: u8, d: u8, depth: u32) -> Vec<u8> {
 
 fn random_packet(rng: &mut StdRng, links: &[u32], now: u32) -> Random {
     let is_v6 = rng.random();
-    let hook = *[0u8, 0, 0, 1, 2, 3].choose(rng).unwrap();
+    let hook = *[0u8, 0, 0, 1, 2, 3, hook::FROM_WAITING].choose(rng).unwrap();
     let local = *LOCAL.choose(rng).unwrap();
     let other = *LAST.choose(rng).unwrap();
-    let (s, d) = if hook == 0 { (local, other) } else { (other, local) };
+    let met = if hook == hook::FROM_WAITING { *[0u32, 0, 1, 2, 3, 4].choose(rng).unwrap() } else { 0 };
+    let (s, d) = if hook == 0 || (hook == hook::FROM_WAITING && met == 0) { (local, other) } else { (other, local) };
     // Now and then someone else's name, or a pod's link that is not the one.
     let (s, d) = if rng.random_bool(0.05) { (*LAST.choose(rng).unwrap(), *LAST.choose(rng).unwrap()) } else { (s, d) };
     let right = links[usize::from(local) - 1];
@@ -522,7 +548,11 @@ fn random_packet(rng: &mut StdRng, links: &[u32], now: u32) -> Random {
         bytes[at] ^= 1 << rng.random_range(0..8);
     }
     let tunnel = *[1011u32, 1011, 6, 1, 0, 1012].choose(rng).unwrap();
-    Random { hook, v6: is_v6, ifindex, tunnel, now, die: rng.random(), bytes }
+    let waiting = hook == hook::FROM_WAITING;
+    let laps = *[1, 7, LAPS - 1, LAPS, LAPS + 1].choose(rng).unwrap();
+    let mark = if waiting { MARK_WAITING | met << MARK_MET_SHIFT | laps } else { 0 };
+    let note = if waiting { tunnel } else { 0 };
+    Random { hook, v6: is_v6, ifindex, tunnel, now, die: rng.random(), mark, note, bytes }
 }
 
 #[expect(clippy::disallowed_methods, reason = "a test's only setting")]
@@ -546,6 +576,9 @@ fn run(native: bool, seed: u64, count: u64) {
                 if let Some(difference) = pair.compare_connections() {
                     return Err(format!("seed {seed}, before packet {i}: {difference}"));
                 }
+                let room = if rng.random() { ROOM } else { 0 };
+                pair.kernel.set_control(CONTROL_ROOM, room).unwrap();
+                pair.host.room.set(room);
             }
             let packet = random_packet(&mut rng, &links, now);
             match pair.compare(&packet) {
@@ -559,7 +592,7 @@ fn run(native: bool, seed: u64, count: u64) {
     // The packets reach every kind of verdict and most reasons: else the comparison says little.
     let reached: Vec<u32> = kinds.keys().map(|k| k.0).collect();
     let far = if native { Kind::NextHop } else { Kind::Tunnel };
-    for kind in [Kind::Pass, Kind::Drop, Kind::Local, Kind::Reject, far] {
+    for kind in [Kind::Pass, Kind::Drop, Kind::Local, Kind::Reject, Kind::Wait, far] {
         assert!(reached.contains(&(kind as u32)), "{kind:?} was never reached: {kinds:?}");
     }
     let reasons = kinds.keys().filter(|k| k.0 == Kind::Drop as u32).count();

@@ -191,7 +191,7 @@ fn a_pod_cannot_speak_for_another() {
     node.datapath.upsert_endpoint(a.v4.into(), entry).unwrap();
     assert!(udp(&a.ns, b.v4.into(), 53, 8).is_some(), "its own");
     a.ns.ip("link set eth0 address 0a:00:00:00:01:99");
-    a.ns.ip("neigh replace 169.254.1.1 lladdr ee:ee:ee:ee:ee:ee dev eth0 nud permanent");
+    a.ns.ip("neigh replace 169.254.1.1 lladdr 0a:58:a9:fe:01:01 dev eth0 nud permanent");
     a.ns.ip(&format!("route replace default via 169.254.1.1 dev eth0 src {}", a.v4));
     assert!(udp(&a.ns, b.v4.into(), 53, 8).is_none());
     assert!(node.drops().iter().any(|d| d.reason == DropReason::InvalidSourceMac as u8));

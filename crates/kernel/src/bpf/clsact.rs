@@ -35,7 +35,7 @@ const BPF_NAME: u16 = 7;
 const BPF_FLAGS: u16 = 8;
 const DIRECT_ACTION: u32 = 1;
 
-fn attribute(out: &mut Vec<u8>, kind: u16, payload: &[u8]) {
+pub(super) fn attribute(out: &mut Vec<u8>, kind: u16, payload: &[u8]) {
     let length = u16::try_from(payload.len() + 4).unwrap_or(u16::MAX);
     out.extend(length.to_ne_bytes());
     out.extend(kind.to_ne_bytes());
@@ -43,24 +43,30 @@ fn attribute(out: &mut Vec<u8>, kind: u16, payload: &[u8]) {
     out.resize(out.len().next_multiple_of(4), 0);
 }
 
-/// A message with its `struct tcmsg`.
-fn message(kind: u16, flags: u16, ifindex: u32, handle: u32, parent: u32, info: u32, attributes: &[u8]) -> Vec<u8> {
-    let mut m = Vec::with_capacity(36 + attributes.len());
-    m.extend(u32::try_from(36 + attributes.len()).unwrap_or(0).to_ne_bytes());
+/// A message: `struct nlmsghdr` and what follows it.
+pub(super) fn header(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
+    let mut m = Vec::with_capacity(16 + body.len());
+    m.extend(u32::try_from(16 + body.len()).unwrap_or(0).to_ne_bytes());
     m.extend(kind.to_ne_bytes());
     m.extend((REQUEST_ACK | flags).to_ne_bytes());
     m.extend(1u32.to_ne_bytes());
     m.extend(0u32.to_ne_bytes());
-    m.extend([0u8; 4]);
-    for word in [ifindex, handle, parent, info] {
-        m.extend(word.to_ne_bytes());
-    }
-    m.extend(attributes);
+    m.extend(body);
     m
 }
 
+/// A message with its `struct tcmsg`.
+fn message(kind: u16, flags: u16, ifindex: u32, handle: u32, parent: u32, info: u32, attributes: &[u8]) -> Vec<u8> {
+    let mut body = Vec::with_capacity(20 + attributes.len());
+    for word in [0, ifindex, handle, parent, info] {
+        body.extend(word.to_ne_bytes());
+    }
+    body.extend(attributes);
+    header(kind, flags, &body)
+}
+
 /// Sends a message and reads its acknowledgement.
-fn call(message: &[u8]) -> io::Result<()> {
+pub(super) fn call(message: &[u8]) -> io::Result<()> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind_auto()?;
     socket.send_to(message, &SocketAddr::new(0, 0), 0)?;

@@ -23,6 +23,7 @@ use super::{
     addresses::Nodes,
     clock::Clock,
     loader::{Budget, Programs},
+    migration::Migration,
     policies::Tables,
     services::Sets,
     system::{Version, io_error},
@@ -136,6 +137,10 @@ pub struct BpfDatapath {
     pub(super) nodes: Mutex<Nodes>,
     pub(super) tables: Mutex<Tables>,
     pub(super) sets: Mutex<Sets>,
+    /// Whether the waiting room was opened.
+    pub(super) room: Mutex<bool>,
+    /// Older maps that connections are taken over from.
+    pub(super) migration: Mutex<Option<Migration>>,
 }
 
 /// Entries of both families.
@@ -153,14 +158,27 @@ impl BpfDatapath {
         config: DatapathConfig,
         dir: PathBuf,
         maps: Maps,
-        programs: Mutex<Programs>,
+        (programs, budget): (Programs, Vec<Budget>),
         version: Version,
-        budget: Vec<Budget>,
+        migration: Option<Migration>,
     ) -> Result<Self> {
+        let (programs, migration) = (Mutex::new(programs), Mutex::new(migration));
         let nodes = Mutex::new(Nodes::read(&maps)?);
         let tables = Mutex::new(Tables::read(&maps)?);
         let sets = Mutex::new(Sets::read(&maps)?);
-        let datapath = Self { config, dir, maps, version, programs, budget, nodes, tables, sets };
+        let datapath = Self {
+            config,
+            dir,
+            maps,
+            version,
+            programs,
+            budget,
+            nodes,
+            tables,
+            sets,
+            room: Mutex::new(false),
+            migration,
+        };
         datapath.stock_tables()?;
         datapath.attach_sockets()?;
         Ok(datapath)
@@ -228,6 +246,7 @@ impl BpfDatapath {
     /// Removes pins of maps of other ABI versions. Call it when every interface is attached: programs of another version
     /// then run nowhere.
     pub fn forget_other_versions(&self) -> Result<u32> {
+        self.catch_up(true)?;
         let list = fs::read_dir(&self.config.pin_dir).map_err(|e| io_error("list the pin directory", e))?;
         let mut removed = 0;
         for entry in list {
@@ -246,6 +265,7 @@ impl BpfDatapath {
         for (_, ifindex) in self.attached()? {
             self.detach(ifindex)?;
         }
+        super::waiting::demolish()?;
         fs::remove_dir_all(&self.config.pin_dir)
             .map_err(|e| io_error(format!("remove {}", self.config.pin_dir.display()), e))
     }

@@ -37,10 +37,16 @@ const fn places(hook: Hook) -> &'static [Place] {
     }
 }
 
+/// Where fragments come out of the waiting room.
+const FROM_WAITING: Place = Place { program: super::waiting::PROGRAM, ingress: true };
+
 const HOOKS: [Hook; 3] = [Hook::Endpoint, Hook::Uplink, Hook::Overlay];
 
 /// Attach types of `enum bpf_attach_type` for [`SOCKETS`], in its order.
 const SOCKET_TYPES: [u32; 8] = [10, 11, 14, 15, 19, 20, 29, 30];
+
+/// Pin of the waiting room's link.
+const ROOM: &str = "room_from_waiting";
 
 pub(super) fn dir(pin_dir: &Path) -> PathBuf {
     pin_dir.join("links")
@@ -82,8 +88,23 @@ impl BpfDatapath {
                 unpin(&path)?;
             }
         }
+        let path = dir(&self.config.pin_dir).join(ROOM);
+        if self.version >= Version::TCX
+            && let Ok(link) = sys::open_pin(&path)
+        {
+            let far = sys::link_info(link.as_fd()).map_or(0, |i| i.ifindex);
+            if !self.renew(&programs, far, FROM_WAITING, &path)? {
+                unpin(&path)?;
+            }
+        }
         drop(programs);
         Ok(())
+    }
+
+    /// Puts the waiting room's program on its far end.
+    pub(super) fn attach_room(&self, ifindex: u32) -> Result<()> {
+        let programs = self.programs();
+        self.attach_place(&programs, FROM_WAITING, ifindex, &dir(&self.config.pin_dir).join(ROOM))
     }
 
     /// Replaces the program behind a pin. False: there is no link, or its interface is gone.
@@ -104,26 +125,30 @@ impl BpfDatapath {
     }
 
     pub(super) fn attach_interface(&self, hook: Hook, ifindex: u32) -> Result<()> {
+        self.catch_up(false)?;
+        self.open_room()?;
         let programs = self.programs();
         for place in places(hook) {
-            let path = pin_of(&self.config.pin_dir, ifindex, *place);
-            if self.version < Version::TCX {
-                super::clsact::attach(program(&programs, place.program)?, place.program, ifindex, place.ingress)?;
-                note(&path)?;
-                continue;
-            }
-            if self.renew(&programs, ifindex, *place, &path)? {
-                continue;
-            }
-            unpin(&path)?;
-            let kind = if place.ingress { sys::TCX_INGRESS } else { sys::TCX_EGRESS };
-            let operation = || format!("attach {} to interface {ifindex}", place.program);
-            let link = sys::create_tcx(program(&programs, place.program)?, ifindex, kind)
-                .map_err(|e| explain(&operation(), e))?;
-            sys::pin(link.as_fd(), &path).map_err(|e| explain(&format!("pin {}", path.display()), e))?;
+            self.attach_place(&programs, *place, ifindex, &pin_of(&self.config.pin_dir, ifindex, *place))?;
         }
         drop(programs);
         Ok(())
+    }
+
+    fn attach_place(&self, programs: &Programs, place: Place, ifindex: u32, path: &Path) -> Result<()> {
+        if self.version < Version::TCX {
+            super::clsact::attach(program(programs, place.program)?, place.program, ifindex, place.ingress)?;
+            return note(path);
+        }
+        if self.renew(programs, ifindex, place, path)? {
+            return Ok(());
+        }
+        unpin(path)?;
+        let kind = if place.ingress { sys::TCX_INGRESS } else { sys::TCX_EGRESS };
+        let operation = || format!("attach {} to interface {ifindex}", place.program);
+        let link =
+            sys::create_tcx(program(programs, place.program)?, ifindex, kind).map_err(|e| explain(&operation(), e))?;
+        sys::pin(link.as_fd(), path).map_err(|e| explain(&format!("pin {}", path.display()), e))
     }
 
     pub(super) fn detach_interface(&self, ifindex: u32) -> Result<()> {

@@ -6,7 +6,6 @@ use std::{
     fs, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
-    sync::Mutex,
 };
 
 use axoneme_abi::constants::{TICK_SHIFT, feature, global};
@@ -18,20 +17,20 @@ use aya::{
 use super::{
     clock::Clock,
     datapath::{BpfDatapath, Maps},
-    links, sys,
+    links, migration, sys,
     system::{Version, explain, io_error, require_bpffs, require_cgroup2},
 };
 use crate::datapath::{DatapathConfig, DatapathError, Result};
 
 /// Programs of interfaces.
-pub(super) const CLASSIFIERS: [&str; 5] =
-    ["from_container", "to_container", "from_netdev", "from_overlay", "to_overlay"];
+pub(super) const CLASSIFIERS: [&str; 6] =
+    ["from_container", "to_container", "from_netdev", "from_overlay", "to_overlay", "from_waiting"];
 /// Programs of the cgroup.
 pub(super) const SOCKETS: [&str; 8] =
     ["connect4", "connect6", "sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6", "getpeername4", "getpeername6"];
 
 /// Time-outs in seconds.
-const TIMEOUTS: [(&str, u32); 7] = [
+const TIMEOUTS: [(&str, u32); 8] = [
     (global::TIMEOUT_ESTABLISHED, 21_600),
     (global::TIMEOUT_OPENING, 60),
     (global::TIMEOUT_CLOSING, 10),
@@ -39,6 +38,8 @@ const TIMEOUTS: [(&str, u32); 7] = [
     (global::TIMEOUT_DATAGRAM, 60),
     (global::TIMEOUT_DATAGRAM_REPLIED, 180),
     (global::TIMEOUT_OTHER, 60),
+    // Long enough for the slowest link, short enough that a sender has not come round to the same id.
+    (global::TIMEOUT_FRAGMENT, 5),
 ];
 
 /// What a program costs the verifier.
@@ -76,6 +77,7 @@ impl Loader {
             require_cgroup2(cgroup)?;
         }
         let dir = maps_dir(&config.pin_dir);
+        let migration = migration::find(&config.pin_dir, testing.older)?;
         let adopted = dir.join("CT4").exists();
         for d in [dir.clone(), links::dir(&config.pin_dir)] {
             fs::create_dir_all(&d).map_err(|e| explain(&format!("create {}", d.display()), e))?;
@@ -85,7 +87,10 @@ impl Loader {
         let wanted = wanted(&config, version);
         let (programs, budget) = load(&config, &dir, &constants(&config, version, clock.hertz(), testing), &wanted)?;
         let maps = Maps::open(&dir, clock)?;
-        let datapath = BpfDatapath::assemble(config, dir, maps, Mutex::new(programs), version, budget)?;
+        if let Some(m) = &migration {
+            m.copy(&config.pin_dir)?;
+        }
+        let datapath = BpfDatapath::assemble(config, dir, maps, (programs, budget), version, migration)?;
         if adopted {
             datapath.update_links()?;
         }
@@ -101,9 +106,11 @@ pub struct Testing {
     pub enabled: bool,
     /// Time-outs in ticks, in place of those of the product; by the names of the globals.
     pub timeouts: Vec<(&'static str, u32)>,
+    /// An older version of the maps, and what becomes of its elements.
+    pub older: Option<(u32, migration::Convert)>,
 }
 
-fn maps_dir(pin_dir: &Path) -> PathBuf {
+pub(super) fn maps_dir(pin_dir: &Path) -> PathBuf {
     pin_dir.join(axoneme_abi::VERSION.to_string())
 }
 

@@ -128,6 +128,40 @@ pub(crate) fn next_key<K: aya::Pod>(map: BorrowedFd<'_>, key: Option<&K>) -> io:
     }
 }
 
+/// Elements of maps whose types this version does not know: keys and values as bytes.
+pub(crate) mod raw {
+    use std::{io, os::fd::BorrowedFd};
+
+    use super::{Element, MAP_LOOKUP, MAP_NEXT_KEY, MAP_UPDATE, bpf, number};
+
+    /// The key after `key` (none: the first one) of a map with keys as long as `next`.
+    pub(crate) fn next_key(map: BorrowedFd<'_>, key: Option<&[u8]>, next: &mut [u8]) -> io::Result<bool> {
+        let key = key.map_or(0, |k| k.as_ptr() as u64);
+        let mut attr = Element { map: number(map), key, value: next.as_mut_ptr() as u64, ..Element::default() };
+        found(bpf(MAP_NEXT_KEY, &mut attr))
+    }
+
+    /// Fills `value`, which must be as long as the map's values.
+    pub(crate) fn lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Result<bool> {
+        let (key, value) = (key.as_ptr() as u64, value.as_mut_ptr() as u64);
+        found(bpf(MAP_LOOKUP, &mut Element { map: number(map), key, value, ..Element::default() }))
+    }
+
+    /// Writes an element. The slices must be as long as the map's keys and values.
+    pub(crate) fn update(map: BorrowedFd<'_>, key: &[u8], value: &[u8], flags: u64) -> io::Result<()> {
+        let (key, value) = (key.as_ptr() as u64, value.as_ptr() as u64);
+        bpf(MAP_UPDATE, &mut Element { map: number(map), pad: 0, key, value, flags }).map(drop)
+    }
+
+    fn found(r: io::Result<i32>) -> io::Result<bool> {
+        match r {
+            Ok(_) => Ok(true),
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+}
+
 #[repr(C)]
 #[derive(Default)]
 struct Batch {
@@ -382,6 +416,16 @@ pub(crate) fn create_trie(key_size: usize, value_size: usize, max_entries: u32) 
         name: *b"POLICY.inner\0\0\0\0",
         ..MapCreate::default()
     };
+    bpf(MAP_CREATE, &mut attr).map(owned)
+}
+
+/// `BPF_MAP_TYPE_HASH`.
+const HASH: u32 = 1;
+
+/// Makes a hash map, as an older version may have had.
+pub(crate) fn create_hash(key_size: u32, value_size: u32, max_entries: u32) -> io::Result<OwnedFd> {
+    let mut attr =
+        MapCreate { kind: HASH, key_size, value_size, max_entries, flags: NO_PREALLOC, ..MapCreate::default() };
     bpf(MAP_CREATE, &mut attr).map(owned)
 }
 

@@ -4,6 +4,8 @@
 //! it removes, also when the test fails.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 
+pub mod cluster;
+pub mod frames;
 pub mod traffic;
 
 use std::{
@@ -18,7 +20,7 @@ use std::{
 
 use axoneme_abi::DropEvent;
 use axoneme_kernel::{
-    bpf::{BpfDatapath, Event, Loader},
+    bpf::{BpfDatapath, Event, Loader, Testing},
     datapath::{
         Datapath, DatapathConfig, Direction, EndpointEntry, Hook, IpEntry, PolicyDefault, PolicyKey, PolicyTable,
         PolicyValue,
@@ -124,7 +126,7 @@ impl Drop for BpfFs {
     }
 }
 
-pub const HOST_MAC: &str = "ee:ee:ee:ee:ee:ee";
+pub const HOST_MAC: &str = "0a:58:a9:fe:01:01";
 
 /// A pod: addresses end in its number.
 #[derive(Debug)]
@@ -174,6 +176,8 @@ pub struct Options {
     pub uplink: u32,
     pub overlay: u32,
     pub conntrack_entries: Option<u32>,
+    /// The tunnel speaks IPv6.
+    pub underlay6: bool,
 }
 
 pub fn node_v4(number: u8) -> Ipv4Addr {
@@ -201,7 +205,13 @@ impl Node {
             native_routing: options.native,
             ipv4: true,
             ipv6: true,
-            node_addresses: vec![node_v4(number).into(), node_v6(number).into()],
+            node_addresses: {
+                let mut addresses = vec![node_v4(number).into(), node_v6(number).into()];
+                if options.underlay6 {
+                    addresses.reverse();
+                }
+                addresses
+            },
             allow_own_host: true,
             services: options.services,
             socket_lb: options.socket_lb,
@@ -212,14 +222,19 @@ impl Node {
         let c = config.clone();
         let datapath = ns.run(move || Loader::open(c)).unwrap_or_else(|e| panic!("{e}"));
         let node = Self { datapath, fs, ns, number, config };
-        let d = &node.datapath;
+        node.addresses();
+        node
+    }
+
+    /// Rows of the world and of the node itself.
+    pub fn addresses(&self) {
+        let (d, number) = (&self.datapath, self.number);
         let world = IpEntry { identity: 2, peer: 2, tunnel: None, is_node: false };
         d.upsert_ip("0.0.0.0/0".parse().unwrap(), world).unwrap();
         d.upsert_ip("::/0".parse().unwrap(), world).unwrap();
         let host = IpEntry { identity: 1, peer: 1, tunnel: None, is_node: true };
         d.upsert_ip(IpAddr::from(node_v4(number)).into(), host).unwrap();
         d.upsert_ip(IpAddr::from(node_v6(number)).into(), host).unwrap();
-        node
     }
 
     /// A pod `10.<node>.0.<number>`, `fd10:<node>::<number>`, with an allow-all table and its programs.
@@ -274,6 +289,13 @@ impl Node {
     pub fn restart(&mut self) {
         let config = self.config.clone();
         self.datapath = self.ns.run(move || Loader::open(config)).unwrap_or_else(|e| panic!("{e}"));
+    }
+
+    /// As [`Node::restart`], by a process of another version.
+    pub fn upgrade(&mut self, testing: Testing) {
+        let config = self.config.clone();
+        let opened = self.ns.run(move || Loader::open_with(config, &testing));
+        self.datapath = opened.unwrap_or_else(|e| panic!("{e}"));
     }
 
     /// Drops that were reported so far, as (reason, rule, source, destination).

@@ -126,3 +126,57 @@ impl Stream {
         self.sender.join().unwrap()
     }
 }
+
+const IPPROTO_SCTP: i32 = 132;
+
+/// A stream socket of SCTP; std knows none. The kernel may lack the protocol.
+#[allow(unsafe_code, reason = "std makes no sockets of other protocols")]
+fn sctp_socket(family: i32) -> std::io::Result<TcpStream> {
+    use std::os::fd::FromRawFd;
+    // SAFETY: plain system call; the descriptor is new. `TcpStream` reads and writes any stream socket.
+    unsafe {
+        let fd = libc::socket(family, libc::SOCK_STREAM, IPPROTO_SCTP);
+        if fd < 0 { Err(std::io::Error::last_os_error()) } else { Ok(TcpStream::from_raw_fd(fd)) }
+    }
+}
+
+fn raw_address(to: SocketAddr) -> nix::sys::socket::SockaddrStorage {
+    nix::sys::socket::SockaddrStorage::from(to)
+}
+
+/// Answers SCTP associations at an address.
+pub fn serve_sctp(ns: &Namespace, at: SocketAddr) {
+    use std::os::fd::{AsFd, AsRawFd, FromRawFd};
+    let (ready, wait) = std::sync::mpsc::channel();
+    ns.spawn(move || {
+        let listener = sctp_socket(if at.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 }).expect("SCTP");
+        nix::sys::socket::bind(listener.as_raw_fd(), &raw_address(at)).unwrap();
+        nix::sys::socket::listen(&listener.as_fd(), nix::sys::socket::Backlog::new(8).unwrap()).unwrap();
+        ready.send(()).unwrap();
+        while let Ok(fd) = nix::sys::socket::accept(listener.as_raw_fd()) {
+            #[allow(unsafe_code, reason = "the descriptor is new")]
+            // SAFETY: `accept` just made it.
+            let mut s = unsafe { TcpStream::from_raw_fd(fd) };
+            std::thread::spawn(move || {
+                let mut b = [0; 4];
+                while s.read_exact(&mut b).is_ok() && s.write_all(&b).is_ok() {}
+            });
+        }
+    });
+    wait.recv().unwrap();
+}
+
+/// One exchange over SCTP.
+pub fn sctp(from: &Namespace, to: SocketAddr, limit: Duration) -> bool {
+    use std::os::fd::AsRawFd;
+    from.run(|| {
+        let mut s = sctp_socket(if to.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 }).expect("SCTP");
+        s.set_write_timeout(Some(limit)).unwrap();
+        s.set_read_timeout(Some(limit)).unwrap();
+        if nix::sys::socket::connect(s.as_raw_fd(), &raw_address(to)).is_err() {
+            return false;
+        }
+        let mut b = [0; 4];
+        s.write_all(b"ping").is_ok() && s.read_exact(&mut b).is_ok() && b == *b"ping"
+    })
+}

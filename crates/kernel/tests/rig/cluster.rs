@@ -1,0 +1,150 @@
+//! Two nodes with an underlay between them.
+
+use std::net::IpAddr;
+
+use axoneme_kernel::datapath::{Datapath, Hook, IpEntry};
+
+use super::{HOST_MAC, Namespace, Node, Options, Pod, node_v4, node_v6};
+
+/// Two nodes, joined by a link or by a router between them.
+#[derive(Debug)]
+pub struct Cluster {
+    pub nodes: [Node; 2],
+    pub router: Option<Namespace>,
+    pub pods: [Pod; 2],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Vxlan,
+    /// The tunnel between the nodes' IPv6 addresses.
+    Vxlan6,
+    Native,
+}
+
+pub fn index(ns: &Namespace, link: &str) -> u32 {
+    ns.run(|| nix::net::if_::if_nametoindex(link).unwrap())
+}
+
+impl Cluster {
+    /// `routed`: a router stands between the nodes; its link to the second one carries so many bytes.
+    pub fn new(mode: Mode, routed: Option<u32>) -> Self {
+        let spaces = [Namespace::new("n1"), Namespace::new("n2")];
+        let router = routed.map(|mtu| {
+            let r = Namespace::new("router");
+            for (i, ns) in spaces.iter().enumerate() {
+                ns.ip(&format!("link add up0 type veth peer name r{i} netns {}", r.name));
+                let mtu = if i == 1 { mtu } else { 1500 };
+                ns.ip(&format!("link set up0 mtu {mtu}"));
+                r.ip(&format!("link set r{i} mtu {mtu} up"));
+                r.ip(&format!("addr add 10.201.{i}.254/24 dev r{i}"));
+                r.ip(&format!("addr add fd21:{i}::254/64 dev r{i} nodad"));
+            }
+            r
+        });
+        if router.is_none() {
+            spaces[0].ip(&format!("link add up0 type veth peer name up0 netns {}", spaces[1].name));
+        }
+        for (i, ns) in spaces.iter().enumerate() {
+            let number = u8::try_from(i).unwrap() + 1;
+            ns.ip(&format!("addr add {}/32 dev lo", node_v4(number)));
+            ns.ip(&format!("addr add {}/128 dev lo nodad", node_v6(number)));
+            ns.ip("link set up0 up");
+            let (net, last) = if router.is_some() { (i, 1) } else { (0, i + 1) };
+            ns.ip(&format!("addr add 10.201.{net}.{last}/24 dev up0"));
+            ns.ip(&format!("addr add fd21:{net}::{last}/64 dev up0 nodad"));
+        }
+        let ends = |i: usize| {
+            if router.is_some() {
+                (format!("10.201.{i}.254"), format!("fd21:{i}::254"))
+            } else {
+                (format!("10.201.0.{}", 2 - i), format!("fd21:0::{}", 2 - i))
+            }
+        };
+        for (i, ns) in spaces.iter().enumerate() {
+            let (v4, v6) = ends(i);
+            let other = u8::try_from(2 - i).unwrap();
+            ns.ip(&format!("route add {}/32 via {v4} src {}", node_v4(other), node_v4(3 - other)));
+            ns.ip(&format!("route add {}/128 via {v6} src {}", node_v6(other), node_v6(3 - other)));
+        }
+        if let Some(r) = &router {
+            for (i, node) in [1u8, 2].into_iter().enumerate() {
+                r.ip(&format!("route add {}/32 via 10.201.{i}.1", node_v4(node)));
+                r.ip(&format!("route add {}/128 via fd21:{i}::1", node_v6(node)));
+                r.ip(&format!("route add 10.{node}.0.0/24 via 10.201.{i}.1"));
+                r.ip(&format!("route add fd10:{node}::/64 via fd21:{i}::1"));
+            }
+        }
+        let mut number = 0;
+        let nodes = spaces.map(|ns| {
+            number += 1;
+            Self::node(ns, number, mode, router.is_some())
+        });
+        let pods = [nodes[0].pod(1), nodes[1].pod(2)];
+        if mode == Mode::Vxlan6 {
+            // A tunnel over IPv6 is not fragmented on the way: 70 bytes less for who sends into it.
+            for (node, pod) in nodes.iter().zip(&pods) {
+                pod.ns.ip("link set eth0 mtu 1430");
+                node.ns.ip("link set vx0 mtu 1430");
+            }
+        }
+        for (here, there) in [(0, 1), (1, 0)] {
+            let pod = &pods[there];
+            for (address, own) in pod.addresses().into_iter().zip(own_addresses(&nodes[there], mode, router.is_some()))
+            {
+                let entry = IpEntry { identity: pod.identity, peer: pod.identity, tunnel: own, is_node: false };
+                nodes[here].datapath.upsert_ip(address.into(), entry).unwrap();
+            }
+            // A node's address of the family that the tunnel does not speak is reached by the one that it does.
+            let n = nodes[there].number;
+            let addresses = [IpAddr::from(node_v4(n)), node_v6(n).into()];
+            let underlay = usize::from(mode == Mode::Vxlan6);
+            for (family, address) in addresses.into_iter().enumerate() {
+                let tunnel = (family != underlay).then_some(addresses[underlay]);
+                let remote = IpEntry { identity: 6, peer: 6, tunnel, is_node: true };
+                nodes[here].datapath.upsert_ip(address.into(), remote).unwrap();
+            }
+        }
+        Self { nodes, router, pods }
+    }
+
+    fn node(ns: Namespace, number: u8, mode: Mode, routed: bool) -> Node {
+        let other = 3 - number;
+        let overlay = if mode != Mode::Native {
+            ns.ip(&format!("link add vx0 address {HOST_MAC} type vxlan external dstport 8472 nolearning udp6zerocsumrx"));
+            ns.ip("link set vx0 addrgenmode none arp off mtu 1450 up");
+            ns.ip(&format!("route add 10.{other}.0.0/24 dev vx0 src {}", node_v4(number)));
+            ns.ip(&format!("route add fd10:{other}::/64 dev vx0 src {}", node_v6(number)));
+            index(&ns, "vx0")
+        } else {
+            let i = if routed { usize::from(number) - 1 } else { 0 };
+            let last = if routed { 254 } else { u16::from(other) };
+            ns.ip(&format!("route add 10.{other}.0.0/24 via 10.201.{i}.{last} src {}", node_v4(number)));
+            ns.ip(&format!("route add fd10:{other}::/64 via fd21:{i}::{last} src {}", node_v6(number)));
+            0
+        };
+        let uplink = index(&ns, "up0");
+        let options = Options { native: mode == Mode::Native, uplink, overlay, services: true, underlay6: mode == Mode::Vxlan6, ..Options::default() };
+        let node = Node::with(ns, number, &options);
+        node.ns.run(|| {
+            node.datapath.attach(Hook::Uplink, uplink).unwrap();
+            if overlay != 0 {
+                node.datapath.attach(Hook::Overlay, overlay).unwrap();
+            }
+        });
+        node
+    }
+}
+
+/// What other nodes send to for this node's pods: the tunnel's end, a neighbour's address, or nothing (the stack routes).
+fn own_addresses(node: &Node, mode: Mode, routed: bool) -> [Option<IpAddr>; 2] {
+    let n = u16::from(node.number);
+    match (mode, routed) {
+        (Mode::Vxlan, _) => [Some(node_v4(node.number).into()); 2],
+        (Mode::Vxlan6, _) => [Some(node_v6(node.number).into()); 2],
+        (Mode::Native, true) => [None; 2],
+        (Mode::Native, false) => {
+            [Some(IpAddr::from([10, 201, 0, node.number])), Some(IpAddr::from([0xfd21, 0, 0, 0, 0, 0, 0, n]))]
+        }
+    }
+}
