@@ -1,7 +1,7 @@
 //! `axoneme endpoints`, `identities`, `policy tables`: what the agent holds.
 
 use axoneme_flow::admin::{self, DefaultView, IdentityView, Status, TableView};
-use axoneme_model::Identity;
+use axoneme_model::{Identity, PeerClass};
 
 use crate::{
     agent::Agent,
@@ -72,9 +72,9 @@ fn table(out: &mut Output, table: &TableView) -> Result<(), Failure> {
         out.line(&format!("  default:  {direction} {}{because}", word(*allow)))?;
     }
     let rows = table.entries.iter().map(|e| {
-        let peer = match e.peer {
-            0 => "any".to_owned(),
-            n => Identity(n).to_string(),
+        let peer = match PeerClass(e.peer).wide_name() {
+            Some(name) => name.to_owned(),
+            None => Identity(e.peer).to_string(),
         };
         let verdict = match e.proxy_port {
             0 => word(e.allow).to_owned(),

@@ -299,7 +299,8 @@ impl Table {
 }
 
 /// Changes entries of a table that packets are judged by. Put from narrow to wide and then removed from wide to narrow,
-/// every lookup in between gives the verdict of the table before or after: see `rows::PolicyKey::narrowness`.
+/// every lookup in between gives the verdict of the table before or after: see `rows::PolicyKey::narrowness`,
+/// of which `datapath::PolicyKey::narrowness` is the kernel's form.
 fn patch(
     slot: u16,
     mut upserts: Vec<(PolicyKey, PolicyValue)>,
@@ -309,16 +310,10 @@ fn patch(
     if upserts.is_empty() && removals.is_empty() {
         return Ok(0);
     }
-    upserts.sort_by_key(|(key, _)| (Reverse(narrowness(key)), *key));
-    removals.sort_by_key(|key| (narrowness(key), *key));
+    upserts.sort_by_key(|(key, _)| (Reverse(key.narrowness()), *key));
+    removals.sort_by_key(|key| (key.narrowness(), *key));
     datapath.patch_table(slot, &upserts, &removals)?;
     Ok(1)
-}
-
-/// `rows::PolicyKey::narrowness`, for the kernel's form of the key.
-const fn narrowness(key: &PolicyKey) -> u8 {
-    let exact = if key.peer == 0 { 0 } else { 18 };
-    if key.protocol == 0 { exact } else { exact + 1 + key.port_bits }
 }
 
 /// Makes the row of what was found in the slot, touching only what differs.
@@ -336,21 +331,31 @@ fn mend(slot: u16, present: &PolicyTable, row: &TableRow, datapath: &dyn Datapat
 
 #[cfg(test)]
 mod tests {
-    use axoneme_model::{PeerClass, Protocol, policy::Direction, rows};
+    use axoneme_kernel::datapath::peer_kind;
+    use axoneme_model::{Identity, PeerClass, Protocol, policy::Direction, rows};
 
-    use super::narrowness;
     use crate::plan;
 
     #[test]
     fn kernel_keys_are_ordered_as_the_rows_keys_are() {
         let protocols = [None, Some(Protocol::TCP), Some(Protocol::ICMP)];
-        for peer in [0, 7, 1 << 24] {
+        for peer in (0..=260).chain([1 << 24, u32::MAX]) {
             for protocol in protocols {
                 for port_bits in if protocol.is_some() { 0..=16 } else { 0..=0 } {
                     let peer = PeerClass(peer);
                     let key = rows::PolicyKey { direction: Direction::Ingress, peer, protocol, port: 0, port_bits };
-                    assert_eq!(narrowness(&plan::policy_key(&key)), key.narrowness(), "{key:?}");
+                    assert_eq!(plan::policy_key(&key).narrowness(), key.narrowness(), "{key:?}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_and_programs_agree_on_the_kinds_of_peers() {
+        for identity in (0..300).chain([65535, 1 << 20]) {
+            for v6 in [false, true] {
+                let row = PeerClass::kind_of(Identity(identity), v6);
+                assert_eq!(row.map_or(0, |k| k.0), peer_kind(identity, v6), "identity {identity}");
             }
         }
     }

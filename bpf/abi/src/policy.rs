@@ -1,6 +1,9 @@
 //! Policy tables: an outer array of slots, each an LPM trie.
 
-use crate::assert_layout;
+use crate::{
+    assert_layout,
+    tables::{IDENTITY_FIRST_POD, IDENTITY_WORLD, IDENTITY_WORLD_V4, IDENTITY_WORLD_V6},
+};
 
 /// Entries that one table may hold.
 pub const TABLE_ENTRIES: u32 = 16384;
@@ -12,7 +15,7 @@ pub const SLOTS: u32 = 4096;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PolicyKey {
-    /// Peer class; 0: whoever.
+    /// Peer class; `KIND_*`: everyone of a kind; 0: whoever. Looked up in this order.
     pub peer: u32,
     /// See [`crate::Direction`].
     pub direction: u8,
@@ -21,6 +24,26 @@ pub struct PolicyKey {
     pub port: u16,
 }
 assert_layout!(PolicyKey, 8, peer = 0, direction = 4, protocol = 5, port = 6);
+
+/// In a key's `peer`: every pod of the cluster at its IPv4 address. Numbers that no identity and no class has.
+pub const KIND_PODS_V4: u32 = 252;
+pub const KIND_PODS_V6: u32 = 253;
+/// In a key's `peer`: every IPv4 address outside of the cluster.
+pub const KIND_WORLD_V4: u32 = 254;
+pub const KIND_WORLD_V6: u32 = 255;
+
+/// The kind of whoever has the identity; 0: none. What [`PolicyKey::peer`] can say of many at once between class and
+/// whoever.
+#[inline(always)]
+pub const fn kind(identity: u32, v6: bool) -> u32 {
+    if identity >= IDENTITY_FIRST_POD {
+        KIND_PODS_V4 | v6 as u32
+    } else if identity == IDENTITY_WORLD || identity == IDENTITY_WORLD_V4 || identity == IDENTITY_WORLD_V6 {
+        KIND_WORLD_V4 | v6 as u32
+    } else {
+        0
+    }
+}
 
 /// Prefix bits of peer and direction.
 pub const PREFIX_FIXED: u32 = 40;
@@ -68,3 +91,14 @@ pub const SLOT_VALID: u32 = 1;
 /// Default of ingress is allow; shifted by the direction's number for egress.
 pub const SLOT_ALLOW_INGRESS: u32 = 2;
 pub const SLOT_ALLOW_EGRESS: u32 = 4;
+
+const SLOT_KIND_SHIFT: u32 = 8;
+/// All flags of [`slot_kind`].
+pub const SLOT_KINDS: u32 = 0xff << SLOT_KIND_SHIFT;
+
+/// Flag of a slot whose table may have entries for a kind in a direction (its number): it is set before the first such
+/// entry is put, so that nobody looks for what is not there, and everybody for what is.
+#[inline(always)]
+pub const fn slot_kind(kind: u32, direction: u8) -> u32 {
+    1 << (SLOT_KIND_SHIFT + ((kind & 3) | (direction as u32 & 1) << 2))
+}

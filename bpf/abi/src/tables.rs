@@ -56,3 +56,7 @@ pub const IDENTITY_UNKNOWN: u32 = 0;
 pub const IDENTITY_HOST: u32 = 1;
 pub const IDENTITY_WORLD: u32 = 2;
 pub const IDENTITY_REMOTE_NODE: u32 = 6;
+pub const IDENTITY_WORLD_V4: u32 = 9;
+pub const IDENTITY_WORLD_V6: u32 = 10;
+/// This and larger ones are identities of pods.
+pub const IDENTITY_FIRST_POD: u32 = 256;

@@ -71,6 +71,14 @@ impl Env for Kernel {
         }
     }
     #[inline(always)]
+    fn kinds(&self, slot: u16) -> u32 {
+        match SLOTS.get_ptr(slot as u32) {
+            // SAFETY: an array element lives as long as the map.
+            Some(s) => unsafe { (*s).flags },
+            None => 0,
+        }
+    }
+    #[inline(always)]
     fn policy(&self, slot: u16, key: &PolicyKey) -> Option<PolicyValue> {
         let found = POLICY.get_value_ptr_mut(slot as u32, &Key::new(PREFIX_FULL, *key))?;
         // SAFETY: an entry of a trie is never written in place; the kernel frees it after the program has run.

@@ -38,6 +38,8 @@ pub trait Env {
     fn epoch(&self) -> u32;
     /// Revision of a slot; 0 for slot 0.
     fn revision(&self, slot: u16) -> u32;
+    /// Bits of [`axoneme_abi::policy::slot_kind`] of a slot.
+    fn kinds(&self, slot: u16) -> u32;
     /// Longest match of a full key in the slot's table.
     fn policy(&self, slot: u16, key: &PolicyKey) -> Option<PolicyValue>;
     fn uplink(&self) -> u32;

@@ -121,6 +121,9 @@ impl Env for Host {
     fn revision(&self, slot: u16) -> u32 {
         self.slots.borrow().get(&slot).map_or(0, |s| s.revision)
     }
+    fn kinds(&self, slot: u16) -> u32 {
+        self.slots.borrow().get(&slot).map_or(0, |s| s.flags)
+    }
     fn policy(&self, slot: u16, key: &PolicyKey) -> Option<PolicyValue> {
         let policy = self.policy.borrow();
         let port = u16::from_be(key.port);

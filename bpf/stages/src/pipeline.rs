@@ -321,9 +321,9 @@ fn policy<F: Family, E: Maps<F>>(env: &E, w: &mut Work<F>) -> Step {
     let v = if w.flags & FLAG_LOOPBACK != 0 {
         Verdict::PASS
     } else if w.forward {
-        judge(env, &w.source, &w.destination, w.flow.protocol, w.flow.policy_port)
+        judge::<F, E>(env, &w.source, &w.destination, w.flow.protocol, w.flow.policy_port)
     } else {
-        judge(env, &w.destination, &w.source, w.flow.protocol, u16::from_be(w.flow.source_port))
+        judge::<F, E>(env, &w.destination, &w.source, w.flow.protocol, u16::from_be(w.flow.source_port))
     };
     w.verdict = v;
     if v.is_drop() { Step::End } else { Step::Next }

@@ -4,7 +4,7 @@ use axoneme_abi::{
     Direction, DropReason,
     conntrack::NO_SLOT,
     constants::feature,
-    policy::{DEFAULT_DENY, DENY, PolicyKey},
+    policy::{DEFAULT_DENY, DENY, PolicyKey, kind, slot_kind},
     tables::{Endpoint, IDENTITY_HOST, IDENTITY_WORLD, IP_NODE, IpInfo},
 };
 
@@ -73,10 +73,10 @@ pub(crate) fn resolve<F: Family, E: Maps<F>>(env: &E, address: F::Address) -> En
 
 /// A judgement: [`Verdict::PASS`] with the rule in `node`, or a drop.
 #[inline(always)]
-pub(crate) fn judge<E: Env>(env: &E, source: &End, destination: &End, protocol: u8, port: u16) -> Verdict {
+pub(crate) fn judge<F: Family, E: Env>(env: &E, source: &End, destination: &End, protocol: u8, port: u16) -> Verdict {
     let mut rule = 0;
     if source.is_local() {
-        let v = table(env, source.slot, destination.peer, Direction::Egress, protocol, port);
+        let v = table::<F, E>(env, source.slot, destination, Direction::Egress, protocol, port);
         if v.is_drop() {
             return v;
         }
@@ -85,7 +85,7 @@ pub(crate) fn judge<E: Env>(env: &E, source: &End, destination: &End, protocol: 
     // The node may always reach its own pods (probes), where the configuration says so.
     let own_host = !source.is_local() && source.identity == IDENTITY_HOST && env.feature(feature::ALLOW_OWN_HOST);
     if destination.is_local() && !own_host {
-        let v = table(env, destination.slot, source.peer, Direction::Ingress, protocol, port);
+        let v = table::<F, E>(env, destination.slot, source, Direction::Ingress, protocol, port);
         if v.is_drop() || v.node != 0 {
             return v;
         }
@@ -93,14 +93,21 @@ pub(crate) fn judge<E: Env>(env: &E, source: &End, destination: &End, protocol: 
     Verdict { node: rule, ..Verdict::PASS }
 }
 
-/// One table: the peer's entries, then those of whoever, the last of which is the default. A slot without a table, and a
-/// table without a default, let nothing pass.
+/// One table: the peer's entries, then those of its kind, then those of whoever, the last of which is the default. A slot
+/// without a table, and a table without a default, let nothing pass.
 #[inline(always)]
-fn table<E: Env>(env: &E, slot: u16, peer: u32, direction: Direction, protocol: u8, port: u16) -> Verdict {
-    let key = PolicyKey { peer, direction: direction as u8, protocol, port: port.to_be() };
+fn table<F: Family, E: Env>(env: &E, slot: u16, peer: &End, direction: Direction, protocol: u8, port: u16) -> Verdict {
+    let key = PolicyKey { peer: peer.peer, direction: direction as u8, protocol, port: port.to_be() };
     let mut entry = env.policy(slot, &key);
     if entry.is_none() {
-        entry = env.policy(slot, &PolicyKey { peer: 0, ..key });
+        let kind = kind(peer.identity, F::NUMBER == 6);
+        // most tables say nothing about kinds: a word of the slot is cheaper to read than a trie
+        if kind != 0 && env.kinds(slot) & slot_kind(kind, direction as u8) != 0 {
+            entry = env.policy(slot, &PolicyKey { peer: kind, ..key });
+        }
+        if entry.is_none() {
+            entry = env.policy(slot, &PolicyKey { peer: 0, ..key });
+        }
     }
     let Some(v) = entry else { return Verdict::drop(DropReason::NoPolicy, direction) };
     match v.verdict {

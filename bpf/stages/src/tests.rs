@@ -21,6 +21,7 @@ use crate::{
 mod connections;
 mod headers;
 mod places;
+mod policy;
 mod services;
 
 const SYN: u8 = 2;

@@ -64,6 +64,78 @@ impl Base {
     }
 }
 
+/// Whom tables can speak of at once, between a class and whoever: the pods or the outside, in one address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum PeerKind {
+    PodsV4,
+    PodsV6,
+    WorldV4,
+    WorldV6,
+}
+
+impl PeerKind {
+    pub(crate) const ALL: [Self; 4] = [Self::PodsV4, Self::PodsV6, Self::WorldV4, Self::WorldV6];
+
+    /// The kind of an address that has the base. Nodes are of none.
+    pub(crate) const fn of(base: Base, v6: bool) -> Option<Self> {
+        match (base, v6) {
+            (Base::Pod(_), false) => Some(Self::PodsV4),
+            (Base::Pod(_), true) => Some(Self::PodsV6),
+            (Base::World | Base::WorldIpv4 | Base::WorldIpv6, false) => Some(Self::WorldV4),
+            (Base::World | Base::WorldIpv4 | Base::WorldIpv6, true) => Some(Self::WorldV6),
+            (Base::Host | Base::RemoteNode, _) => None,
+        }
+    }
+
+    pub(crate) const fn class(self) -> PeerClass {
+        match self {
+            Self::PodsV4 => PeerClass::PODS_IPV4,
+            Self::PodsV6 => PeerClass::PODS_IPV6,
+            Self::WorldV4 => PeerClass::WORLD_IPV4,
+            Self::WorldV6 => PeerClass::WORLD_IPV6,
+        }
+    }
+
+    pub(crate) const fn is_v6(self) -> bool {
+        matches!(self, Self::PodsV6 | Self::WorldV6)
+    }
+
+    pub(crate) const fn is_pods(self) -> bool {
+        matches!(self, Self::PodsV4 | Self::PodsV6)
+    }
+}
+
+/// The families of a class's addresses. Neither: pods that have none yet; they may get any.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Families {
+    v4: bool,
+    v6: bool,
+}
+
+impl Families {
+    pub(crate) fn add(&mut self, v6: bool) {
+        if v6 {
+            self.v6 = true;
+        } else {
+            self.v4 = true;
+        }
+    }
+
+    pub(crate) const fn none(self) -> bool {
+        !self.v4 && !self.v6
+    }
+
+    /// The kinds that a class of the base may be looked up with.
+    pub(crate) fn kinds(self, base: Base) -> impl Iterator<Item = PeerKind> {
+        let families = [self.v4 || self.none(), self.v6 || self.none()];
+        [false, true]
+            .into_iter()
+            .zip(families)
+            .filter(|(_, has)| *has)
+            .filter_map(move |(v6, _)| PeerKind::of(base, v6))
+    }
+}
+
 /// Name of a class before it gets its number.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum ClassKey {

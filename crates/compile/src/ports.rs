@@ -70,23 +70,23 @@ pub(crate) fn look_up(slots: &[Slot], protocol: Option<Protocol>, port: u16) -> 
     slots.iter().filter(hit).max_by_key(|s| (s.0.is_some(), s.2)).map(|s| s.3)
 }
 
+/// What a port gets that no slot covers: lists of slots that are looked into one after the other, then the default.
+pub(crate) type Below<'a> = [&'a [Slot]];
+
 /// The fewest slots that give every port its winner. `items` are in order of evaluation; `isolated` says whether the
-/// default is default-deny, which keeps the baseline tier out; `fallback` is what a port gets that no slot covers.
-pub(crate) fn solve(
-    items: &[Item<'_>],
-    isolated: bool,
-    fallback: &dyn Fn(Option<Protocol>, u16) -> Colour,
-) -> Vec<Slot> {
-    let mut protocols = BTreeSet::new();
+/// default is default-deny, which keeps the baseline tier out. `below`: what ports get that no slot covers; where there
+/// is more than one possibility, a port is left out only if it is right in all of them.
+pub(crate) fn solve(items: &[Item<'_>], isolated: bool, below: &[&Below<'_>]) -> Vec<Slot> {
+    let mut protocols: BTreeSet<Protocol> = slots(below).filter_map(|s| s.0).collect();
     for item in items {
         if let PortSet::OneOf(ranges) = item.ports {
             protocols.extend(ranges.iter().map(|r| r.0));
         }
     }
-    let builder = Builder { items, isolated, fallback };
+    let builder = Builder { items, isolated, below };
     let trees: Vec<(Protocol, Tree)> = protocols.into_iter().map(|p| (p, builder.tree(p))).collect();
     let rest = winners(items, isolated, None, 0);
-    let rest_may_miss = rest.contains(&fallback(None, 0));
+    let rest_may_miss = may_miss(below, &rest, None, 0);
     let miss_cost = trees.iter().map(|(_, t)| t.miss_cost).sum::<u32>();
     let colour_cost = |c: &Colour| 1 + trees.iter().map(|(_, t)| t.cost + u32::from(!t.best.contains(c))).sum::<u32>();
     let chosen = rest.iter().map(|c| (colour_cost(c), *c)).min();
@@ -126,7 +126,19 @@ fn winners(items: &[Item<'_>], isolated: bool, protocol: Option<Protocol>, port:
 struct Builder<'a> {
     items: &'a [Item<'a>],
     isolated: bool,
-    fallback: &'a dyn Fn(Option<Protocol>, u16) -> Colour,
+    below: &'a [&'a Below<'a>],
+}
+
+fn slots<'a>(below: &'a [&'a Below<'a>]) -> impl Iterator<Item = &'a Slot> {
+    below.iter().flat_map(|b| b.iter()).flat_map(|s| s.iter())
+}
+
+/// Whether a port that no slot covers gets one of these.
+fn may_miss(below: &[&Below<'_>], winners: &[Colour], protocol: Option<Protocol>, port: u16) -> bool {
+    below.iter().all(|lists| {
+        let found = lists.iter().find_map(|slots| look_up(slots, protocol, port));
+        winners.contains(&found.unwrap_or(DEFAULT))
+    })
 }
 
 /// A port prefix. All ports of a leaf have the same winners.
@@ -149,6 +161,10 @@ impl Builder<'_> {
                 }
             }
         }
+        for slot in slots(self.below).filter(|s| s.0 == Some(protocol)) {
+            let first = u32::from(slot.1);
+            cuts.extend([first, first + (1 << (16 - slot.2))]);
+        }
         self.node(protocol, 0, 0, &cuts)
     }
 
@@ -157,7 +173,7 @@ impl Builder<'_> {
         let size = 1u32 << (16 - bits);
         if bits == 16 || cuts.range(start + 1..start + size).next().is_none() {
             let best = winners(self.items, self.isolated, Some(protocol), port);
-            let may_miss = best.contains(&(self.fallback)(Some(protocol), port));
+            let may_miss = may_miss(self.below, &best, Some(protocol), port);
             return Tree { cost: 0, miss_cost: u32::from(!may_miss), best, halves: None };
         }
         let low = self.node(protocol, port, bits + 1, cuts);

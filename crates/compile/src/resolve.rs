@@ -4,8 +4,8 @@ use axoneme_model::{Action, Direction, Labels, PeerClass, Protocol};
 
 use crate::{
     feature::{Features, Property},
-    peer::Base,
-    ports::{Colour, DEFAULT, Item, PortSet, Slot, look_up, solve},
+    peer::{Base, Families, PeerKind},
+    ports::{Below, Colour, Item, PortSet, Slot, solve},
     spec::{Entry, NamedPorts, PortSpec},
 };
 
@@ -17,6 +17,7 @@ pub(crate) const OWN_HOST: Colour = u32::MAX - 1;
 pub(crate) struct Class<'a> {
     pub(crate) id: PeerClass,
     pub(crate) base: Base,
+    pub(crate) families: Families,
     /// For pods: the labels of all pods of the class as far as rules read them. One set, except while identities move.
     pub(crate) labels: Vec<&'a Labels>,
     pub(crate) features: &'a Features,
@@ -38,49 +39,87 @@ pub(crate) struct Side<'a> {
 /// Rules with their ports for one peer: positions in [`Side::entries`].
 type Matched = Vec<(Colour, PortSet)>;
 
+/// What a table says about many at once.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Level {
+    /// The rules that mean all of them, by position.
+    pub(crate) rules: Vec<Colour>,
+    pub(crate) slots: Vec<Slot>,
+}
+
+/// What lookups fall back to from a peer's class.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Levels {
+    anyone: Level,
+    /// By [`PeerKind`].
+    kinds: [Level; 4],
+}
+
+impl Levels {
+    /// The entries that they make: under a kind, and under any.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (PeerClass, &[Slot])> {
+        let kinds = PeerKind::ALL.into_iter().zip(&self.kinds).map(|(k, l)| (k.class(), &*l.slots));
+        kinds.chain([(PeerClass::ANY, &*self.anyone.slots)])
+    }
+
+    /// What a class falls back to: one level, or two if it has addresses of both families. A level with what is below it.
+    pub(crate) fn below(&self, base: Base, families: Families) -> Vec<&Level> {
+        let kinds: Vec<&Level> = families.kinds(base).filter_map(|k| self.kinds.get(k as usize)).collect();
+        if kinds.is_empty() { vec![&self.anyone] } else { kinds }
+    }
+}
+
 impl Side<'_> {
-    /// Entries under [`PeerClass::ANY`].
-    pub(crate) fn anyone(&self) -> Vec<Slot> {
-        self.solve(&self.with_ports(&self.for_anyone(), &Features::default()), None)
+    /// What the table says about whoever and about each kind. Of the ports that an egress rule names, what they stand
+    /// for is the peer's affair: here they stand for nothing.
+    pub(crate) fn levels(&self) -> Levels {
+        let rules = self.positions(|e| e.peers.any);
+        let slots = self.solve(&self.with_ports(&rules, &Features::default()), &[&[]]);
+        let anyone = Level { rules, slots };
+        let kinds = PeerKind::ALL.map(|kind| {
+            let rules = self.positions(|e| e.peers.is_wide(kind));
+            if rules == anyone.rules {
+                return Level { rules, slots: vec![] };
+            }
+            let slots = self.solve(&self.with_ports(&rules, &Features::default()), &[&[&anyone.slots]]);
+            Level { rules, slots }
+        });
+        Levels { anyone, kinds }
     }
 
-    /// The rules that mean whoever, by position. Of the ports that an egress rule names, what they stand for is the
-    /// peer's affair: under any they stand for nothing.
-    pub(crate) fn for_anyone(&self) -> Vec<Colour> {
-        self.positions(|e| e.peers.any)
-    }
-
-    /// Entries under the peer's own class, given those under any.
-    pub(crate) fn peer(&self, class: &Class<'_>, anyone: &[Slot]) -> Vec<Slot> {
+    /// Entries under the peer's own class.
+    pub(crate) fn peer(&self, class: &Class<'_>, levels: &Levels) -> Vec<Slot> {
         if self.owns(class.base) {
             return vec![(None, 0, 0, OWN_HOST)];
         }
-        self.list(&self.matching(class), class.features, anyone)
+        self.list(&self.matching(class), class.features, &levels.below(class.base, class.families), levels)
     }
 
-    /// The rules that mean the class, by position; empty if it does not take the peer to say which do.
+    /// The rules that match the class, by position.
     pub(crate) fn matching(&self, class: &Class<'_>) -> Vec<Colour> {
-        let matching = self.positions(|e| matches(e, class));
-        let depends = matching.iter().any(|c| self.entry(*c).is_some_and(|e| self.depends_on_peer(e)));
-        if depends { matching } else { vec![] }
+        self.positions(|e| matches(e, class))
     }
 
-    /// Entries under a class that exactly these rules match.
-    pub(crate) fn list(&self, matching: &[Colour], features: &Features, anyone: &[Slot]) -> Vec<Slot> {
-        if matching.is_empty() {
+    /// Entries under a class that exactly these rules match, where they differ from what is below.
+    pub(crate) fn list(
+        &self,
+        matching: &[Colour],
+        features: &Features,
+        below: &[&Level],
+        levels: &Levels,
+    ) -> Vec<Slot> {
+        let reads_ports = matching.iter().any(|c| self.entry(*c).is_some_and(|e| self.reads_peer_ports(e)));
+        if !reads_ports && below.iter().all(|level| level.rules == matching) {
             return vec![];
         }
-        self.solve(&self.with_ports(matching, features), Some(anyone))
+        let chains: Vec<[&[Slot]; 2]> = below.iter().map(|l| [&*l.slots, &*levels.anyone.slots]).collect();
+        let chains: Vec<&Below<'_>> = chains.iter().map(|c| &c[..]).collect();
+        self.solve(&self.with_ports(matching, features), &chains)
     }
 
     /// Whether the base is the own host, to which the rules do not apply.
     pub(crate) fn owns(&self, base: Base) -> bool {
         self.own_host && base == Base::Host
-    }
-
-    /// Whether it takes the peer to say if the rule matches.
-    pub(crate) fn depends_on_peer(&self, entry: &Entry) -> bool {
-        !entry.peers.any || self.reads_peer_ports(entry)
     }
 
     pub(crate) fn reads_peer_ports(&self, entry: &Entry) -> bool {
@@ -105,7 +144,7 @@ impl Side<'_> {
         matching.iter().filter_map(|c| Some((*c, resolve(&self.entry(*c)?.ports)))).collect()
     }
 
-    fn solve(&self, matched: &Matched, anyone: Option<&[Slot]>) -> Vec<Slot> {
+    fn solve(&self, matched: &Matched, below: &[&Below<'_>]) -> Vec<Slot> {
         let items: Vec<Item<'_>> = matched
             .iter()
             .filter_map(|(colour, ports)| {
@@ -113,9 +152,7 @@ impl Side<'_> {
                 Some(Item { colour: *colour, tier: entry.tier, action: entry.action, ports })
             })
             .collect();
-        solve(&items, self.isolated, &|protocol, port| {
-            anyone.and_then(|slots| look_up(slots, protocol, port)).unwrap_or(DEFAULT)
-        })
+        solve(&items, self.isolated, below)
     }
 }
 

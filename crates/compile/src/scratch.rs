@@ -18,7 +18,7 @@ use crate::{
     feature::{Feature, Features, Property, Reach},
     identity::{identity_labels, names_read},
     ids::Ids,
-    peer::{Base, ClassKey, name},
+    peer::{Base, ClassKey, Families, name},
     resolve::Class,
     row,
     rules::{RuleIds, RuleKey, Rules, rule_specs},
@@ -193,6 +193,7 @@ struct Peers {
 
 struct OwnedClass {
     base: Base,
+    families: Families,
     labels: BTreeSet<Labels>,
     features: Features,
 }
@@ -217,9 +218,11 @@ impl Peers {
             let id = crate::class_id(&peers.ids, key);
             let class = peers.classes.entry(id).or_insert_with(|| OwnedClass {
                 base: *base,
+                families: Families::default(),
                 labels: BTreeSet::new(),
                 features: m.features.clone(),
             });
+            class.families.add(m.prefix.is_ipv6());
             if let Holder::Pod(pod) = m.holder {
                 let key = (pod.namespace.clone(), pod.name.clone());
                 class.labels.extend(pods.get(&key).map(|p| p.labels.clone()));
@@ -239,7 +242,8 @@ impl Peers {
             labels.insert(pod.labels.clone());
         }
         for (identity, (features, labels)) in common {
-            let class = OwnedClass { base: Base::Pod(identity), labels: BTreeSet::new(), features };
+            let families = Families::default();
+            let class = OwnedClass { base: Base::Pod(identity), families, labels: BTreeSet::new(), features };
             self.classes.entry(identity.into()).or_insert(class).labels.extend(labels);
         }
     }
@@ -308,7 +312,13 @@ fn tables(
     let classes: Vec<Class<'_>> = peers
         .classes
         .iter()
-        .map(|(id, c)| Class { id: *id, base: c.base, labels: c.labels.iter().collect(), features: &c.features })
+        .map(|(id, c)| Class {
+            id: *id,
+            base: c.base,
+            families: c.families,
+            labels: c.labels.iter().collect(),
+            features: &c.features,
+        })
         .collect();
     let mut used = BTreeMap::new();
     for (pod, key) in &keys {

@@ -6,15 +6,17 @@ use std::{
 };
 
 use axoneme_model::{
-    Action, Cidr, DirectedRule, Direction, LabelKey, Labels, ObjectRef, Peer, Peers, Policy, PortMatch, Ports,
-    Protocol, Rule, RuleRef, Selector, Source, Subject, Tier,
+    Action, Cidr, DirectedRule, Direction, LabelKey, Labels, ObjectRef, Operator, Peer, Peers, Policy, PortMatch,
+    Ports, Protocol, Rule, RuleRef, Selector, Source, Subject, Tier,
+    labels::names,
     policy::{CidrScope, Entity},
     world::{CidrGroup, matches_plain},
 };
 
 use crate::{
     feature::{Block, Feature, Features, Property},
-    peer::Base,
+    identity::concerns_pods,
+    peer::{Base, PeerKind},
     ports::PortSet,
 };
 
@@ -52,6 +54,7 @@ impl PeerSpec {
 
     fn add(&mut self, peer: &Peer, direction: Direction, groups: &Groups) {
         match peer {
+            Peer::Endpoints(selector) if means_all_pods(selector) => self.pods = true,
             Peer::Endpoints(selector) => {
                 self.reads_apiserver |= selector.keys().any(|k| *k == LabelKey::reserved("kube-apiserver"));
                 self.selectors.insert(selector.clone());
@@ -104,6 +107,26 @@ impl PeerSpec {
         }
     }
 
+    /// Whether the spec means every member of the kind, but for exceptions that are listed in blocks of the outside:
+    /// of addresses outside there are few classes, so it is cheaper to list those that are not meant.
+    pub(crate) fn is_wide(&self, kind: PeerKind) -> bool {
+        let whole = if kind.is_pods() { self.pods } else { self.world };
+        self.any || whole || self.features.iter().any(|f| covers(f, kind))
+    }
+
+    /// Whether the spec is wide for some kind.
+    pub(crate) fn is_broad(&self) -> bool {
+        PeerKind::ALL.into_iter().any(|k| self.is_wide(k))
+    }
+
+    /// Whether there can be members of the kind that the spec does not mean, though it is wide for the kind.
+    pub(crate) fn excepts(&self, kind: PeerKind) -> bool {
+        let whole = if kind.is_pods() { self.pods } else { self.world };
+        // pods that have no address yet are in no block
+        let exact = |f: &Feature| !kind.is_pods() && covers(f, kind) && !excepts(f);
+        self.is_wide(kind) && !self.any && !whole && !self.features.iter().any(exact)
+    }
+
     /// What addresses have to be told apart by for this spec.
     pub(crate) fn reads(&self) -> impl Iterator<Item = Feature> {
         self.features.iter().cloned().chain(self.reads_apiserver.then(|| Property::ApiServer.into()))
@@ -122,7 +145,7 @@ impl PeerSpec {
         self.any || by_base || self.matches_features(features) || self.matches_labels(base, features)
     }
 
-    fn matches_features(&self, features: &Features) -> bool {
+    pub(crate) fn matches_features(&self, features: &Features) -> bool {
         !features.is_empty() && self.features.iter().any(|f| features.contains(f))
     }
 
@@ -133,7 +156,27 @@ impl PeerSpec {
     }
 }
 
-fn names_reserved(selector: &Selector) -> bool {
+/// Whether no pod can fail to match: namespace, service account and cluster are labels of every pod.
+fn means_all_pods(selector: &Selector) -> bool {
+    let always = [names::NAMESPACE, names::SERVICE_ACCOUNT, names::CLUSTER];
+    selector
+        .requirements()
+        .iter()
+        .all(|r| r.operator == Operator::Exists && concerns_pods(&r.key) && always.contains(&&*r.key.name))
+}
+
+/// Whether a block is all addresses of a kind, exceptions aside where the kind is that of the outside.
+pub(crate) fn covers(feature: &Feature, kind: PeerKind) -> bool {
+    let Property::Cidr(block) = &**feature else { return false };
+    let reaches = if kind.is_pods() { block.scope == CidrScope::Anyone && block.except.is_empty() } else { true };
+    block.cidr.prefix() == 0 && block.cidr.is_ipv6() == kind.is_v6() && reaches
+}
+
+fn excepts(feature: &Feature) -> bool {
+    matches!(&**feature, Property::Cidr(block) if !block.except.is_empty())
+}
+
+pub(crate) fn names_reserved(selector: &Selector) -> bool {
     selector.keys().any(|k| k.source == Source::Reserved)
 }
 

@@ -44,15 +44,15 @@ pub(crate) fn table_row(context: &Context<'_>, id: TableId, key: &TableKey) -> T
     let [ingress_default, egress_default] = [Direction::Ingress, Direction::Egress].map(|direction| {
         let default = default(context.config, context.rule_ids, &rules, direction);
         let side = side(context.config, &rules, key, direction, default);
-        let anyone = side.anyone();
+        let levels = side.levels();
         let mut add = |peer: PeerClass, slots: &[Slot]| {
             for slot in slots {
                 let key = PolicyKey { direction, peer, protocol: slot.0, port: slot.1, port_bits: slot.2 };
                 entries.insert(key, entry(context.rule_ids, &side, default, slot.3));
             }
         };
-        add(PeerClass::ANY, &anyone);
-        context.classes.iter().for_each(|c| add(c.id, &side.peer(c, &anyone)));
+        levels.entries().for_each(|(peer, slots)| add(peer, slots));
+        context.classes.iter().for_each(|c| add(c.id, &side.peer(c, &levels)));
         default
     });
     let policies: BTreeMap<ObjectRef, i64> = rules.iter().map(|r| (r.object.clone(), r.generation)).collect();

@@ -7,7 +7,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use axoneme_compile::Compiled;
-use axoneme_model::{Traffic, World, verdict};
+use axoneme_model::{Direction, Traffic, World, lookup::Whom, verdict};
 use common::{
     judge::{Nodes, differs},
     random::{self, Rng},
@@ -68,13 +68,13 @@ fn turn(compiled: &Compiled, t: &Traffic) -> Option<Compiled> {
     let rows = &mut mutant.rows;
     let row = rows.find_ip(t.source)?.clone();
     let destination = rows.find_ip(t.destination)?;
-    let peer = if destination.node == row.node { destination.local_peer } else { destination.peer };
+    let peer = Whom::new(rows.peer_of(t.destination, &row.node), t.destination);
     if row.pod.is_empty() || row.pod == destination.pod {
         return None;
     }
     let endpoint = rows.endpoints.values().find(|e| *row.pod == *format!("{}/{}", e.namespace, e.name))?.clone();
     let table = rows.tables.get_mut(&endpoint.table)?;
-    let egress = axoneme_model::Direction::Egress;
+    let egress = Direction::Egress;
     match table.find(egress, peer, t.protocol, t.port).copied() {
         Some(hit) => {
             let entries = table.entries.iter_mut().filter(|(k, e)| k.direction == egress && **e == hit);
@@ -83,6 +83,25 @@ fn turn(compiled: &Compiled, t: &Traffic) -> Option<Compiled> {
         None => table.egress_default.allow = !table.egress_default.allow,
     }
     Some(mutant)
+}
+
+/// What is said of a kind is looked at: without those entries verdicts are wrong, and they have exceptions.
+#[test]
+fn a_missing_kind_is_caught() {
+    let (mut caught, mut excepted) = (0, 0);
+    for seed in 0..150 {
+        let world = random::world(&mut Rng(seed));
+        let (mut compiled, _) = random::compile(&world, seed);
+        for table in compiled.rows.tables.values_mut() {
+            let levels = |d| table.entries.keys().filter(move |k| k.direction == d).map(|k| k.peer.level());
+            let both = |d| levels(d).any(|l| l == 1) && levels(d).any(|l| l == 2);
+            excepted += usize::from(both(Direction::Ingress) || both(Direction::Egress));
+            table.entries.retain(|k, _| k.peer.level() != 1);
+        }
+        caught += usize::from(first_difference(&world, &compiled, &packets(&world, seed, 50)).is_some());
+    }
+    assert!(caught > 30, "only {caught} worlds were wrong without the entries of kinds");
+    assert!(excepted > 60, "only {excepted} tables had exceptions beside the entries of kinds");
 }
 
 /// What the property rests on: the random worlds make every step of the order of evaluation decide, often.

@@ -25,6 +25,8 @@
 use std::{fmt::Debug, net::IpAddr};
 
 use ipnetwork::IpNetwork;
+pub use axoneme_abi::policy::kind as peer_kind;
+use axoneme_abi::policy::{KIND_PODS_V4, KIND_WORLD_V6};
 
 /// Why a datapath call failed.
 #[derive(Debug, thiserror::Error)]
@@ -79,7 +81,7 @@ pub enum Direction {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PolicyKey {
     pub direction: Direction,
-    /// 0: whoever.
+    /// Class; a number of [`peer_kind`]: everyone of the kind; 0: whoever.
     pub peer: u32,
     /// IP protocol; 0: all.
     pub protocol: u8,
@@ -90,6 +92,20 @@ pub struct PolicyKey {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+impl PolicyKey {
+    /// Place in the order of lookup: of two keys that match a packet, the one with the larger number is looked at first.
+    #[must_use]
+    pub const fn narrowness(&self) -> u8 {
+        let level = match self.peer {
+            0 => 0,
+            KIND_PODS_V4..=KIND_WORLD_V6 => 1,
+            _ => 2,
+        };
+        let ports = if self.protocol == 0 { 0 } else { 1 + self.port_bits };
+        18 * level + ports
+    }
+}
+
 pub struct PolicyValue {
     pub allow: bool,
     pub rule: u32,

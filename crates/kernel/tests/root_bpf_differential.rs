@@ -31,7 +31,7 @@ use axoneme_abi::{
     },
     policy::{
         ALLOW, DEFAULT_ALLOW, DEFAULT_DENY, DENY, PREFIX_FIXED, PREFIX_PROTOCOL, PolicyKey as RawKey,
-        PolicyValue as RawValue, Slot,
+        PolicyValue as RawValue, SLOT_KINDS, Slot, slot_kind,
     },
     service::{Backend4, Backend6, BackendKey, Service, Service4Key, Service6Key},
     tables::{Endpoint, IP_NODE, IpInfo},
@@ -252,8 +252,11 @@ impl Pair {
             let verdict = if v.allow { ALLOW } else { DENY };
             policy.insert((place, bits, key), RawValue { rule: v.rule, proxy_port: 0, auth: v.auth, verdict });
         }
-        let revision = self.kernel.raw_slot(place).unwrap().revision;
-        self.host.slots.borrow_mut().insert(place, Slot { revision, ..Slot::default() });
+        let kinds = table.entries.iter().filter(|(k, _)| (252..=255).contains(&k.peer));
+        let flags = kinds.fold(0, |f, (k, _)| f | slot_kind(k.peer, u8::from(k.direction == Direction::Egress)));
+        let Slot { revision, flags: theirs, .. } = self.kernel.raw_slot(place).unwrap();
+        assert_eq!(theirs & SLOT_KINDS, flags, "programs look for kinds where there are some");
+        self.host.slots.borrow_mut().insert(place, Slot { revision, flags, ..Slot::default() });
     }
 
     fn set_time(&self, now: u32, random: u32, tunnel: u32) {

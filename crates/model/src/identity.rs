@@ -74,8 +74,51 @@ pub struct PeerClass(pub u32);
 impl PeerClass {
     /// In a policy key: whoever the peer is.
     pub const ANY: Self = Self(0);
+    /// In a policy key: every pod of the cluster, at its IPv4 address. This and the other kinds are numbers of reserved
+    /// identities (below 256) that Cilium does not give, so that no class can have them.
+    pub const PODS_IPV4: Self = Self(252);
+    pub const PODS_IPV6: Self = Self(253);
+    /// In a policy key: every IPv4 address outside of the cluster.
+    pub const WORLD_IPV4: Self = Self(254);
+    pub const WORLD_IPV6: Self = Self(255);
     /// First class that is not an identity's number.
     pub const FIRST_COMPOSED: u32 = 1 << 24;
+
+    /// The kind of peer that an address is by whom it belongs to, if there is a kind for that: what is looked up between
+    /// the class and [`PeerClass::ANY`].
+    #[must_use]
+    pub const fn kind_of(identity: Identity, v6: bool) -> Option<Self> {
+        match (identity, v6) {
+            (Identity::WORLD | Identity::WORLD_IPV4 | Identity::WORLD_IPV6, false) => Some(Self::WORLD_IPV4),
+            (Identity::WORLD | Identity::WORLD_IPV4 | Identity::WORLD_IPV6, true) => Some(Self::WORLD_IPV6),
+            (Identity(0..=255), _) => None,
+            (_, false) => Some(Self::PODS_IPV4),
+            (_, true) => Some(Self::PODS_IPV6),
+        }
+    }
+
+    /// What the number means in a policy key, where it stands for many: `any`, `pods-ipv4`, …
+    #[must_use]
+    pub const fn wide_name(self) -> Option<&'static str> {
+        Some(match self {
+            Self::ANY => "any",
+            Self::PODS_IPV4 => "pods-ipv4",
+            Self::PODS_IPV6 => "pods-ipv6",
+            Self::WORLD_IPV4 => "outside-ipv4",
+            Self::WORLD_IPV6 => "outside-ipv6",
+            _ => return None,
+        })
+    }
+
+    /// Place in the order of lookup: 0 whoever, 1 a kind, 2 a class.
+    #[must_use]
+    pub const fn level(self) -> u8 {
+        match self {
+            Self::ANY => 0,
+            Self::PODS_IPV4 | Self::PODS_IPV6 | Self::WORLD_IPV4 | Self::WORLD_IPV6 => 1,
+            _ => 2,
+        }
+    }
 }
 
 impl From<Identity> for PeerClass {

@@ -10,12 +10,28 @@ use crate::{
     rows::{IpRow, PolicyEntry, PolicyKey, RowSet, TableRow},
 };
 
+/// Whom tables judge: what an address is looked up by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Whom {
+    pub class: PeerClass,
+    /// Its kind, if it is of one.
+    pub kind: Option<PeerClass>,
+}
+
+impl Whom {
+    /// An address by its holder's identity and its class ([`RowSet::peer_of`]).
+    #[must_use]
+    pub const fn new((identity, class): (Identity, PeerClass), address: IpAddr) -> Self {
+        Self { class, kind: PeerClass::kind_of(identity, address.is_ipv6()) }
+    }
+}
+
 impl TableRow {
     /// The entry that decides, in the lookup order of [`PolicyKey`]. None: the default of the direction does.
     #[must_use]
-    pub fn find(&self, direction: Direction, peer: PeerClass, protocol: Protocol, port: u16) -> Option<&PolicyEntry> {
-        self.find_under(direction, peer, protocol, port)
-            .or_else(|| self.find_under(direction, PeerClass::ANY, protocol, port))
+    pub fn find(&self, direction: Direction, peer: Whom, protocol: Protocol, port: u16) -> Option<&PolicyEntry> {
+        let levels = [Some(peer.class), peer.kind, Some(PeerClass::ANY)];
+        levels.into_iter().flatten().find_map(|p| self.find_under(direction, p, protocol, port))
     }
 
     fn find_under(&self, direction: Direction, peer: PeerClass, protocol: Protocol, port: u16) -> Option<&PolicyEntry> {
@@ -27,7 +43,7 @@ impl TableRow {
 
     /// The verdict as an entry, from the table's default where no entry matches.
     #[must_use]
-    pub fn judge(&self, direction: Direction, peer: PeerClass, protocol: Protocol, port: u16) -> PolicyEntry {
+    pub fn judge(&self, direction: Direction, peer: Whom, protocol: Protocol, port: u16) -> PolicyEntry {
         let default = match direction {
             Direction::Ingress => self.ingress_default,
             Direction::Egress => self.egress_default,

@@ -32,9 +32,11 @@ pub struct RuleId(pub u32);
 
 /// Key of one entry of a policy table.
 ///
-/// Lookup order on the node: longest match under the peer's class; if there is none, longest match under
-/// [`PeerClass::ANY`]; if there is none, the table's default for the direction. The compiler has already resolved
-/// precedence (tiers, deny over allow, narrow and wide ports), so the first hit is final.
+/// Lookup order on the node: longest match under the peer's class; if there is none, longest match under the peer's kind
+/// ([`PeerClass::kind_of`], if it is of one); if there is none, longest match under [`PeerClass::ANY`]; if there is none,
+/// the table's default for the direction. The compiler has already resolved precedence (tiers, deny over allow, narrow
+/// and wide ports), so the first hit is final. What rules say about a whole kind is said once, and a class is named only
+/// where it differs: a table's size follows the exceptions, not the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PolicyKey {
     pub direction: Direction,
@@ -54,8 +56,7 @@ impl PolicyKey {
     /// the largest number to the smallest and then removed from the smallest to the largest.
     #[must_use]
     pub fn narrowness(&self) -> u8 {
-        let exact = if self.peer == PeerClass::ANY { 0 } else { 18 };
-        exact + self.protocol.map_or(0, |_| 1 + self.port_bits)
+        18 * self.peer.level() + self.protocol.map_or(0, |_| 1 + self.port_bits)
     }
 }
 

@@ -12,13 +12,14 @@ use crate::{
     PodKey,
     feature::{Feature, Features, Property},
     ids::Ids,
-    peer::{Base, ClassKey, name},
+    peer::{Base, ClassKey, Families, name},
 };
 
 /// A peer that tables can meet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ClassState {
     pub(super) base: Base,
+    pub(super) families: Families,
     /// Label sets of its pods.
     pub(super) sets: BTreeSet<SetId>,
     pub(super) features: Arc<Features>,
@@ -49,6 +50,8 @@ pub(super) struct Classes {
     pub(super) reserved: BTreeMap<Base, BTreeSet<PeerClass>>,
     /// Classes with named ports that rules read.
     pub(super) with_ports: BTreeSet<PeerClass>,
+    /// Classes of pods that have no address yet.
+    pub(super) waiting: BTreeSet<PeerClass>,
 }
 
 /// What the classes of a base are made of.
@@ -74,6 +77,7 @@ impl Classes {
             pods: BTreeSet::new(),
             reserved: BTreeMap::new(),
             with_ports: BTreeSet::new(),
+            waiting: BTreeSet::new(),
         }
     }
 
@@ -92,14 +96,18 @@ impl Classes {
         let mut placed = BTreeMap::new();
         for ((prefix, features, set), key) in material.members.iter().zip(&keys) {
             let id = crate::class_id(&self.ids, key);
-            let new = || ClassState { base, sets: BTreeSet::new(), features: features.clone() };
-            now.entry(id).or_insert_with(new).sets.extend(set);
+            let families = Families::default();
+            let new = || ClassState { base, families, sets: BTreeSet::new(), features: features.clone() };
+            let class = now.entry(id).or_insert_with(new);
+            class.sets.extend(set);
+            class.families.add(prefix.is_ipv6());
             placed.insert(*prefix, id);
         }
         if let Some((_, first)) = material.pods.first() {
             let mut common = (*first).clone();
             common.retain(|f| material.pods.iter().all(|(_, p)| p.contains(f)));
-            let new = || ClassState { base, sets: BTreeSet::new(), features: Arc::new(common) };
+            let families = Families::default();
+            let new = || ClassState { base, families, sets: BTreeSet::new(), features: Arc::new(common) };
             now.entry(base.identity().into()).or_insert_with(new).sets.extend(material.pods.iter().map(|(s, _)| *s));
         }
         let state = self.bases.entry(base).or_default();
@@ -150,11 +158,14 @@ impl Classes {
             }
         }
         let ports = now.as_ref().is_some_and(|c| c.features.iter().any(|f| matches!(**f, Property::Port { .. })));
-        if ports {
-            self.with_ports.insert(id)
-        } else {
-            self.with_ports.remove(&id)
-        };
+        let waiting = now.as_ref().is_some_and(|c| c.families.none() && c.base.is_pod());
+        for (place, belongs) in [(&mut self.with_ports, ports), (&mut self.waiting, waiting)] {
+            if belongs {
+                place.insert(id)
+            } else {
+                place.remove(&id)
+            };
+        }
         if let Some(class) = &now {
             self.by_id.insert(id, class.clone());
         }

@@ -11,7 +11,7 @@ use super::{
     Compiler,
     addresses::{Member, Owner},
     book::Turnover,
-    classes::{ClassChanges, Material},
+    classes::{ClassChanges, ClassState, Material},
     pods::PodState,
     sets::{SetId, Use},
     tables::{Context, DIRECTIONS, Meant, Scope, candidates},
@@ -110,8 +110,9 @@ impl Compiler {
         let Some(tables) = self.tables.by_rule.get(key) else { return changed };
         let mut scopes = <[Scope; 2]>::default();
         for ((d, scope), changed) in DIRECTIONS.into_iter().zip(&mut scopes).zip(changed) {
-            let anyone = |r: &RuleSpec| r.entries(d).iter().any(|e| e.peers.any);
-            if changed && (anyone(old) || anyone(new)) {
+            // what is below the entries of every class changes with such a rule
+            let broad = |r: &RuleSpec| r.entries(d).iter().any(|e| e.peers.is_broad());
+            if changed && (broad(old) || broad(new)) {
                 *scope = Scope::All;
             } else if changed {
                 scope.add(old.entries(d).iter().flat_map(|e| candidates(e, &self.classes, &self.sets)));
@@ -416,13 +417,15 @@ impl Compiler {
     /// Marks what peers that came, went or changed mean to tables.
     fn mark_classes(&mut self, changes: &ClassChanges) {
         for (id, (before, now)) in changes {
-            let both = before.as_ref().zip(now.as_ref()).filter(|(b, n)| b.base == n.base && b.sets == n.sets);
+            let same =
+                |(b, n): &(&ClassState, &ClassState)| b.base == n.base && b.sets == n.sets && b.families == n.families;
+            let both = before.as_ref().zip(now.as_ref()).filter(same);
             let rules = if let Some((b, n)) = both {
                 self.index.concerned_with_features(&b.features, &n.features)
             } else {
                 let states = before.iter().chain(now);
                 let by_labels = states.clone().flat_map(|c| c.sets.iter().flat_map(|s| self.sets.rules(*s, Use::Peer)));
-                by_labels.chain(states.clone().flat_map(|c| self.index.concerned_with(c))).collect()
+                by_labels.chain(states.clone().flat_map(|c| self.index.concerned_with(c, &self.book.rules))).collect()
             };
             let mut scopes = <[Scope; 2]>::default();
             for scope in &mut scopes {

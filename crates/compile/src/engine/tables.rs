@@ -7,6 +7,7 @@ use std::{
 
 use axoneme_model::{
     Direction, ObjectRef, PeerClass, Protocol,
+    policy::CidrScope,
     rows::{DirectionDefault, PolicyEntry, PolicyKey, RuleId, TableId, TableRow},
 };
 
@@ -16,13 +17,13 @@ use super::{
 };
 use crate::{
     changes::{TableChange, TablePatch},
-    feature::{Features, Property},
+    feature::{Feature, Features, Property},
     ids::Ids,
-    peer::Base,
+    peer::{Base, PeerKind},
     ports::{Colour, Slot},
-    resolve::{Class, OWN_HOST, Side, matches},
+    resolve::{Class, Levels, OWN_HOST, Side, matches},
     rules::{RuleIds, RuleKey},
-    spec::{Entry, RuleSpec},
+    spec::{Entry, RuleSpec, covers, names_reserved},
     table::{self, TableKey},
 };
 
@@ -351,25 +352,24 @@ impl Resolver<'_> {
     fn some(&self, classes: &BTreeSet<PeerClass>, lists: &mut Lists, mut journal: Journal<'_>) {
         let mut known = Known::new(self);
         for id in classes {
-            let list = self.context.classes.by_id.get(id).and_then(|class| {
-                let labels = class.sets.iter().filter_map(|s| self.context.sets.labels(*s)).map(|l| &**l).collect();
-                let class_of = Class { id: *id, base: class.base, labels, features: &class.features };
-                known.list(class, self.side.matching(&class_of))
-            });
+            let class = self.context.classes.by_id.get(id);
+            let list = class.and_then(|c| known.list(c, self.side.matching(&self.class(*id, c))));
             put(lists, journal.as_deref_mut(), *id, list);
         }
     }
 
+    fn class<'b>(&'b self, id: PeerClass, class: &'b ClassState) -> Class<'b> {
+        let labels = class.sets.iter().filter_map(|s| self.context.sets.labels(*s)).map(|l| &**l).collect();
+        Class { id, base: class.base, families: class.families, labels, features: &class.features }
+    }
+
     fn all(&self, lists: &mut Lists, mut journal: Journal<'_>) {
         let mut known = Known::new(self);
-        let for_anyone = self.side.for_anyone();
         let mut now: Lists = HashMap::new();
-        now.extend(self.finish(&known.anyone).map(|l| (PeerClass::ANY, l)));
-        for (id, mut matching) in self.matching() {
+        now.extend(known.levels.entries().filter_map(|(peer, slots)| Some((peer, self.finish(slots)?))));
+        for (id, apart) in self.set_apart() {
             let Some(class) = self.context.classes.by_id.get(&id) else { continue };
-            matching.extend(&for_anyone);
-            matching.sort_unstable();
-            matching.dedup();
+            let matching = self.matching(id, class, &known.levels, apart);
             now.extend(known.list(class, matching).map(|l| (id, l)));
         }
         let hosts = self.context.classes.reserved.get(&Base::Host).into_iter().flatten();
@@ -386,16 +386,31 @@ impl Resolver<'_> {
         }
     }
 
-    /// The positions of the rules that match each class, of those that it takes the peer to say.
-    fn matching(&self) -> HashMap<PeerClass, Vec<Colour>> {
-        let mut matching: HashMap<PeerClass, Vec<Colour>> = HashMap::new();
+    /// The classes that may be told apart from the rest of their kind, with the positions of the rules that do so.
+    fn set_apart(&self) -> HashMap<PeerClass, Vec<Colour>> {
+        let mut apart: HashMap<PeerClass, Vec<Colour>> = HashMap::new();
         for (entry, colour) in self.side.entries.iter().zip(0..) {
-            if self.side.depends_on_peer(entry) {
+            if !entry.peers.any || self.side.reads_peer_ports(entry) {
                 for id in &*self.context.meant.by(entry, self.context.classes, self.context.sets) {
-                    matching.entry(*id).or_default().push(colour);
+                    apart.entry(*id).or_default().push(colour);
                 }
             }
         }
+        apart
+    }
+
+    /// The positions of the rules that match a class: those that mean its kind, exceptions aside, and those that set it
+    /// apart.
+    fn matching(&self, id: PeerClass, class: &ClassState, levels: &Levels, apart: Vec<Colour>) -> Vec<Colour> {
+        let class_of = self.class(id, class);
+        let mut matching = apart;
+        matching.extend(levels.below(class.base, class.families).into_iter().flat_map(|l| &l.rules));
+        matching.sort_unstable();
+        matching.dedup();
+        // `candidates` names just the classes that a narrow entry means
+        matching.retain(|c| {
+            self.side.entry(*c).is_some_and(|e| e.peers.any || !e.peers.is_broad() || matches(e, &class_of))
+        });
         matching
     }
 
@@ -408,28 +423,32 @@ impl Resolver<'_> {
 /// Lists that were made before: many peers match the same rules.
 struct Known<'a> {
     resolver: &'a Resolver<'a>,
-    anyone: Vec<Slot>,
-    lists: HashMap<(Vec<Colour>, Features), Option<List>>,
+    levels: Levels,
+    lists: HashMap<(Vec<Colour>, Features, Vec<PeerKind>), Option<List>>,
     own_host: Option<List>,
 }
 
 impl<'a> Known<'a> {
     fn new(resolver: &'a Resolver<'a>) -> Self {
-        let anyone = resolver.side.anyone();
         let own_host = resolver.finish(&[(None, 0, 0, OWN_HOST)]);
-        Self { resolver, anyone, lists: HashMap::new(), own_host }
+        Self { resolver, levels: resolver.side.levels(), lists: HashMap::new(), own_host }
     }
 
     /// The entries of a class that these rules match.
     fn list(&mut self, class: &ClassState, matching: Vec<Colour>) -> Option<List> {
-        let (side, resolver, anyone) = (self.resolver.side, self.resolver, &self.anyone);
+        let (side, resolver, levels) = (self.resolver.side, self.resolver, &self.levels);
         if side.owns(class.base) {
             return self.own_host.clone();
         }
         let reads_ports = matching.iter().filter_map(|c| side.entry(*c)).any(|e| side.reads_peer_ports(e));
         let ports = if reads_ports { port_features(&class.features) } else { Features::default() };
-        let list = self.lists.entry((matching, ports));
-        list.or_insert_with_key(|(matching, ports)| resolver.finish(&side.list(matching, ports, anyone))).clone()
+        let kinds = class.families.kinds(class.base).collect();
+        let list = self.lists.entry((matching, ports, kinds));
+        list.or_insert_with_key(|(matching, ports, _)| {
+            let below = levels.below(class.base, class.families);
+            resolver.finish(&side.list(matching, ports, &below, levels))
+        })
+        .clone()
     }
 }
 
@@ -450,29 +469,48 @@ fn port_features(features: &Features) -> Features {
     features.iter().filter(|f| matches!(***f, Property::Port { .. })).cloned().collect()
 }
 
-/// The classes that an entry means, found by what it names instead of by asking all of them. For an entry that means
-/// whoever: those whose ports matter to it.
+/// The classes that an entry means otherwise than by meaning all of their kind, and those that it does not mean though it
+/// means their kind: found by what it names instead of by asking all of them. For an entry that means whoever: those
+/// whose ports matter to it. There may be some among them that it does not set apart.
 pub(super) fn candidates(entry: &Entry, classes: &Classes, sets: &Sets) -> BTreeSet<PeerClass> {
     let peers = &entry.peers;
-    if peers.any {
-        return classes.with_ports.clone();
-    }
+    let broad = peers.is_broad();
     let mut found = BTreeSet::new();
-    if peers.pods {
-        found.extend(&classes.pods);
+    if broad && entry.ports.has_names() {
+        found.extend(&classes.with_ports);
+    }
+    if peers.any {
+        return found;
     }
     found.extend(peers.selectors.iter().flat_map(|s| sets.matched(s)).flat_map(|set| classes.of_set(set)));
-    found.extend(peers.features.iter().flat_map(|f| classes.of_feature(f)));
-    for (base, ids) in &classes.reserved {
+    let covered = |f: &Feature, kinds: [PeerKind; 2]| kinds.into_iter().any(|k| covers(f, k));
+    for feature in &peers.features {
+        let outside_only = matches!(&**feature, Property::Cidr(b) if b.scope != CidrScope::Anyone);
+        let pods = outside_only || covered(feature, [PeerKind::PodsV4, PeerKind::PodsV6]);
+        // nodes aside, which are asked one by one, whoever has the feature is of a kind that is meant
+        if !(pods && covered(feature, [PeerKind::WorldV4, PeerKind::WorldV6])) {
+            found.extend(classes.of_feature(feature));
+        }
+    }
+    for kind in PeerKind::ALL.into_iter().filter(|k| peers.excepts(*k)) {
+        if kind.is_pods() {
+            found.extend(&classes.waiting);
+        } else {
+            found.extend(classes.reserved.iter().filter(|(b, _)| b.is_world()).flat_map(|(_, ids)| ids));
+        }
+    }
+    let by_labels = peers.selectors.iter().any(names_reserved);
+    for (base, ids) in classes.reserved.iter().filter(|(b, _)| by_labels || !b.is_world()) {
         let matching =
             |id: &&PeerClass| classes.by_id.get(id).is_some_and(|c| peers.matches_reserved(*base, &c.features));
         found.extend(ids.iter().filter(matching));
     }
     // while identities move a class may have several label sets, of which the entry means some
     found.retain(|id| match classes.by_id.get(id) {
-        Some(class) if class.sets.len() > 1 => {
+        Some(class) if class.sets.len() > 1 && !broad => {
             let labels = class.sets.iter().filter_map(|s| sets.labels(*s)).map(|l| &**l).collect();
-            matches(entry, &Class { id: *id, base: class.base, labels, features: &class.features })
+            let (base, families) = (class.base, class.families);
+            matches(entry, &Class { id: *id, base, families, labels, features: &class.features })
         }
         class => class.is_some(),
     });

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use axoneme_compile::Compiled;
 use axoneme_model::{
     Direction, RuleRef, Traffic, World,
+    lookup::Whom,
     rows::{EndpointRow, PolicyEntry, RowSet, RuleId},
     verdict::{Side, verdict},
 };
@@ -33,7 +34,7 @@ impl Nodes {
         let endpoint = self.endpoint(own)?;
         let rows = &self.by_node[&endpoint.node];
         let table = rows.tables.get(&endpoint.table).expect("a node has the tables of its endpoints");
-        let (_, peer) = rows.peer_of(other, &endpoint.node);
+        let peer = Whom::new(rows.peer_of(other, &endpoint.node), other);
         Some(table.judge(direction, peer, t.protocol, t.port))
     }
 

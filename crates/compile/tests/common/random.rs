@@ -292,8 +292,9 @@ fn directed(rng: &mut Rng, tier: Tier, path: String) -> DirectedRule {
         Tier::Normal => &[Action::Allow, Action::Allow, Action::Deny],
         Tier::Baseline { .. } => &[Action::Allow, Action::Deny],
     };
-    let peers = match rng.below(5) {
+    let peers = match rng.below(6) {
         0 => Peers::Any,
+        1 => Peers::OneOf((0..=rng.below(2)).map(|_| wide(rng)).collect()),
         _ => Peers::OneOf((0..rng.below(4)).map(|_| peer(rng)).collect()),
     };
     let ports = match rng.below(3) {
@@ -301,6 +302,24 @@ fn directed(rng: &mut Rng, tier: Tier, path: String) -> DirectedRule {
         _ => Ports::OneOf((0..rng.below(4)).map(|_| port(rng)).collect()),
     };
     DirectedRule { path: path.into(), action: *rng.pick(actions), peers, ports }
+}
+
+/// All pods, or all of the outside, now and then with exceptions: what tables say about a kind of peer at once.
+fn wide(rng: &mut Rng) -> Peer {
+    let always = [names::NAMESPACE, names::SERVICE_ACCOUNT, names::CLUSTER];
+    match rng.below(10) {
+        0 => Peer::Entity(Entity::World),
+        1 => Peer::Entity(*rng.pick(&[Entity::WorldIpv4, Entity::WorldIpv6])),
+        2 | 3 => Peer::Entity(Entity::Cluster),
+        4 => Peer::Endpoints(Selector::all()),
+        5 => Peer::Endpoints(Selector::new(vec![Requirement::exists(LabelKey::k8s(rng.pick::<&str>(&always)))])),
+        _ => {
+            let except = rng.some(&CIDRS, 2).into_iter().map(cidr).collect();
+            let scope =
+                *rng.pick(&[CidrScope::Outside, CidrScope::OutsideAndNodes, CidrScope::Anyone, CidrScope::Anyone]);
+            Peer::Cidr { cidr: cidr(rng.pick::<&str>(&["0.0.0.0/0", "0.0.0.0/0", "::/0"])), except, scope }
+        }
+    }
 }
 
 fn peer(rng: &mut Rng) -> Peer {

@@ -5,8 +5,9 @@
 use std::{collections::BTreeMap, io, os::fd::AsFd};
 
 use axoneme_abi::policy::{
-    ALLOW, DEFAULT_ALLOW, DEFAULT_DENY, DENY, PREFIX_FIXED, PREFIX_PROTOCOL, PolicyKey as RawKey,
-    PolicyValue as RawValue, SLOT_ALLOW_EGRESS, SLOT_ALLOW_INGRESS, SLOT_VALID, SLOTS, Slot, TABLE_ENTRIES,
+    ALLOW, DEFAULT_ALLOW, DEFAULT_DENY, DENY, KIND_PODS_V4, KIND_WORLD_V6, PREFIX_FIXED, PREFIX_PROTOCOL,
+    PolicyKey as RawKey, PolicyValue as RawValue, SLOT_ALLOW_EGRESS, SLOT_ALLOW_INGRESS, SLOT_KINDS, SLOT_VALID, SLOTS,
+    Slot, TABLE_ENTRIES, slot_kind,
 };
 
 use super::{
@@ -94,6 +95,12 @@ fn entry(k: &Lpm<RawKey>, v: RawValue) -> Option<(PolicyKey, PolicyValue)> {
     Some((key, PolicyValue { allow: v.verdict == ALLOW, rule: v.rule, proxy_port: v.proxy_port, auth: v.auth }))
 }
 
+/// Flags of the kinds that the keys speak of.
+fn kinds<'a>(keys: impl Iterator<Item = &'a PolicyKey>) -> u32 {
+    let of_kind = keys.filter(|k| (KIND_PODS_V4..=KIND_WORLD_V6).contains(&k.peer));
+    of_kind.fold(0, |flags, k| flags | slot_kind(k.peer, number(k.direction)))
+}
+
 fn slot_flags(ingress: PolicyDefault, egress: PolicyDefault) -> u32 {
     let mut flags = SLOT_VALID;
     if ingress.allow {
@@ -118,6 +125,15 @@ impl BpfDatapath {
     fn write_slot(&self, place: u32, flags: u32, rules: [u32; 2]) -> Result<()> {
         let revision = self.maps.slots.get(&place)?.unwrap_or_default().revision.wrapping_add(1);
         self.maps.slots.put(&place, &Slot { revision, flags, rules })
+    }
+
+    /// Makes programs look for entries of kinds before there are any.
+    fn announce_kinds(&self, place: u32, kinds: u32) -> Result<()> {
+        let slot = self.maps.slots.get(&place)?.unwrap_or_default();
+        if slot.flags & kinds == kinds {
+            return Ok(());
+        }
+        self.maps.slots.put(&place, &Slot { flags: slot.flags | kinds, ..slot })
     }
 
     /// Puts empty tables into the lowest free places. A table for such a place is then filled where it stands, before
@@ -145,6 +161,8 @@ impl BpfDatapath {
             return Err(DatapathError::TableTooLarge { needed, capacity: TABLE_ENTRIES });
         }
         let mut tables = lock(&self.tables);
+        let kinds = kinds(table.entries.iter().map(|(k, _)| k));
+        self.announce_kinds(place, kinds)?;
         let mut keys = vec![default_key(Direction::Ingress), default_key(Direction::Egress)];
         let mut values = vec![default_value(table.ingress_default), default_value(table.egress_default)];
         keys.extend(table.entries.iter().map(|(k, _)| key(k)));
@@ -167,7 +185,7 @@ impl BpfDatapath {
             }
         }
         let rules = [table.ingress_default.rule, table.egress_default.rule];
-        self.write_slot(place, slot_flags(table.ingress_default, table.egress_default), rules)
+        self.write_slot(place, slot_flags(table.ingress_default, table.egress_default) | kinds, rules)
     }
 
     pub(super) fn change_table(
@@ -180,6 +198,7 @@ impl BpfDatapath {
         let mut tables = lock(&self.tables);
         let (trie, entries) = tables.tries.get_mut(&place).ok_or_else(|| no_table(slot))?;
         reserve(trie, entries, upserts)?;
+        self.announce_kinds(place, kinds(upserts.iter().map(|(k, _)| k)))?;
         let (keys, values): (Vec<_>, Vec<_>) = upserts.iter().map(|(k, v)| (key(k), value(*v))).unzip();
         fill(trie, &keys, &values)?;
         let old = self.maps.slots.get(&place)?.unwrap_or_default();
@@ -209,7 +228,8 @@ impl BpfDatapath {
                 trie.put(&key, &default_value(default))?;
             }
         }
-        self.write_slot(place, slot_flags(ingress, egress), [ingress.rule, egress.rule])
+        let kinds = self.maps.slots.get(&place)?.unwrap_or_default().flags & SLOT_KINDS;
+        self.write_slot(place, slot_flags(ingress, egress) | kinds, [ingress.rule, egress.rule])
     }
 
     pub(super) fn delete_table(&self, slot: u16) -> Result<()> {
