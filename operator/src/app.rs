@@ -114,7 +114,7 @@ pub async fn start(client: Client, options: &Options) -> anyhow::Result<Running>
         address: address.clone(),
     };
     tasks.spawn(lease::run(candidate, hold.clone(), leadership, cancel.clone()));
-    let entry = discovery::Entry { client: client.clone(), namespace, name: name.clone(), address };
+    let entry = discovery::Entry { client: client.clone(), namespace, name: name.clone(), address, hold: hold.clone() };
     tasks.spawn(discovery::run(entry, leads.clone(), cancel.clone()));
     tasks.spawn(writer::run(client.clone(), hold, name.clone(), writes_rx, outcomes_tx, metrics.clone()));
     let (turns_tx, turns_rx) = mpsc::channel(1);

@@ -15,12 +15,16 @@ use tracing::{info, warn};
 
 pub use axoneme_wire::client::LEADER_ANNOTATION;
 
+use crate::lease::LeaseHold;
+
 /// Name of the ConfigMap in the operator's namespace.
 pub const NAME: &str = "axoneme-operators";
 /// How often the leader looks whether others answer, how long it waits, and after how many failures one is crossed out.
 const LOOK: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(2);
 const FAILURES: u32 = 3;
+/// A write takes no longer, so that it ends before anyone else can hold the Lease: see [`LeaseHold`].
+const DEADLINE: Duration = Duration::from_secs(3);
 
 /// This replica's entry.
 #[derive(Clone)]
@@ -30,6 +34,8 @@ pub struct Entry {
     pub namespace: String,
     pub name: String,
     pub address: String,
+    /// Only while it is sure does this replica say that it leads.
+    pub hold: LeaseHold,
 }
 
 /// Keeps the entry until cancelled, and takes it back then. The leader says that it leads and crosses out replicas that
@@ -85,7 +91,16 @@ impl Entry {
         if body.as_object().is_some_and(serde_json::Map::is_empty) {
             return Ok(());
         }
-        self.api().patch(NAME, &PatchParams::default(), &Patch::Merge(body)).await.map(drop)
+        // asked last: this replica may have stood still since it was told that it leads
+        if leading && !self.hold.is_sure() {
+            return Ok(());
+        }
+        let (api, params, patch) = (self.api(), PatchParams::default(), Patch::Merge(body));
+        match tokio::time::timeout(DEADLINE, api.patch(NAME, &params, &patch)).await {
+            Ok(written) => written.map(drop),
+            // tried again at the next look
+            Err(_) => Ok(()),
+        }
     }
 
     async fn create(&self, leading: bool) -> Result<(), kube::Error> {
