@@ -3,7 +3,10 @@
 //!
 //! A figure comes from a run or it is not there: README's table is written from the recorded lines, never by hand.
 
+mod api;
 mod cluster;
+mod cni;
+mod goals;
 mod readme;
 
 use std::collections::BTreeMap;
@@ -15,12 +18,13 @@ use serde::{Deserialize, Serialize};
 use crate::command::output;
 use crate::progress::{say, step};
 use crate::settings;
+use crate::setup::{self, Part};
 use crate::workspace::cargo;
 
 /// Options of the bench.
 #[derive(Args, Debug)]
 pub(crate) struct BenchArgs {
-    /// Only groups whose name holds this: datapath, compile, cluster.
+    /// Only groups whose name holds this: datapath, compile, cni, cluster.
     filter: Option<String>,
     /// One JSON object a line on standard output instead of the table.
     #[arg(long)]
@@ -46,29 +50,63 @@ pub(crate) struct Figure {
     pub(crate) spread: Option<serde_json::Value>,
 }
 
-/// A program of the workspace that prints figures.
-struct Program {
-    group: &'static str,
-    package: &'static str,
-    example: &'static str,
+impl Figure {
+    /// A figure with nothing to compare it with.
+    pub(crate) fn bare(name: &str, unit: &str, ours: f64) -> Self {
+        Self {
+            name: name.to_owned(),
+            unit: unit.to_owned(),
+            ours,
+            floor: None,
+            floor_name: None,
+            peer: None,
+            peer_name: None,
+            ratio_to_floor: None,
+            ratio_to_peer: None,
+            spread: None,
+        }
+    }
 }
 
-const PROGRAMS: &[Program] = &[
-    Program { group: "datapath", package: "axoneme-kernel", example: "datapath_bench" },
-    Program { group: "compile", package: "axoneme-compile", example: "compile_scale" },
+/// Figures that are measured together.
+struct Group {
+    name: &'static str,
+    about: &'static str,
+    run: fn() -> Result<Vec<Figure>>,
+}
+
+const GROUPS: &[Group] = &[
+    Group {
+        name: "datapath",
+        about: "packets through the programs, against a bare veth pair and the kernel's own way",
+        run: || example("axoneme-kernel", "datapath_bench"),
+    },
+    Group {
+        name: "compile",
+        about: "policy changes in a large cluster",
+        run: || example("axoneme-compile", "compile_scale"),
+    },
+    Group { name: "cni", about: "pods added and removed, alternating with the reference plugins", run: cni::run },
+    Group { name: "cluster", about: "pod start and time to enforcement on real clusters", run: cluster::run },
 ];
 
-/// Runs the groups that the filter picks.
+/// Runs the groups that the filter picks. A group that fails is told at the end and keeps no other from its figures.
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
-    let picked = |group: &str| args.filter.as_deref().is_none_or(|f| group.contains(f));
-    let mut figures = Vec::new();
-    for program in PROGRAMS.iter().filter(|p| picked(p.group)) {
-        figures.extend(step(&format!("{}: {}", program.group, program.example), || program.run())?);
+    let picked: Vec<&Group> =
+        GROUPS.iter().filter(|group| args.filter.as_deref().is_none_or(|word| group.name.contains(word))).collect();
+    let names: Vec<&str> = GROUPS.iter().map(|group| group.name).collect();
+    anyhow::ensure!(!picked.is_empty(), "no group named like {:?}: {}", args.filter, names.join(", "));
+    setup::run_quietly(Part::Build)?;
+    let (mut figures, mut failed) = (Vec::new(), Vec::new());
+    for group in picked {
+        match step(&format!("{}: {}", group.name, group.about), group.run) {
+            Ok(found) => figures.extend(found),
+            Err(error) => {
+                say(format_args!("  !! {}: {error:#}", group.name));
+                failed.push(group.name);
+            }
+        }
     }
-    if picked("cluster") {
-        figures.extend(cluster::run()?);
-    }
-    anyhow::ensure!(!figures.is_empty(), "no group named like {:?}: datapath, compile, cluster", args.filter);
     if args.json {
         for figure in &figures {
             println!("{}", serde_json::to_string(figure)?);
@@ -79,15 +117,15 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     if args.record {
         record(&figures)?;
     }
+    anyhow::ensure!(failed.is_empty(), "without figures, see above: {}", failed.join(", "));
     Ok(())
 }
 
-impl Program {
-    fn run(&self) -> Result<Vec<Figure>> {
-        let mut command = cargo();
-        command.args(["run", "--quiet", "--profile", "image", "--package", self.package, "--example", self.example]);
-        parse(&output(&mut command)?).with_context(|| format!("what {} printed", self.example))
-    }
+/// Runs a program of the workspace that prints figures.
+fn example(package: &str, example: &str) -> Result<Vec<Figure>> {
+    let mut command = cargo();
+    command.args(["run", "--quiet", "--profile", "image", "--package", package, "--example", example]);
+    parse(&output(&mut command)?).with_context(|| format!("what {example} printed"))
 }
 
 /// The lines that are figures; anything else that a bench prints is for people.
@@ -133,7 +171,7 @@ fn record(figures: &[Figure]) -> Result<()> {
     let lines: Vec<String> = all.values().map(serde_json::to_string).collect::<Result<_, _>>()?;
     std::fs::create_dir_all(settings::repository().join("docs"))?;
     std::fs::write(&path, lines.join("\n") + "\n").with_context(|| format!("writing {}", path.display()))?;
-    readme::write(all.values())?;
+    readme::write(&all)?;
     say(format_args!("  ok {} figures recorded in docs/benchmarks.jsonl and README.md", figures.len()));
     Ok(())
 }

@@ -1,21 +1,33 @@
 //! Figures that need a real cluster: pod start, time to enforcement, what an agent costs.
 
+use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
 
 use super::Figure;
+use super::api::Api;
 use crate::cluster::{Cluster, Cni, Family, Options};
 use crate::lab::{Lab, Pod, Routing, SYSTEM, target};
-use crate::progress::{step, wait};
+use crate::progress::{say, step, wait};
+use crate::setup::{self, Part};
 
-const ROUNDS: usize = 15;
+/// Pods started one by one on either side.
+const STARTS: usize = 20;
+/// Batches of pods started at once on either side.
+const BATCHES: usize = 5;
 const BATCH: usize = 25;
+/// Policies applied, for each way to apply one.
+const POLICIES: usize = 50;
 /// Image of the pods whose start is timed; both clusters have it.
 const PAUSE: &str = "registry.k8s.io/pause:3.10.2";
 
 /// The product's cluster and the reference plugins' cluster run side by side; rounds alternate between them.
 pub(super) fn run() -> Result<Vec<Figure>> {
+    setup::run_quietly(Part::Cluster)?;
     let lab = Lab::up("bench", 2, Family::V4, Routing::Overlay)?;
     let figures = measure(&lab);
     lab.down()?;
@@ -28,7 +40,7 @@ fn measure(lab: &Lab) -> Result<Vec<Figure>> {
     let started = step("pod create to Ready, alternating with the peer", || starts(&lab.cluster, &reference));
     reference.down()?;
     let mut figures = started?;
-    figures.extend(step("kubectl apply of a deny to the first dropped packet", || enforcement(lab))?);
+    figures.extend(step("a deny to the first dropped packet", || enforcement(lab))?);
     figures.extend(step("what agents and operator hold", || memory(lab))?);
     Ok(figures)
 }
@@ -48,57 +60,104 @@ fn figure(name: &str, unit: &str, ours: &[f64], q: usize, peer: Option<(&[f64], 
     let mine = quantile(ours, q);
     let theirs = peer.map(|(v, _)| quantile(v, q));
     Figure {
-        name: name.to_owned(),
-        unit: unit.to_owned(),
-        ours: mine,
-        floor: None,
-        floor_name: None,
         peer: theirs,
         peer_name: peer.map(|(_, n)| n.to_owned()),
-        ratio_to_floor: None,
         ratio_to_peer: theirs.map(|t| mine / t),
-        spread: Some(serde_json::json!([quantile(ours, 0), quantile(ours, 1000)])),
+        spread: Some(json!([quantile(ours, 0), quantile(ours, 1000)])),
+        ..Figure::bare(name, unit, mine)
     }
 }
 
-fn pods_yaml(names: &[String]) -> String {
-    let one = |n: &String| {
-        format!(
-            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {n}, labels: {{bench: start}}}}\nspec: {{terminationGracePeriodSeconds: 0, \
-             containers: [{{name: c, image: {PAUSE}}}]}}\n"
-        )
-    };
-    names.iter().map(one).collect::<Vec<_>>().join("---\n")
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
 }
 
-/// Milliseconds from the call of kubectl to the last pod's Ready condition as a watch tells it.
-fn start_pods(cluster: &Cluster, count: usize) -> Result<f64> {
-    let names: Vec<String> = (0..count).map(|n| format!("start-{n}")).collect();
-    let began = Instant::now();
-    cluster.kubectl_apply(&pods_yaml(&names))?;
-    cluster.kubectl(&["wait", "--for=condition=Ready", "pods", "-l", "bench=start", "--timeout=120s"])?;
-    let took = began.elapsed().as_secs_f64() * 1000.0;
-    cluster.kubectl(&["delete", "pods", "-l", "bench=start", "--wait=true"])?;
-    Ok(took)
+fn pod(name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"bench": "start"}},
+        "spec": {"terminationGracePeriodSeconds": 0, "containers": [{"name": "c", "image": PAUSE}]},
+    })
+}
+
+const PODS: &str = "/api/v1/namespaces/default/pods";
+
+/// A watch of pods under way: it names each pod as it becomes Ready, when that is told and not when somebody asks.
+struct Watch {
+    kubectl: Child,
+    lines: std::io::Lines<BufReader<ChildStdout>>,
+}
+
+impl Watch {
+    fn start(cluster: &Cluster) -> Result<Self> {
+        let line = r#"jsonpath={.metadata.name}{" "}{.status.conditions[?(@.type=="Ready")].status}{"\n"}"#;
+        let mut command = cluster.kubectl_command();
+        command.args(["get", "pods", "--selector=bench=start", "--watch", "--output", line]);
+        let mut kubectl = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+        let lines = BufReader::new(kubectl.stdout.take().context("a pipe")?).lines();
+        Ok(Self { kubectl, lines })
+    }
+
+    /// Waits until so many pods have been Ready.
+    fn ready(&mut self, count: usize) -> Result<Instant> {
+        let mut ready = BTreeSet::new();
+        for line in &mut self.lines {
+            let line = line?;
+            if let Some((name, "True")) = line.split_once(' ') {
+                ready.insert(name.to_owned());
+            }
+            if ready.len() == count {
+                return Ok(Instant::now());
+            }
+        }
+        anyhow::bail!("the watch ended with {} of {count} pods Ready", ready.len())
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        drop(self.kubectl.kill());
+        drop(self.kubectl.wait());
+    }
+}
+
+/// One of the two clusters.
+struct Side<'a> {
+    cluster: &'a Cluster,
+    api: Api,
+}
+
+impl Side<'_> {
+    /// Milliseconds from the first request to the last pod's Ready condition as a watch tells it.
+    fn start_pods(&self, count: usize) -> Result<f64> {
+        let mut watch = Watch::start(self.cluster)?;
+        let began = Instant::now();
+        for n in 0..count {
+            self.api.create(PODS, &pod(&format!("start-{n}")))?;
+        }
+        let took = milliseconds(watch.ready(count)?.duration_since(began));
+        drop(watch);
+        self.cluster.kubectl(&["delete", "pods", "-l", "bench=start", "--wait=true"])?;
+        Ok(took)
+    }
 }
 
 fn starts(ours: &Cluster, peer: &Cluster) -> Result<Vec<Figure>> {
-    let mut one = (Vec::new(), Vec::new());
-    let mut many = (Vec::new(), Vec::new());
-    for round in 0..ROUNDS {
-        one.0.push(start_pods(ours, 1)?);
-        one.1.push(start_pods(peer, 1)?);
-        if round % 5 == 0 {
-            many.0.push(start_pods(ours, BATCH)?);
-            many.1.push(start_pods(peer, BATCH)?);
+    let sides = [Side { cluster: ours, api: Api::of(ours)? }, Side { cluster: peer, api: Api::of(peer)? }];
+    let mut figures = Vec::new();
+    for (name, rounds, count) in [("pod_ready_one_p50", STARTS, 1), ("pod_ready_25_p50", BATCHES, BATCH)] {
+        let mut times = [Vec::new(), Vec::new()];
+        for round in 0..rounds {
+            // who is first turns, so that a drift of the machine's speed hits both alike
+            for which in [round % 2, (round + 1) % 2] {
+                if let (Some(side), Some(times)) = (sides.get(which), times.get_mut(which)) {
+                    times.push(side.start_pods(count)?);
+                }
+            }
         }
+        let [ours, peer] = times.map(sorted);
+        figures.push(figure(name, "ms", &ours, 500, Some((&peer, "ptp, host-local, portmap"))));
     }
-    let (one, many) = ((sorted(one.0), sorted(one.1)), (sorted(many.0), sorted(many.1)));
-    let name = "ptp, host-local, portmap";
-    Ok(vec![
-        figure("pod_ready_one_p50", "ms", &one.0, 500, Some((&one.1, name))),
-        figure("pod_ready_25_p50", "ms", &many.0, 500, Some((&many.1, name))),
-    ])
+    Ok(figures)
 }
 
 fn workload(lab: &Lab, name: &str, node: &str) -> Result<Pod> {
@@ -112,30 +171,61 @@ fn workload(lab: &Lab, name: &str, node: &str) -> Result<Pod> {
     lab.pod("default", &format!("bench={name}"))
 }
 
-const DENY: &str = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: bench-deny, namespace: default}\nspec:\n  \
-    endpointSelector: {matchLabels: {bench: to}}\n  ingressDeny: [{fromEndpoints: [{matchLabels: {bench: from}}]}]\n";
+const POLICY_PATH: &str = "/apis/cilium.io/v2/namespaces/default/ciliumnetworkpolicies";
 
-/// From the start of kubectl to the begin of the first probe that is dropped: kubectl's own start and round trip are in it.
+fn deny() -> Value {
+    json!({
+        "apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy",
+        "metadata": {"name": "bench-deny", "namespace": "default"},
+        "spec": {
+            "endpointSelector": {"matchLabels": {"bench": "to"}},
+            "ingressDeny": [{"fromEndpoints": [{"matchLabels": {"bench": "from"}}]}],
+        },
+    })
+}
+
+/// From the start of kubectl, and from a request on a connection that is open, to the begin of the first probe that is
+/// dropped.
 fn enforcement(lab: &Lab) -> Result<Vec<Figure>> {
+    let api = Api::of(&lab.cluster)?;
     let from = workload(lab, "from", "node1")?;
     let to = workload(lab, "to", "node2")?;
     let at = target("tcp", to.addresses.first().context("an address")?, 8080);
-    let mut whole = Vec::new();
-    for _ in 0..ROUNDS {
-        let watcher = lab.until(&from, &at, "timeout")?;
+    let deny = deny();
+    let text = deny.to_string();
+    let by_kubectl = rounds(lab, &api, &from, &at, &|| lab.apply(&text))?;
+    let by_request = rounds(lab, &api, &from, &at, &|| api.create(POLICY_PATH, &deny))?;
+    let mut figures = Vec::new();
+    for (name, times) in [("kubectl_apply_deny", by_kubectl), ("api_request_deny", by_request)] {
+        for (quantile, q) in [("p50", 500), ("p99", 990)] {
+            figures.push(figure(&format!("{name}_to_first_drop_{quantile}"), "ms", &times, q, None));
+        }
+    }
+    Ok(figures)
+}
+
+fn rounds(lab: &Lab, api: &Api, from: &Pod, at: &str, apply: &dyn Fn() -> Result<()>) -> Result<Vec<f64>> {
+    let mut times = Vec::new();
+    let mut spoilt = 0;
+    while times.len() < POLICIES {
+        let watcher = lab.until(from, at, "timeout")?;
         let began = Instant::now();
-        lab.apply(DENY)?;
+        apply()?;
         let dropped = watcher.finish()?;
-        whole.push(dropped.saturating_duration_since(began).as_secs_f64() * 1000.0);
-        lab.cluster.kubectl(&["delete", "cnp", "bench-deny"])?;
-        let back = || Ok(lab.passes(&from, &at, Duration::from_millis(100))?.then_some(()));
+        // a busy machine can be late with an answer: a timeout from before the request was no drop
+        match dropped.checked_duration_since(began) {
+            Some(time) => times.push(milliseconds(time)),
+            None => spoilt += 1,
+        }
+        ensure!(spoilt <= POLICIES / 5, "{spoilt} probes timed out before anything was denied: too busy a machine");
+        api.delete(&format!("{POLICY_PATH}/bench-deny"))?;
+        let back = || Ok(lab.passes(from, at, Duration::from_millis(100))?.then_some(()));
         wait("open again", Duration::from_secs(10), Duration::from_millis(10), back)?;
     }
-    let whole = sorted(whole);
-    Ok(vec![
-        figure("kubectl_apply_deny_to_first_drop_p50", "ms", &whole, 500, None),
-        figure("kubectl_apply_deny_to_first_drop_max", "ms", &whole, 1000, None),
-    ])
+    if spoilt > 0 {
+        say(format_args!("     {spoilt} rounds left out: a probe timed out before the request"));
+    }
+    Ok(sorted(times))
 }
 
 fn memory(lab: &Lab) -> Result<Vec<Figure>> {

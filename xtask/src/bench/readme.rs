@@ -1,18 +1,22 @@
 //! README's table of figures, between two marks.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context as _, Result};
 
 use super::Figure;
+use super::goals::{self, Goal, Outcome};
 use crate::settings;
 
 const BEGIN: &str = "<!-- figures: written by `cargo xtask bench --record` -->";
 const END: &str = "<!-- end of figures -->";
 
 /// Replaces what is between the marks.
-pub(super) fn write<'a>(figures: impl Iterator<Item = &'a Figure>) -> Result<()> {
+pub(super) fn write(figures: &BTreeMap<String, Figure>) -> Result<()> {
     let path = settings::repository().join("README.md");
     let text = std::fs::read_to_string(&path)?;
-    let filled = fill(&text, &table(figures)).context("README.md lacks the marks of the figures")?;
+    let table = table(figures, &goals::read()?);
+    let filled = fill(&text, &table).context("README.md lacks the marks of the figures")?;
     std::fs::write(&path, filled).context("writing README.md")
 }
 
@@ -22,27 +26,59 @@ fn fill(text: &str, table: &str) -> Option<String> {
     Some(format!("{head}{BEGIN}\n{table}{END}{tail}"))
 }
 
-fn table<'a>(figures: impl Iterator<Item = &'a Figure>) -> String {
-    let mut text = String::from("| figure | ours | floor | ratio | peer | ratio |\n|---|---|---|---|---|---|\n");
-    for f in figures {
-        let other = |value: Option<f64>, name: &Option<String>| match (value, name) {
-            (Some(v), Some(n)) => format!("{} ({n})", short(v)),
-            _ => "–".to_owned(),
-        };
-        let ratio = |r: Option<f64>| r.map_or_else(|| "–".to_owned(), |r| format!("{r:.3}"));
-        let row = format!(
-            "| {} | {} {} | {} | {} | {} | {} |\n",
-            f.name.replace('_', " "),
-            short(f.ours),
-            f.unit,
-            other(f.floor, &f.floor_name),
-            ratio(f.ratio_to_floor),
-            other(f.peer, &f.peer_name),
-            ratio(f.ratio_to_peer)
-        );
+/// Figures in the order of their names, then goals whose figure is not there.
+fn table(figures: &BTreeMap<String, Figure>, goals: &[Goal]) -> String {
+    let mut text = String::from(
+        "| figure | ours | floor | of floor | peer | of peer | goal | what stands in the way |\n|---|---|---|---|---|---|---|---|\n",
+    );
+    for figure in figures.values() {
+        text.push_str(&row(figure, figures, goals));
+    }
+    let mut unmeasured: Vec<&str> =
+        goals.iter().map(Goal::figure).filter(|name| !figures.contains_key(*name)).collect();
+    unmeasured.dedup();
+    for name in unmeasured {
+        let wanted: Vec<String> = goals.iter().filter(|g| g.is_of(name)).map(|g| g.text("")).collect();
+        let words = name.replace('_', " ");
+        let row = format!("| {words} | – | – | – | – | – | {} | not recorded yet |\n", wanted.join("; "));
         text.push_str(&row);
     }
     text
+}
+
+fn row(figure: &Figure, figures: &BTreeMap<String, Figure>, goals: &[Goal]) -> String {
+    let other = |value: Option<f64>, name: &Option<String>| match (value, name) {
+        (Some(value), Some(name)) => format!("{} ({name})", short(value)),
+        _ => "–".to_owned(),
+    };
+    let ratio = |ratio: Option<f64>| ratio.map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.3}"));
+    let (mut wanted, mut obstacles) = (Vec::new(), Vec::new());
+    for goal in goals.iter().filter(|goal| goal.is_of(&figure.name)) {
+        let text = goal.text(&figure.unit);
+        match goal.judge(figures) {
+            Outcome::Reached => wanted.push(format!("{text}: reached")),
+            Outcome::Missed(why) => {
+                wanted.push(format!("{text}: **missed**"));
+                if !obstacles.contains(&why) {
+                    obstacles.push(why);
+                }
+            }
+            Outcome::NotMeasured => wanted.push(format!("{text}: not measured")),
+        }
+    }
+    let or_dash = |list: Vec<String>| if list.is_empty() { "–".to_owned() } else { list.join("; ") };
+    format!(
+        "| {} | {} {} | {} | {} | {} | {} | {} | {} |\n",
+        figure.name.replace('_', " "),
+        short(figure.ours),
+        figure.unit,
+        other(figure.floor, &figure.floor_name),
+        ratio(figure.ratio_to_floor),
+        other(figure.peer, &figure.peer_name),
+        ratio(figure.ratio_to_peer),
+        or_dash(wanted),
+        or_dash(obstacles)
+    )
 }
 
 fn short(value: f64) -> String {
@@ -63,5 +99,19 @@ mod tests {
         let new = fill(&text, "new\n").unwrap();
         assert_eq!(new, format!("a\n{BEGIN}\nnew\n{END}\nb\n"));
         assert!(fill("no marks", "new").is_none());
+    }
+
+    #[test]
+    fn every_goal_has_its_word_in_the_table() {
+        let goals: Vec<Goal> = serde_saphyr::from_str(
+            "- {figure: a_b, of: ours, atMost: 5}\n- {figure: a_b, of: ours, atMost: 2, missed: a reason}\n\
+             - {figure: c, of: ours, atMost: 1}\n",
+        )
+        .unwrap();
+        let figures = BTreeMap::from([("a_b".to_owned(), Figure::bare("a_b", "ms", 3.0))]);
+        let table = table(&figures, &goals);
+        let rows: Vec<&str> = table.lines().skip(2).collect();
+        assert_eq!(rows[0], "| a b | 3.00 ms | – | – | – | – | ≤ 5 ms: reached; ≤ 2 ms: **missed** | a reason |");
+        assert_eq!(rows[1], "| c | – | – | – | – | – | ≤ 1  | not recorded yet |");
     }
 }
