@@ -4,7 +4,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::selector::LabelSelector;
+use crate::{condition::Condition, selector::LabelSelector};
 
 /// A pool of pod addresses, from which nodes take blocks (IPAM mode MultiPool).
 ///
@@ -20,7 +20,13 @@ use crate::selector::LabelSelector;
     singular = "ciliumpodippool",
     shortname = "cpip",
     category = "cilium",
+    status = "CiliumPodIPPoolStatus",
     doc = "A pool of pod addresses, from which nodes take blocks.",
+    printcolumn = r#"{"name": "IPv4", "type": "string", "jsonPath": ".spec.ipv4.cidrs"}"#,
+    printcolumn = r#"{"name": "IPv6", "type": "string", "jsonPath": ".spec.ipv6.cidrs"}"#,
+    printcolumn = r#"{"name": "Valid", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Valid\")].status"}"#,
+    printcolumn = r#"{"name": "Available", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"AddressesAvailable\")].status"}"#,
+    printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#,
     derive = "Default",
     derive = "PartialEq"
 )]
@@ -85,4 +91,15 @@ pub struct Ipv6PoolSpec {
         "x-kubernetes-validations" = [{"rule": "self == oldSelf", "message": "maskSize cannot be changed"}]
     ))]
     pub mask_size: u8,
+}
+
+/// What became of a pool.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CiliumPodIPPoolStatus {
+    /// Whether blocks can be given from all of the pool (Valid), and whether nodes have what their pods need
+    /// (AddressesAvailable).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Option<Vec<Condition>>,
 }

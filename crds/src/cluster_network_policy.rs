@@ -1,6 +1,8 @@
 //! `policy.networking.k8s.io/v1alpha2` ClusterNetworkPolicy.
 //!
-//! Source: kubernetes-sigs/network-policy-api, `apis/v1alpha2` of bundle v0.2.0, experimental channel.
+//! Source: kubernetes-sigs/network-policy-api, `apis/v1alpha2` of bundle v0.2.0, experimental channel. Its short name
+//! there is `cnp`, which is CiliumNetworkPolicy's: with both, `kubectl get cnp` warns of the other kind. So it has
+//! another one here.
 
 mod peer;
 mod port;
@@ -25,7 +27,7 @@ use crate::{condition::Condition, selector::LabelSelector};
     kind = "ClusterNetworkPolicy",
     plural = "clusternetworkpolicies",
     singular = "clusternetworkpolicy",
-    shortname = "cnp",
+    shortname = "clusternp",
     status = "ClusterNetworkPolicyStatus",
     doc = "What pods of the whole cluster may send and receive, set by the cluster's administrator.",
     printcolumn = r#"{"name": "Tier", "type": "string", "jsonPath": ".spec.tier"}"#,

@@ -239,7 +239,7 @@ fn defaults_are_those_of_the_type(server: &ApiServer) {
 
 /// (object, change, the words of the refusal)
 const FORBIDDEN_CHANGES: [(&str, &str, &str); 3] = [
-    ("axonemeconfig/default", r#"{"spec":{"ipam":{"mode":"MultiPool"}}}"#, "the IPAM mode cannot be changed"),
+    ("axonemeconfig/default", r#"{"spec":{"ipam":{"mode":"Kubernetes"}}}"#, "the IPAM mode cannot be changed"),
     ("ciliumpodippool/default", r#"{"spec":{"ipv4":{"maskSize":25}}}"#, "maskSize cannot be changed"),
     ("ciliumpodippool/default", r#"{"spec":{"allowFirstIP":true}}"#, "allowFirstIP cannot be changed"),
 ];

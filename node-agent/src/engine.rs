@@ -219,6 +219,7 @@ impl Engine {
             counters: Counters::default(),
         };
         engine.load_intents()?;
+        engine.load_blocks()?;
         Ok(engine)
     }
 
@@ -261,7 +262,8 @@ impl Engine {
     /// When [`Engine::tick`] is to be called if nothing else happens.
     pub fn wake_at(&self) -> Option<Instant> {
         let deadlines = self.waiting.iter().map(|w| w.since + self.parts.add_deadline);
-        deadlines.chain(self.retry_at).chain(self.base.retry_at).chain(self.removal_retry_at).min()
+        let retries = [self.retry_at, self.base.retry_at, self.removal_retry_at, self.ipam.wake_at()];
+        deadlines.chain(retries.into_iter().flatten()).min()
     }
 
     /// Links to remove elsewhere; the outcome comes back by [`Engine::link_removed`].

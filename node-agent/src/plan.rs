@@ -145,8 +145,9 @@ fn node_route(destination: IpNetwork, row: &NodeRow, context: &RouteContext<'_>)
 /// not know pod addresses; in native routing it does, and nodes see the pod's address.
 pub fn masquerade(config: &NodeConfigRow, nodes: &[&NodeRow], devices: &[String]) -> Option<Masquerade> {
     let enabled = |c: &IpNetwork| if c.is_ipv4() { config.masquerade_v4 } else { config.masquerade_v6 };
+    let masked = config.pools.iter().filter(|(name, _)| !config.blocks.unmasqueraded.contains(*name));
     let mut sources: Vec<IpNetwork> =
-        config.pools.values().flatten().copied().map(cidr::normalise).filter(enabled).collect();
+        masked.flat_map(|(_, cidrs)| cidrs).copied().map(cidr::normalise).filter(enabled).collect();
     sources.sort_unstable();
     sources.dedup();
     if sources.is_empty() || devices.is_empty() {
@@ -321,6 +322,7 @@ mod tests {
             always_allow_own_host: true,
             conntrack_entries: 1024,
             devices: vec![],
+            blocks: axoneme_model::rows::BlockUse::default(),
         }
     }
 
@@ -335,6 +337,11 @@ mod tests {
         assert_eq!(overlay.exclude.iter().copied().collect::<BTreeSet<_>>(), expected);
         let native = masquerade(&config(NATIVE), &[&other], &devices).unwrap();
         assert!(native.exclude.contains(&net("192.168.0.2/32")));
+        let mut own = config(VXLAN);
+        own.pools.insert("own".into(), vec![net("10.0.9.0/28")]);
+        own.blocks.unmasqueraded = ["own".into()].into();
+        let sources = masquerade(&own, &[&other], &devices).unwrap().sources;
+        assert_eq!(sources, [net("10.0.1.0/24")], "pods of a pool that says so keep their addresses");
         let mut off = config(VXLAN);
         off.masquerade_v4 = false;
         assert_eq!(masquerade(&off, &[&other], &devices), None);

@@ -82,7 +82,7 @@ pub async fn start(client: Client, options: &Options) -> anyhow::Result<Running>
     tasks.spawn(crate::http::serve(health, readiness.clone(), metrics.clone(), cancel.clone()));
 
     prepare(&client, options).await;
-    let authority = authority(&client, &options.namespace).await;
+    let authorities = authorities(&client, &options.namespace).await;
     let listener = bind(options.stream_port).await?;
     let stream_address = listener.local_addr()?;
     let address = SocketAddr::new(options.address, stream_address.port()).to_string();
@@ -97,7 +97,9 @@ pub async fn start(client: Client, options: &Options) -> anyhow::Result<Running>
 
     let auth = Arc::new(TokenReviews::new(client.clone(), &options.namespace, &options.agent_account));
     let service = Service::new(auth, inbound_tx, is_ready, cancel.clone());
-    let tls = authority.issue().context("certificate of this replica")?;
+    let (keeper, tls) = pki::Keeper::new(client.clone(), &options.namespace, hold.clone(), authorities)
+        .context("certificate of this replica")?;
+    tasks.spawn(keeper.run(cancel.clone()));
     tasks.spawn(async move {
         if let Err(e) = server::serve(listener, Some(tls), service).await {
             warn!(error = %e, "stream server ended");
@@ -163,9 +165,9 @@ async fn prepare(client: &Client, options: &Options) {
     }
 }
 
-async fn authority(client: &Client, namespace: &str) -> pki::Authority {
+async fn authorities(client: &Client, namespace: &str) -> pki::Authorities {
     loop {
-        match pki::authority(client, namespace).await {
+        match pki::authorities(client, namespace).await {
             Ok(a) => return a,
             Err(e) => warn!(error = format!("{e:#}"), "no authority for certificates yet"),
         }

@@ -1,12 +1,15 @@
 //! The settings of each node, as rows.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use axoneme_crds::axoneme_config::{IpFamily, IpamMode};
 use axoneme_intake::{Routing, Settings};
 use axoneme_model::{
     Cidr,
-    rows::{self, NodeConfigRow},
+    rows::{self, BlockUse, NodeConfigRow},
 };
 
 use crate::{ipam::Blocks, state::Cluster};
@@ -15,13 +18,28 @@ use crate::{ipam::Blocks, state::Cluster};
 #[must_use]
 pub fn rows(cluster: &Cluster) -> BTreeMap<Arc<str>, NodeConfigRow> {
     let all = cluster_cidrs(cluster);
+    let mode = cluster.settings.ipam.mode;
+    let unmasqueraded = cluster.pools.iter().filter(|(_, p)| p.spec.skip_masquerade).map(|(n, _)| n.clone());
+    let unmasqueraded: BTreeSet<Arc<str>> = unmasqueraded.filter(|_| mode == IpamMode::MultiPool).collect();
     let nodes = cluster.nodes.iter().filter(|(_, n)| n.node.is_some());
     nodes
-        .map(|(name, n)| (name.clone(), row(&cluster.settings, name, n.pools(cluster.settings.ipam.mode), &all)))
+        .map(|(name, n)| {
+            let in_use = cluster.uses(name).in_use;
+            let pools = n.pools(mode, &in_use);
+            let mut blocks = n.block_use(mode, &in_use);
+            blocks.unmasqueraded = unmasqueraded.iter().filter(|p| pools.contains_key(*p)).cloned().collect();
+            (name.clone(), row(&cluster.settings, name, pools, blocks, &all))
+        })
         .collect()
 }
 
-fn row(s: &Settings, node: &Arc<str>, pools: BTreeMap<Arc<str>, Vec<Cidr>>, all: &[Cidr]) -> NodeConfigRow {
+fn row(
+    s: &Settings,
+    node: &Arc<str>,
+    pools: BTreeMap<Arc<str>, Vec<Cidr>>,
+    blocks: BlockUse,
+    all: &[Cidr],
+) -> NodeConfigRow {
     let mut exclude = s.masquerade.exclude.clone();
     let routing = match &s.routing {
         Routing::Overlay { port, .. } => rows::Routing::Vxlan { port: *port },
@@ -48,6 +66,7 @@ fn row(s: &Settings, node: &Arc<str>, pools: BTreeMap<Arc<str>, Vec<Cidr>>, all:
         always_allow_own_host: s.cluster.always_allow_own_host,
         conntrack_entries: s.conntrack.max_entries,
         devices: s.agent.devices.iter().map(|d| d.as_str().into()).collect(),
+        blocks,
     }
 }
 
@@ -61,12 +80,14 @@ fn cluster_cidrs(cluster: &Cluster) -> Vec<Cidr> {
             [&ipam.ipv4, &ipam.ipv6].into_iter().flatten().flat_map(|f| &f.cidrs).for_each(|c| all.insert(*c));
         }
         IpamMode::MultiPool => {
-            let families = cluster.pools.values().flat_map(|p| [&p.ipv4, &p.ipv6]).flatten();
+            let families = cluster.pools.values().flat_map(|p| [&p.spec.ipv4, &p.spec.ipv6]).flatten();
             families.flat_map(|f| &f.cidrs).for_each(|c| all.insert(*c));
         }
         IpamMode::Kubernetes | IpamMode::CRD => {}
     }
-    cluster.nodes.values().flat_map(|n| n.pools(ipam.mode).into_values().flatten()).for_each(|c| all.insert(c));
+    for (name, n) in &cluster.nodes {
+        n.pools(ipam.mode, &cluster.uses(name).in_use).into_values().flatten().for_each(|c| all.insert(c));
+    }
     all.prefixes()
 }
 

@@ -23,9 +23,10 @@ use crate::{
     compiler::Rows,
     identity::Identities,
     ipam,
+    plan::nodes,
     source::SourceEvent,
     state::{Cluster, Touched},
-    write::{Outcome, Write, WriteKey},
+    write::{Outcome, Part, Write, WriteKey},
 };
 
 /// When things happen.
@@ -75,10 +76,13 @@ pub struct Core {
     /// Rows of settings with the revision that brought them.
     configs: BTreeMap<Arc<str>, (NodeConfigRow, u64)>,
     addresses: ipam::Plan,
+    /// Blocks of writes of CiliumNodes that are under way, or of which nothing was heard.
+    promises: nodes::Promises,
     todo: Touched,
     /// Policies whose status is to be looked at.
     statuses: BTreeSet<ObjectRef>,
     status_due: Option<Instant>,
+    pools_due: Option<Instant>,
     collected: Option<Instant>,
     leading: bool,
     ready: bool,
@@ -89,8 +93,11 @@ pub struct Core {
     failed: HashMap<WriteKey, Failure>,
     /// Events already told, by what they are about.
     told: HashMap<WriteKey, String>,
-    /// Events that nodes ask for.
+    /// Events that nodes ask for, and those that are put aside.
     events: Vec<Write>,
+    /// Events that may be written now, and when that number grew last.
+    tellings: u32,
+    told_at: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -111,9 +118,11 @@ impl Core {
             timing,
             configs: BTreeMap::new(),
             addresses: ipam::Plan::default(),
+            promises: nodes::Promises::default(),
             todo: Touched::default(),
             statuses: BTreeSet::new(),
             status_due: None,
+            pools_due: None,
             collected: None,
             leading: false,
             ready: false,
@@ -123,6 +132,8 @@ impl Core {
             failed: HashMap::new(),
             told: HashMap::new(),
             events: Vec::new(),
+            tellings: lead::EVENTS_AT_ONCE,
+            told_at: None,
         }
     }
 
@@ -138,6 +149,10 @@ impl Core {
             && object.kind == Kind::Node
         {
             self.hub.forget(&object.name);
+        }
+        if let SourceEvent::Delete(object) = &event {
+            // another object of the name is told anew
+            self.told.remove(&WriteKey { object: object.clone(), part: Part::Event });
         }
         self.cluster.apply(event);
     }
@@ -195,7 +210,7 @@ impl Core {
 
     fn todo_all(&mut self) {
         self.todo.ipam = true;
-        self.todo.config = true;
+        (self.todo.config, self.todo.pools) = (true, true);
         self.todo.nodes.extend(self.cluster.nodes.keys().cloned());
         self.statuses.extend(self.cluster.policies.keys().cloned());
         self.told.clear();
@@ -238,6 +253,7 @@ impl Core {
             Kind::CiliumNode => self.todo.ipam = true,
             Kind::Node => drop(self.todo.nodes.insert(key.object.name.clone())),
             Kind::AxonemeConfig => self.todo.config = true,
+            Kind::CiliumPodIPPool => self.todo.pools = true,
             _ if self.cluster.policies.contains_key(&key.object) => drop(self.statuses.insert(key.object.clone())),
             _ => {}
         }
@@ -267,7 +283,11 @@ impl Core {
     }
 
     fn collect_todo(&mut self) {
-        let Touched { ipam, configs, nodes, policies, config, identities } = self.cluster.take_touched();
+        let Touched { ipam, choices, pools, configs, nodes, policies, config, identities, refused } =
+            self.cluster.take_touched();
+        self.todo.choices |= choices;
+        self.todo.pools |= pools;
+        self.todo.refused.extend(refused);
         self.todo.ipam |= ipam;
         self.todo.configs |= configs;
         self.todo.config |= config;

@@ -3,13 +3,19 @@
 //! *Guarantees*: [`LeaseHold::is_sure`] is true only for so long after a renewal that a write which starts then has
 //! ended (by its own deadline) before anyone else can take the Lease. *Assumptions*: clocks of replicas run at about
 //! the same speed; they need not show the same time: a Lease is over when its version has not changed for its duration
-//! on the looker's own clock (as in client-go).
+//! on the looker's own clock (as in client-go). *Caveats*: a machine that is put to sleep may wake with a steady clock
+//! that stood still; the clock of the wall then tells, and a hold that the two clocks don't agree on is none until the
+//! next renewal. A process that is stopped between the question and its write can't be helped: writes onto objects
+//! carry the version that they were planned on.
+
+mod election;
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
+use axoneme_runtime::clock;
 use axoneme_wire::server::Leadership;
 use kube::{
     Api, Client,
@@ -20,6 +26,8 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
+
+use self::election::{Move, Seen, View};
 
 /// Name of the Lease in the operator's namespace.
 pub const NAME: &str = "axoneme-operator";
@@ -32,24 +40,47 @@ const DURATION: Duration = Duration::from_secs(8);
 const RETRY: Duration = Duration::from_secs(1);
 const SURE: Duration = Duration::from_secs(4);
 const REQUEST: Duration = Duration::from_secs(2);
+/// The wall's clock is slewed a little; more than this it was set, or the machine slept.
+const DISAGREE: Duration = Duration::from_millis(500);
 
 /// Whether writes may start.
 #[derive(Clone, Debug, Default)]
-pub struct LeaseHold(Arc<Mutex<Option<Instant>>>);
+pub struct LeaseHold(Arc<Mutex<Option<Renewed>>>);
+
+/// A moment by both clocks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Renewed {
+    pub(crate) steady: Instant,
+    pub(crate) wall: SystemTime,
+}
+
+impl Renewed {
+    fn now() -> Self {
+        Self { steady: Instant::now(), wall: clock::wall() }
+    }
+
+    /// Whether writes may start at `now` after a renewal at this time.
+    fn is_sure_at(self, now: Self) -> bool {
+        let by_steady = now.steady.saturating_duration_since(self.steady);
+        // a clock that was set back tells nothing, one that is far ahead that time has passed
+        let by_wall = now.wall.duration_since(self.wall);
+        by_steady < SURE && by_wall.is_ok_and(|passed| passed < SURE + DISAGREE)
+    }
+}
 
 impl LeaseHold {
     /// Whether a write that starts now ends before anyone else can hold the Lease.
     #[must_use]
     pub fn is_sure(&self) -> bool {
-        self.renewed().is_some_and(|at| at.elapsed() < SURE)
+        self.renewed().is_some_and(|at| at.is_sure_at(Renewed::now()))
     }
 
-    fn renewed(&self) -> Option<Instant> {
+    fn renewed(&self) -> Option<Renewed> {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The Lease was renewed by a request that started at this time; none: it is lost.
-    pub(crate) fn set(&self, at: Option<Instant>) {
+    pub(crate) fn set(&self, at: Option<Renewed>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = at;
     }
 }
@@ -66,20 +97,13 @@ pub struct Candidate {
     pub address: String,
 }
 
-/// What was seen last.
-#[derive(Debug, Default)]
-struct Seen {
-    version: String,
-    since: Option<Instant>,
-}
-
 /// Takes the Lease when it is free and keeps it, until cancelled; then gives it back.
 pub async fn run(c: Candidate, hold: LeaseHold, leadership: watch::Sender<Leadership>, cancel: CancellationToken) {
     let mut seen = Seen::default();
     while !cancel.is_cancelled() {
-        let started = Instant::now();
-        let result = tokio::time::timeout(REQUEST, c.attempt(&mut seen, started)).await;
-        let now = match result {
+        let started = Renewed::now();
+        let result = tokio::time::timeout(REQUEST, c.attempt(&mut seen, started.steady)).await;
+        let learnt = match result {
             Ok(Ok(l)) => Some(l),
             Ok(Err(e)) => {
                 debug!(error = %e, "the Lease can't be read or written");
@@ -87,22 +111,8 @@ pub async fn run(c: Candidate, hold: LeaseHold, leadership: watch::Sender<Leader
             }
             Err(_) => None,
         };
-        let now = match now {
-            Some(Leadership::Me) => {
-                hold.set(Some(started));
-                Leadership::Me
-            }
-            Some(other) => {
-                hold.set(None);
-                other
-            }
-            // not known: a leader stays one for as long as it can be sure
-            None if hold.is_sure() => Leadership::Me,
-            None => {
-                hold.set(None);
-                Leadership::Unknown
-            }
-        };
+        let (renewed, now) = election::after(hold.renewed(), learnt, started, Renewed::now());
+        hold.set(renewed);
         leadership.send_if_modified(|l| std::mem::replace(l, now.clone()) != now);
         tokio::select! {
             () = tokio::time::sleep(RETRY) => {}
@@ -126,21 +136,19 @@ impl Candidate {
 
     async fn attempt(&self, seen: &mut Seen, now: Instant) -> Result<Leadership, kube::Error> {
         let api = self.api();
-        let Some(lease) = api.get_opt(NAME).await? else {
-            let lease = self.lease(&self.name, 0, None);
-            api.create(&PostParams::default(), &lease).await?;
-            return Ok(Leadership::Me);
+        let lease = api.get_opt(NAME).await?;
+        let view = lease.as_ref().map(view);
+        let (version, transitions) = match seen.judge(view.as_ref(), &self.name, now) {
+            Move::Create => {
+                api.create(&PostParams::default(), &self.lease(&self.name, 0, None)).await?;
+                return Ok(Leadership::Me);
+            }
+            Move::Leave(leadership) => return Ok(leadership),
+            Move::Write { version, transitions } => (version, transitions),
         };
-        let holder = lease.data.pointer("/spec/holderIdentity").and_then(Value::as_str).unwrap_or_default();
-        if holder != self.name && !holder.is_empty() && !seen.is_over(&lease, now) {
-            let address = lease.metadata.annotations.as_ref().and_then(|a| a.get(ADDRESS).cloned());
-            return Ok(address.map_or(Leadership::Unknown, Leadership::Other));
-        }
-        let transitions = lease.data.pointer("/spec/leaseTransitions").and_then(Value::as_i64).unwrap_or(0);
-        let transitions = transitions + i64::from(holder != self.name);
-        let mut new = self.lease(&self.name, transitions, lease.metadata.resource_version.clone());
-        if holder == self.name
-            && let Some(acquired) = lease.data.pointer("/spec/acquireTime")
+        let mut new = self.lease(&self.name, transitions, Some(version));
+        if view.is_some_and(|v| v.holder == self.name)
+            && let Some(acquired) = lease.as_ref().and_then(|l| l.data.pointer("/spec/acquireTime"))
             && let Some(spec) = new.data.pointer_mut("/spec").and_then(Value::as_object_mut)
         {
             spec.insert("acquireTime".into(), acquired.clone());
@@ -178,12 +186,12 @@ impl Candidate {
     }
 }
 
-impl Seen {
-    fn is_over(&mut self, lease: &DynamicObject, now: Instant) -> bool {
-        let version = lease.metadata.resource_version.clone().unwrap_or_default();
-        if version != self.version || self.since.is_none() {
-            (self.version, self.since) = (version, Some(now));
-        }
-        self.since.is_some_and(|since| now.duration_since(since) >= DURATION)
+fn view(lease: &DynamicObject) -> View {
+    let text = |p: &str| lease.data.pointer(p).and_then(Value::as_str).unwrap_or_default().to_owned();
+    View {
+        version: lease.metadata.resource_version.clone().unwrap_or_default(),
+        holder: text("/spec/holderIdentity"),
+        address: lease.metadata.annotations.as_ref().and_then(|a| a.get(ADDRESS).cloned()),
+        transitions: lease.data.pointer("/spec/leaseTransitions").and_then(Value::as_i64).unwrap_or(0),
     }
 }

@@ -11,7 +11,7 @@ mod slim;
 use axoneme_model::{Kind, ObjectRef};
 use serde_json::Value;
 
-pub(crate) use slim::slim;
+pub use slim::slim;
 
 /// One change of the inputs.
 #[derive(Clone, Debug, PartialEq)]

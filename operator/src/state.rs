@@ -6,6 +6,7 @@
 mod apply;
 mod node;
 mod policy;
+mod uses;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -13,7 +14,8 @@ use std::{
     sync::Arc,
 };
 
-use axoneme_intake::{EndpointSlice, ObjectErrors, PodIpPool, Settings};
+use axoneme_crds::axoneme_config::IpamMode;
+use axoneme_intake::{EndpointSlice, ObjectErrors, Settings};
 use axoneme_model::{
     Identity, Kind, Labels, ObjectRef,
     policy::Policy,
@@ -23,6 +25,9 @@ use serde_json::Value;
 
 pub use node::NodeEntry;
 pub use policy::{Loaded, PolicyEntry};
+pub use uses::NodeUse;
+
+use crate::ipam::Pool;
 
 /// Reports that are kept of pods which the watch has not said yet.
 const EARLY_REPORTS: usize = 4096;
@@ -52,6 +57,14 @@ pub struct ConfigEntry {
     pub errors: Option<ObjectErrors>,
 }
 
+/// A CiliumPodIPPool object.
+#[derive(Clone, Debug, Default)]
+pub struct PoolEntry {
+    pub raw: Value,
+    pub generation: i64,
+    pub errors: Option<ObjectErrors>,
+}
+
 /// All objects.
 #[derive(Debug, Default)]
 pub struct Cluster {
@@ -61,9 +74,15 @@ pub struct Cluster {
     pub pods: BTreeMap<Key, Pod>,
     pub nodes: BTreeMap<Name, NodeEntry>,
     pub policies: BTreeMap<ObjectRef, PolicyEntry>,
-    pub pools: BTreeMap<Name, PodIpPool>,
+    /// CiliumPodIPPools as they count: the last good version of each.
+    pub pools: BTreeMap<Name, Pool>,
+    /// CiliumPodIPPool objects as they are, with what is wrong with them.
+    pub pool_objects: BTreeMap<Name, PoolEntry>,
+    uses: uses::Uses,
     /// What is wrong with objects that are not policies.
     pub errors: BTreeMap<ObjectRef, ObjectErrors>,
+    /// Uids of those.
+    refused_uids: BTreeMap<ObjectRef, String>,
     /// Manifest files that can't be used.
     pub broken: BTreeMap<String, String>,
     services: BTreeMap<Key, Service>,
@@ -87,12 +106,18 @@ pub struct Cluster {
 pub struct Touched {
     /// Addresses: nodes, pools or settings changed.
     pub ipam: bool,
+    /// Which pools pods take their addresses from.
+    pub choices: bool,
+    /// Conditions of pools.
+    pub pools: bool,
     /// Settings of nodes.
     pub configs: bool,
     pub nodes: BTreeSet<Name>,
     pub policies: BTreeSet<ObjectRef>,
     pub config: bool,
     pub identities: Vec<(Identity, Option<Labels>)>,
+    /// Objects that can't be used as they are.
+    pub refused: BTreeSet<ObjectRef>,
 }
 
 impl Cluster {
@@ -114,6 +139,26 @@ impl Cluster {
         super::source::KINDS.into_iter().filter(|k| !self.synced.contains(k))
     }
 
+    /// Uid of an object that is known.
+    #[must_use]
+    pub fn uid(&self, object: &ObjectRef) -> Option<String> {
+        let of = |raw: &Value| raw.pointer("/metadata/uid").and_then(Value::as_str).map(str::to_owned);
+        match object.kind {
+            Kind::Pod => {
+                let pod = self.pods.get(&(object.namespace.clone(), object.name.clone()));
+                pod.map(|p| p.uid.to_string()).filter(|u| !u.is_empty())
+            }
+            Kind::Node => of(&self.nodes.get(&object.name)?.node_raw),
+            Kind::CiliumNode => of(&self.nodes.get(&object.name)?.cilium_raw),
+            Kind::CiliumPodIPPool => of(&self.pool_objects.get(&object.name)?.raw),
+            Kind::AxonemeConfig => of(&self.config.as_ref()?.raw),
+            _ => match self.policies.get(object) {
+                Some(policy) => of(&policy.raw),
+                None => self.refused_uids.get(object).cloned(),
+            },
+        }
+    }
+
     /// Changes of the compiler's input since the last call.
     pub fn take_changes(&mut self) -> Vec<WorldChange> {
         std::mem::take(&mut self.changes)
@@ -125,16 +170,21 @@ impl Cluster {
     }
 
     /// The pod as the model sees it.
+    fn seen(&self, key: &Key) -> Option<Box<Pod>> {
+        let mut pod = Box::new(self.pods.get(key)?.clone());
+        if self.gone.contains(&pod.uid) {
+            pod.addresses.clear();
+        } else if let Some(a) = self.reported.get(&pod.uid).filter(|a| !a.is_empty()) {
+            pod.addresses.clone_from(a);
+        }
+        Some(pod)
+    }
+
     fn emit_pod(&mut self, key: &Key) {
-        let pod = self.pods.get(key).map(|p| {
-            let mut p = Box::new(p.clone());
-            if self.gone.contains(&p.uid) {
-                p.addresses.clear();
-            } else if let Some(a) = self.reported.get(&p.uid).filter(|a| !a.is_empty()) {
-                p.addresses.clone_from(a);
-            }
-            p
-        });
+        let pod = self.seen(key);
+        self.count_pod(key, pod.as_deref());
+        // what a node's pods need of the pools, and what of them is used
+        self.touched.ipam |= matches!(self.settings.ipam.mode, IpamMode::MultiPool | IpamMode::CRD);
         self.changes.push(WorldChange::Pod(key.clone(), pod));
     }
 
@@ -179,14 +229,6 @@ impl Cluster {
             self.apiserver.clone_from(&addresses);
             self.changes.push(WorldChange::ApiServer(addresses));
         }
-    }
-
-    /// Pools whose selectors choose the pod, where no annotation does; the first by name.
-    #[must_use]
-    pub fn pool_of(&self, pod: &Pod) -> Option<&PodIpPool> {
-        let labels = self.namespaces.get(&pod.namespace).map(|n| &n.labels);
-        let none = BTreeMap::new();
-        self.pools.values().find(|p| p.selects(pod, labels.unwrap_or(&none)))
     }
 }
 

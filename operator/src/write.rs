@@ -37,6 +37,8 @@ pub enum Operation {
         warning: bool,
         reason: String,
         message: String,
+        /// Of the object that it is about: `kubectl describe` looks events up by it.
+        uid: Option<String>,
     },
 }
 
@@ -66,7 +68,7 @@ impl Write {
     /// An Event for people.
     #[must_use]
     pub fn event(object: ObjectRef, warning: bool, reason: &str, message: String) -> Self {
-        Self::new(object, Part::Event, Operation::Event { warning, reason: reason.to_owned(), message })
+        Self::new(object, Part::Event, Operation::Event { warning, reason: reason.to_owned(), message, uid: None })
     }
 
     /// Whether it hands out something that must not be handed out twice: such writes need a Lease that is sure.

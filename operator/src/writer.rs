@@ -80,8 +80,8 @@ async fn request(client: &Client, instance: &str, write: &Write) -> Result<Optio
             api.delete(name, &params).await?;
             return Ok(None);
         }
-        (Operation::Event { warning, reason, message }, _) => {
-            event(client, instance, write, *warning, reason, message).await?;
+        (Operation::Event { .. }, _) => {
+            event(client, instance, write).await?;
             return Ok(None);
         }
     };
@@ -101,34 +101,11 @@ fn parse(body: &Value) -> Result<DynamicObject, kube::Error> {
     serde_json::from_value(body.clone()).map_err(kube::Error::SerdeError)
 }
 
-/// An `events.k8s.io/v1` Event. Its name is a hash of what it says: said twice it is there once.
-async fn event(
-    client: &Client,
-    instance: &str,
-    write: &Write,
-    warning: bool,
-    reason: &str,
-    message: &str,
-) -> Result<(), kube::Error> {
-    let object = &write.key.object;
-    let namespace = if object.namespace.is_empty() { "default" } else { &object.namespace };
-    let digest = Sha256::digest(format!("{object}\n{reason}\n{message}"));
-    let digest = hex::encode(digest.first_chunk::<8>().copied().unwrap_or_default());
-    let resource = resource(object.kind);
-    let body = json!({
-        "apiVersion": "events.k8s.io/v1",
-        "kind": "Event",
-        "metadata": {"name": format!("{}.{digest}", object.name), "namespace": namespace},
-        "regarding": {"apiVersion": resource.api_version, "kind": resource.kind, "name": &*object.name,
-            "namespace": &*object.namespace},
-        "type": if warning { "Warning" } else { "Normal" },
-        "reason": reason,
-        "note": message,
-        "action": "Reconcile",
-        "reportingController": "axoneme.io/operator",
-        "reportingInstance": instance,
-        "eventTime": crate::time::rfc3339_micro(axoneme_runtime::clock::wall()),
-    });
+/// Writes an Event; one that is there already says the same.
+async fn event(client: &Client, instance: &str, write: &Write) -> Result<(), kube::Error> {
+    let Some(body) = event_body(instance, write) else { return Ok(()) };
+    let namespace = body.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or("default").to_owned();
+    let namespace = namespace.as_str();
     let gvk = kube::core::GroupVersionKind::gvk("events.k8s.io", "v1", "Event");
     let events = kube::core::ApiResource::from_gvk_with_plural(&gvk, "events");
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &events);
@@ -136,5 +113,58 @@ async fn event(
         Ok(_) => Ok(()),
         Err(kube::Error::Api(s)) if s.code == 409 => Ok(()),
         Err(e) => Err(e),
+    }
+}
+
+/// An `events.k8s.io/v1` Event. Its name is a hash of what it says: said twice it is there once.
+fn event_body(instance: &str, write: &Write) -> Option<Value> {
+    let Operation::Event { warning, reason, message, uid } = &write.operation else { return None };
+    let object = &write.key.object;
+    let namespace = if object.namespace.is_empty() { "default" } else { &object.namespace };
+    let uid = uid.as_deref().unwrap_or_default();
+    let digest = Sha256::digest(format!("{object}\n{uid}\n{reason}\n{message}"));
+    let digest = hex::encode(digest.first_chunk::<8>().copied().unwrap_or_default());
+    let resource = resource(object.kind);
+    let mut regarding = json!({"apiVersion": resource.api_version, "kind": resource.kind, "name": &*object.name});
+    for (field, value) in [("namespace", &*object.namespace), ("uid", uid)] {
+        if let Some(r) = regarding.as_object_mut().filter(|_| !value.is_empty()) {
+            r.insert(field.into(), value.into());
+        }
+    }
+    Some(json!({
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"name": format!("{}.{digest}", object.name), "namespace": namespace},
+        "regarding": regarding,
+        "type": if *warning { "Warning" } else { "Normal" },
+        "reason": reason,
+        "note": message,
+        "action": "Reconcile",
+        "reportingController": "axoneme.io/operator",
+        "reportingInstance": instance,
+        "eventTime": crate::time::rfc3339_micro(axoneme_runtime::clock::wall()),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use axoneme_model::ObjectRef;
+
+    use super::*;
+
+    #[test]
+    fn an_event_is_found_by_the_uid_of_its_object() {
+        let mut w = Write::event(ObjectRef::new(Kind::Pod, "ns", "p"), true, "Exhausted", "no block".into());
+        if let Operation::Event { uid, .. } = &mut w.operation {
+            *uid = Some("u-1".into());
+        }
+        let body = event_body("op-1", &w).unwrap();
+        assert_eq!(body["regarding"], json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "namespace": "ns", "uid": "u-1"}));
+        assert_eq!((&body["type"], &body["reason"]), (&json!("Warning"), &json!("Exhausted")));
+        assert_eq!(body["metadata"]["name"], event_body("op-2", &w).unwrap()["metadata"]["name"], "once for all replicas");
+        let cluster = Write::event(ObjectRef::new(Kind::CiliumPodIPPool, "", "p"), false, "X", String::new());
+        let body = event_body("op-1", &cluster).unwrap();
+        assert_eq!(body["metadata"]["namespace"], "default");
+        assert!(body["regarding"].get("namespace").is_none());
     }
 }

@@ -35,8 +35,41 @@ pub struct CiliumNode {
     pub addresses_for_pods: BTreeSet<IpAddr>,
     /// Demand and blocks by pool (IPAM mode MultiPool).
     pub pools: BTreeMap<Arc<str>, PoolShare>,
+    /// Blocks of `pools` that are marked to be given back: annotation [`RELEASING`].
+    pub releasing: BTreeSet<Cidr>,
+    /// Addresses that their giver wants back (IPAM mode CRD), and how far that is.
+    pub release: BTreeMap<IpAddr, Release>,
     /// Who uses which address, as the agent reported: address → owner (`namespace/pod`).
     pub used: BTreeMap<IpAddr, Arc<str>>,
+}
+
+/// Annotation with the blocks that the node is to give back, separated by commas. In the object that hands the blocks
+/// out, so that mark and blocks change together.
+pub const RELEASING: &str = "axoneme.io/releasing";
+
+/// How far the release of an address is (`status.ipam.release-ips`): its giver marks it, the node's side says whether it
+/// may go, the giver releases it and takes it out of the pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Release {
+    MarkedForRelease,
+    ReadyForRelease,
+    DoNotRelease,
+    Released,
+}
+
+impl Release {
+    const ALL: [(&'static str, Self); 4] = [
+        ("marked-for-release", Self::MarkedForRelease),
+        ("ready-for-release", Self::ReadyForRelease),
+        ("do-not-release", Self::DoNotRelease),
+        ("released", Self::Released),
+    ];
+
+    /// As the API writes it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        Self::ALL.iter().find(|(_, s)| *s == self).map_or("", |(text, _)| text)
+    }
 }
 
 /// What a node wants and holds of one pool.
@@ -47,13 +80,20 @@ pub struct PoolShare {
     pub needed_ipv6: u32,
     /// Blocks that it holds.
     pub blocks: Vec<Cidr>,
+    /// Whether pods get the first and the last address of a block.
+    pub allow_first_address: bool,
+    pub allow_last_address: bool,
 }
 
 /// Reads a CiliumNode.
 pub fn cilium_node(object: &Value) -> Result<CiliumNode, ObjectErrors> {
     read(object, Kind::CiliumNode, |root, meta| {
-        let ignored = annotations(root).get("ipam.cilium.io/ignore").is_some_and(|v| &**v == "true");
+        let annotations = annotations(root);
+        let ignored = annotations.get("ipam.cilium.io/ignore").is_some_and(|v| &**v == "true");
         let mut node = CiliumNode { name: meta.object.name.clone(), ipam_ignored: ignored, ..CiliumNode::default() };
+        // a mark that can't be read is none: the block stays
+        let marks = annotations.get(RELEASING).into_iter().flat_map(|v| v.split(','));
+        node.releasing = marks.filter_map(|c| c.trim().parse().ok()).collect();
         if let Some(spec) = root.require("spec").filter(Field::object) {
             node.boot_id = spec.get("bootid").and_then(|b| b.str()).unwrap_or_default().into();
             if let Some(list) = spec.get("addresses") {
@@ -70,7 +110,10 @@ pub fn cilium_node(object: &Value) -> Result<CiliumNode, ObjectErrors> {
             && let Some(ipam) = status.get("ipam").filter(Field::object)
         {
             node.used = used(&ipam);
+            node.release = release(&ipam);
         }
+        let held: BTreeSet<Cidr> = node.pools.values().flat_map(|s| &s.blocks).copied().collect();
+        node.releasing.retain(|b| held.contains(b));
         (node, None)
     })
 }
@@ -106,8 +149,11 @@ fn read_ipam(ipam: &Field<'_>, node: &mut CiliumNode) {
     }
     for item in pools.get("allocated").iter().flat_map(Field::items).filter(Field::object) {
         let blocks = item.get("cidrs").iter().flat_map(Field::items).filter_map(|c| prefix(&c)).collect();
+        let flag = |name| item.get(name).and_then(|f| f.bool()).unwrap_or(false);
+        let (first, last) = (flag("allowFirstIP"), flag("allowLastIP"));
         if let Some(name) = item.require("pool").and_then(|p| p.str().map(Arc::from)) {
-            node.pools.entry(name).or_default().blocks = blocks;
+            let share = node.pools.entry(name).or_default();
+            (share.blocks, share.allow_first_address, share.allow_last_address) = (blocks, first, last);
         }
     }
 }
@@ -119,6 +165,18 @@ fn used(ipam: &Field<'_>) -> BTreeMap<IpAddr, Arc<str>> {
             let owner = entry.get("owner").and_then(|o| o.str()).unwrap_or_default();
             if let Some(address) = key_address(text, &entry) {
                 out.insert(address, owner.into());
+            }
+        }
+    }
+    out
+}
+
+fn release(ipam: &Field<'_>) -> BTreeMap<IpAddr, Release> {
+    let mut out = BTreeMap::new();
+    for map in ["release-ips", "release-ipv6s"] {
+        for (text, entry) in ipam.get(map).iter().flat_map(Field::entries) {
+            if let (Some(address), Some(state)) = (key_address(text, &entry), entry.choice(&Release::ALL)) {
+                out.insert(address, state);
             }
         }
     }

@@ -48,7 +48,7 @@ use serde_json::Value;
 pub use self::{
     cidr_group::cidr_group,
     cilium_identity::cilium_identity,
-    cilium_node::{CiliumNode, PoolShare, cilium_node},
+    cilium_node::{CiliumNode, PoolShare, RELEASING, Release, cilium_node},
     cilium_policy::{cilium_clusterwide_network_policy, cilium_network_policy},
     cluster_network_policy::cluster_network_policy,
     config::{Agent, CONFIG_NAME, Cni, Conntrack, Ipam, Masquerade, Routing, Services, Settings, config},

@@ -66,14 +66,14 @@ impl LabelKey {
     }
 
     /// From `source:name` or `name` (then `any`, as in Cilium's endpoint selectors). A name may itself hold a colon
-    /// only behind a source.
+    /// only behind a source. A dot separates nothing, but in the short form `reserved.host`: keys of Kubernetes begin with
+    /// `k8s.` and `any.` too (`k8s.v1.cni.cncf.io/network-status`).
     #[must_use]
     pub fn parse(text: &str) -> Self {
         let (source, name) = match text.split_once(':') {
             Some((s, n)) => (s, n),
-            // `any.` and `k8s.` prefixes are the form that the label selector grammar of Kubernetes allows
             None => match text.split_once('.') {
-                Some((s @ ("any" | "k8s" | "reserved"), n)) => (s, n),
+                Some((s @ "reserved", n)) if !n.contains(['.', '/']) => (s, n),
                 _ => ("any", text),
             },
         };
@@ -169,5 +169,21 @@ impl Labels {
 impl FromIterator<(LabelKey, Arc<str>)> for Labels {
     fn from_iter<T: IntoIterator<Item = (LabelKey, Arc<str>)>>(iter: T) -> Self {
         Self(Arc::new(iter.into_iter().collect()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_kubernetes_keep_their_dots() {
+        let parsed = |text: &str| LabelKey::parse(text).to_string();
+        assert_eq!(parsed("k8s.v1.cni.cncf.io/x"), "any:k8s.v1.cni.cncf.io/x");
+        assert_eq!(parsed("any.example/x"), "any:any.example/x");
+        assert_eq!(parsed("reserved.example.com/x"), "any:reserved.example.com/x");
+        assert_eq!(parsed("reserved.host"), "reserved:host");
+        assert_eq!(parsed("k8s:app"), "k8s:app");
+        assert_eq!(parsed("cni:a:b"), "cni:a:b");
     }
 }

@@ -106,7 +106,8 @@ pub struct EndpointRow {
     /// Addresses that the operator has assigned (ipam modes that do so); else empty, and the agent takes them from
     /// its pod CIDRs.
     pub addresses: BTreeSet<IpAddr>,
-    /// Pool to take addresses from in multi-pool mode, per family; empty for the default.
+    /// Pool to take addresses from in multi-pool mode, per family; empty for the default. What begins with
+    /// [`NO_POOL`] is no pool: the rest says why the pod gets no address.
     pub pool_v4: Arc<str>,
     pub pool_v6: Arc<str>,
     /// All security labels, for flows.
@@ -211,6 +212,73 @@ pub struct NodeConfigRow {
     pub conntrack_entries: u32,
     /// Underlay devices; empty: those that hold a default route or a node address.
     pub devices: Vec<Arc<str>>,
+    /// How the blocks of `pools` are used.
+    #[serde(default)]
+    pub blocks: BlockUse,
+}
+
+/// First character of [`EndpointRow::pool_v4`] where no pool is to be used; no pool can have such a name.
+pub const NO_POOL: char = '!';
+
+/// How a node uses the blocks of its pools.
+///
+/// *Expected flow* of giving a block back: the leader marks it, here it is in `releasing`; the node hands nothing out of
+/// it any more and reports it as released, with `version`, once none of its addresses is in use or at rest; the leader
+/// takes it away, with the precondition that the CiliumNode still has that version. A block whose mark is taken off
+/// again has another version: no report from before counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockUse {
+    /// Version of the CiliumNode that says which blocks the node holds. Larger is newer; 0: there is none. A node does
+    /// not go back to an older one, in which it may still hold what has another owner by now.
+    pub version: u64,
+    /// Blocks of `pools` from which nothing is handed out.
+    pub releasing: BTreeSet<Cidr>,
+    /// Pools of which more or less than the usual is handed out; see [`Edges`].
+    pub edges: BTreeMap<Arc<str>, Edges>,
+    /// Pools whose pods keep their addresses when they talk to the outside.
+    pub unmasqueraded: BTreeSet<Arc<str>>,
+}
+
+/// Which addresses of a block are handed out: all but the first, the second (the router's) and, of IPv4, the last; of a
+/// multi-pool block all but the first and the last, unless its pool allows them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Edges {
+    #[default]
+    Usual,
+    Pool {
+        allow_first: bool,
+        allow_last: bool,
+    },
+}
+
+/// Addresses of one block that are handed out at most, counted from its start: 64 times what a kubelet runs.
+pub const BLOCK_SPAN: u32 = 1 << 16;
+
+impl Edges {
+    /// Addresses of the block that count, and the offsets among them that are never handed out. Of blocks of one or two
+    /// addresses all are: they have no network address (RFC 3021).
+    #[must_use]
+    pub fn of(self, block: Cidr) -> (u32, Vec<u32>) {
+        let host_bits = if block.is_ipv4() { 32 } else { 128 } - u32::from(block.prefix());
+        let whole = host_bits <= BLOCK_SPAN.trailing_zeros();
+        let size = if whole { 1 << host_bits } else { BLOCK_SPAN };
+        if size <= 2 {
+            return (size, Vec::new());
+        }
+        let (first, router, last) = match self {
+            Self::Usual => (true, true, block.is_ipv4()),
+            Self::Pool { allow_first, allow_last } => (!allow_first, false, !allow_last),
+        };
+        let offsets = [(first, 0), (router, 1), (last && whole, size - 1)];
+        (size, offsets.into_iter().filter(|(reserved, _)| *reserved).map(|(_, o)| o).collect())
+    }
+
+    /// How many addresses of the block are handed out.
+    #[must_use]
+    pub fn capacity(self, block: Cidr) -> u32 {
+        let (size, reserved) = self.of(block);
+        size - reserved.len() as u32
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

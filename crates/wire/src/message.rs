@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use axoneme_model::{Identity, ObjectRef, rows::TableId};
+use axoneme_model::{Cidr, Identity, ObjectRef, rows::TableId};
 
 use crate::change::RowKey;
 
@@ -67,6 +67,10 @@ pub struct NodeReport {
     pub addresses: Vec<IpAddr>,
     /// What the node can do: name → value.
     pub capabilities: BTreeMap<String, String>,
+    /// The version of [`axoneme_model::rows::BlockUse`] that `released` is about.
+    pub blocks_version: u64,
+    /// Of its `releasing`, the blocks of which no address is in use or at rest.
+    pub released: BTreeSet<Cidr>,
 }
 
 /// Something a person should know; the leader makes an Event of it.

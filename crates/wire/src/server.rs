@@ -13,13 +13,15 @@ mod frame;
 mod hub;
 mod service;
 mod session;
+mod tls;
 mod views;
 
 use std::sync::Arc;
 
 pub use hub::{Enforcement, Hub, Leadership, Refusal};
-pub use service::{Service, Tls, serve};
+pub use service::{ServeError, Service, Tls, serve};
 pub use session::Subscribe;
+pub use tls::BadCertificate;
 
 use crate::message::NodeMessage;
 

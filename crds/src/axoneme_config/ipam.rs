@@ -9,10 +9,11 @@ use serde::{Deserialize, Serialize};
 pub struct Ipam {
     /// ClusterPool: each node gets a block of clusterPool. MultiPool: nodes get blocks of CiliumPodIPPools as they need
     /// them. Kubernetes: each node uses the podCIDRs of its Node object. CRD: each node uses the addresses in
-    /// spec.ipam.pool of its CiliumNode, which somebody else writes. Cannot be changed while pods run.
+    /// spec.ipam.pool of its CiliumNode, which somebody else writes. Cannot be changed, but from ClusterPool to MultiPool:
+    /// the blocks of the nodes go to the default pool then.
     #[schemars(extend("x-kubernetes-validations" = [{
-        "rule": "self == oldSelf",
-        "message": "the IPAM mode cannot be changed: pods would keep addresses that nobody accounts for"
+        "rule": "self == oldSelf || (oldSelf == 'ClusterPool' && self == 'MultiPool')",
+        "message": "the IPAM mode cannot be changed but from ClusterPool to MultiPool: pods would keep addresses that nobody accounts for"
     }]))]
     pub mode: IpamMode,
 

@@ -2,6 +2,7 @@
 
 use axoneme_cni::protocol::Attachment;
 use axoneme_kernel::net::{LINK_PREFIX, OVERLAY_LINK};
+use axoneme_model::rows::NodeConfigRow;
 use ipnetwork::IpNetwork;
 
 use super::{Endpoint, Engine};
@@ -11,7 +12,33 @@ use crate::{
     store::{self, StoreError},
 };
 
+/// Document with the version of the blocks that was obeyed last.
+const BLOCKS: &str = "blocks";
+
 impl Engine {
+    /// Reads which version of the node's blocks was obeyed last.
+    pub(super) fn load_blocks(&mut self) -> Result<(), Error> {
+        match store::load(&*self.parts.store, BLOCKS) {
+            Ok(version) => self.ipam.restore(version.unwrap_or(0)),
+            Err(error @ StoreError::Broken { .. }) => tracing::warn!(%error, "the version of the blocks is not known"),
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// Takes the node's blocks as the configuration says, unless it is older than what is known.
+    pub(super) fn use_blocks(&mut self, config: &NodeConfigRow) {
+        let before = self.ipam.version();
+        if !self.ipam.configure(config.pools.iter().map(|(n, c)| (&**n, c.as_slice())), &config.blocks) {
+            let version = config.blocks.version;
+            tracing::warn!(version, before, "blocks of an older CiliumNode left out: this replica's view is behind");
+        } else if self.ipam.version() != before
+            && let Err(error) = store::save(&*self.parts.store, BLOCKS, &self.ipam.version())
+        {
+            tracing::warn!(%error, "the version of the blocks is not on disk");
+        }
+    }
+
     /// Reads all intents. One that cannot be read is set aside and told; its pod keeps what it has in the kernel.
     pub(super) fn load_intents(&mut self) -> Result<(), Error> {
         let names = self.parts.store.names(DOCUMENT_PREFIX)?;

@@ -104,6 +104,9 @@ impl Engine {
             }
         }
         let row = self.row_for(request)?;
+        if let Some(reason) = self.lacks_address(&row) {
+            return Err(Refusal::Wait(reason));
+        }
         self.counters.adds += 1;
         let made = self.intend(&attachment, &row, &request.netns).and_then(|()| self.build(&attachment, netns));
         match made {
@@ -181,6 +184,17 @@ impl Engine {
         let endpoint = Endpoint { intent, ifindex: None, reported: None, fault: None, doomed: false };
         self.endpoints.insert(attachment.clone(), endpoint);
         Ok(())
+    }
+
+    /// Why the pod's pools have no address, where more may come: the operator gives the node blocks as its pods need them.
+    fn lacks_address(&mut self, row: &EndpointRow) -> Option<String> {
+        let config = self.rows.rows().config.as_ref()?;
+        let families = [(config.ipv4, true, &row.pool_v4), (config.ipv6, false, &row.pool_v6)];
+        let named = families.into_iter().filter(|(wanted, _, pool)| *wanted && !pool.is_empty());
+        let now = self.parts.clock.now();
+        named.filter(|_| row.addresses.is_empty()).find_map(|(_, v4, pool)| {
+            self.ipam.lacks(pool, v4, now).map(|e| format!("pod {}/{}: {e}", row.namespace, row.name))
+        })
     }
 
     fn allocate(&mut self, row: &EndpointRow) -> Result<BTreeSet<IpAddr>, Error> {

@@ -59,7 +59,8 @@ impl Engine {
                             names.remove_service(row);
                         }
                     }
-                    RowKey::Config(_) | RowKey::Node(_) | RowKey::Table(_) => {}
+                    RowKey::Node(name) => names.remove_node(name),
+                    RowKey::Config(_) | RowKey::Table(_) => {}
                 }
             }
         });
@@ -82,7 +83,9 @@ impl Engine {
                     Row::Rule(r) => names.upsert_rule(r),
                     Row::Endpoint(r) => names.upsert_endpoint(r),
                     Row::Service(r) => names.upsert_service(r),
-                    Row::Config(_) | Row::Node(_) | Row::Table(_) => {}
+                    Row::Node(r) => names.upsert_node(r),
+                    Row::Config(r) => names.set_cluster(&r.cluster_name),
+                    Row::Table(_) => {}
                 }
             }
         });
@@ -116,8 +119,8 @@ impl Engine {
     fn replan(&mut self, old: Option<&NodeConfigRow>) {
         self.base.dirty = true;
         let Some(config) = self.rows.rows().config.clone() else { return };
-        if old.is_none_or(|o| o.pools != config.pools) {
-            self.ipam.configure(config.pools.iter().map(|(n, c)| (&**n, c.as_slice())));
+        if old.is_none_or(|o| o.pools != config.pools || o.blocks != config.blocks) {
+            self.use_blocks(&config);
         }
         if old.is_none_or(|o| o.routing != config.routing) {
             for prefix in self.rows.rows().ips.keys().copied().collect::<Vec<_>>() {

@@ -254,7 +254,9 @@ impl Engine {
         let reasons = self.unready();
         let addresses = Vec::new();
         let capabilities = self.parts.warnings.iter().map(|w| ("warning".to_owned(), w.clone())).collect();
-        let report = NodeReport { ready: reasons.is_empty(), reasons, addresses, capabilities };
+        let (blocks_version, released) = self.ipam.released(self.parts.clock.now());
+        let ready = reasons.is_empty();
+        let report = NodeReport { ready, reasons, addresses, capabilities, blocks_version, released };
         if self.reported.as_ref() != Some(&report) {
             self.reported = Some(report.clone());
             self.outgoing.push(Outgoing::Node(report));

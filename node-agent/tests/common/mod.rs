@@ -414,6 +414,7 @@ pub fn config() -> NodeConfigRow {
         always_allow_own_host: true,
         conntrack_entries: 1024,
         devices: vec![],
+        blocks: axoneme_model::rows::BlockUse::default(),
     }
 }
 

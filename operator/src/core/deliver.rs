@@ -1,13 +1,13 @@
 //! From changes to rows at the hub.
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use axoneme_crds::axoneme_config::IpamMode;
 use axoneme_model::rows::{EndpointRow, IdentityRow};
 use axoneme_wire::{Row, RowChange, RowKey};
 
 use super::Core;
-use crate::{configs, plan::nodes::pools_of};
+use crate::configs;
 
 /// Rounds of compiling in one flush: numbers that became usable change rows, which changes nothing further.
 const ROUNDS: usize = 4;
@@ -77,17 +77,36 @@ impl Core {
         gone.into_iter().map(|n| RowChange::Remove(RowKey::Config(n))).chain(changed).collect()
     }
 
-    /// The pools that selectors choose: the compiler knows annotations only.
-    fn choose_pools(&self, rows: &mut [RowChange]) {
-        if self.cluster.settings.ipam.mode != IpamMode::MultiPool {
+    /// The pools that rows name: the compiler knows annotations only. Where pools or namespaces changed, pods that still
+    /// wait for an address are told anew; one that has its address keeps it.
+    fn choose_pools(&mut self, rows: &mut Vec<RowChange>) {
+        let multi = self.cluster.settings.ipam.mode == IpamMode::MultiPool;
+        for row in rows.iter_mut() {
+            let RowChange::Upsert(Row::Endpoint(e)) = row else { continue };
+            if let Some(pod) = self.cluster.pods.get(&(e.namespace.clone(), e.name.clone())) {
+                // in the other modes there is one pool, whatever pods are annotated with
+                let key = (e.namespace.clone(), e.name.clone());
+                let told = self.hub.endpoint(&pod.uid).filter(|_| !self.cluster.is_waiting(&pod.node, &key));
+                let [pool_v4, pool_v6] = match (multi, told) {
+                    // in the other modes there is one pool, whatever pods are annotated with
+                    (false, _) => ["".into(), "".into()],
+                    (true, Some(told)) => [told.pool_v4.clone(), told.pool_v6.clone()],
+                    (true, None) => self.cluster.choice(pod).map(|c| c.row()),
+                };
+                *e = EndpointRow { pool_v4, pool_v6, ..e.clone() };
+            }
+        }
+        if !std::mem::take(&mut self.todo.choices) || !multi {
             return;
         }
-        for row in rows {
-            let RowChange::Upsert(Row::Endpoint(e)) = row else { continue };
-            let key = (e.namespace.clone(), e.name.clone());
-            if let Some(pod) = self.cluster.pods.get(&key) {
-                let [pool_v4, pool_v6] = pools_of(&self.cluster, pod);
-                *e = EndpointRow { pool_v4, pool_v6, ..e.clone() };
+        let named: BTreeSet<RowKey> = rows.iter().map(RowChange::key).collect();
+        for (key, _) in self.cluster.waiting() {
+            let Some(pod) = self.cluster.pods.get(key) else { continue };
+            let Some(row) = self.hub.endpoint(&pod.uid) else { continue };
+            let [pool_v4, pool_v6] = self.cluster.choice(pod).map(|c| c.row());
+            let new = EndpointRow { pool_v4, pool_v6, ..row.clone() };
+            if new != *row && !named.contains(&RowKey::Endpoint(pod.uid.clone())) {
+                rows.push(RowChange::Upsert(Row::Endpoint(new)));
             }
         }
     }

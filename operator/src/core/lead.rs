@@ -1,6 +1,9 @@
 //! What the holder of the Lease writes.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axoneme_model::{Kind, ObjectRef};
 use axoneme_wire::NodeEvent;
@@ -9,18 +12,22 @@ use tracing::{error, warn};
 use super::Core;
 use crate::{
     ipam,
-    plan::{identities, nodes, status},
+    plan::{identities, lent, nodes, pools, status},
     source::SourceEvent,
-    write::{Operation, Part, Write},
+    write::{Operation, Part, Write, WriteKey},
 };
 
-/// Events of nodes that wait; more are dropped: they are best effort.
+/// Events that wait; more are dropped: they are best effort.
 const EVENTS: usize = 256;
+/// Events written at once, and how often one more: a broken rollout must not fill the API server with them.
+pub(super) const EVENTS_AT_ONCE: u32 = 64;
+const EVERY: Duration = Duration::from_millis(200);
 
 impl Core {
     /// All writes that are due and not under way.
     pub(super) fn plan(&mut self, now: Instant, wall: &str) -> Vec<Write> {
         let mut writes = std::mem::take(&mut self.events);
+        self.tell_refused(&mut writes);
         self.plan_identities(now, &mut writes);
         self.plan_addresses(&mut writes);
         for name in std::mem::take(&mut self.todo.nodes) {
@@ -29,11 +36,55 @@ impl Core {
             }
         }
         self.plan_status(now, wall, &mut writes);
+        self.plan_pools(now, wall, &mut writes);
+        self.limit_events(now, &mut writes);
         writes.retain(|w| self.is_due(w, now));
         for w in writes.iter().filter(|w| !matches!(w.operation, Operation::Event { .. })) {
             self.in_flight.insert(w.key.clone(), w.clone());
+            if w.key.object.kind == Kind::CiliumNode {
+                let name = &w.key.object.name;
+                nodes::promise(&mut self.promises, &self.cluster, name, self.addresses.nodes.get(name));
+            }
         }
         writes
+    }
+
+    /// Objects that can't be used as they are, where `kubectl describe` shows it.
+    fn tell_refused(&mut self, writes: &mut Vec<Write>) {
+        for object in std::mem::take(&mut self.todo.refused) {
+            let errors = self.cluster.errors.get(&object);
+            let errors = errors.or_else(|| self.cluster.policies.get(&object).and_then(|p| p.errors.as_ref()));
+            writes.extend(errors.map(|e| status::event(&object, e)));
+        }
+    }
+
+    /// Names the objects of events, and puts those aside that are more than people read: they follow.
+    fn limit_events(&mut self, now: Instant, writes: &mut Vec<Write>) {
+        let rested = self.told_at.map_or(Duration::MAX, |at| now.saturating_duration_since(at));
+        if rested >= EVERY {
+            let earned = rested.as_millis() / EVERY.as_millis();
+            self.tellings = EVENTS_AT_ONCE.min(self.tellings.saturating_add(u32::try_from(earned).unwrap_or(u32::MAX)));
+            self.told_at = Some(now);
+        }
+        let mut aside = Vec::new();
+        let mut go = Vec::new();
+        for mut w in std::mem::take(writes) {
+            if let Operation::Event { message, uid, .. } = &mut w.operation {
+                if self.told.get(&w.key) == Some(message) {
+                    continue;
+                }
+                if self.tellings == 0 {
+                    aside.push(w);
+                    continue;
+                }
+                self.tellings -= 1;
+                *uid = self.cluster.uid(&w.key.object);
+            }
+            go.push(w);
+        }
+        *writes = go;
+        aside.truncate(EVENTS);
+        self.events = aside;
     }
 
     /// Whether the write may go now. What may not is looked at again when its predecessor is through, or its pause over.
@@ -78,17 +129,28 @@ impl Core {
         if !std::mem::take(&mut self.todo.ipam) {
             return;
         }
-        let states = nodes::states(&self.cluster);
+        nodes::settle(&mut self.promises, &self.cluster);
+        let states = nodes::states(&self.cluster, &self.promises);
         let plan = ipam::plan(&self.cluster.settings.ipam, &self.cluster.pools, &states);
         writes.extend(nodes::cilium_nodes(&self.cluster, &plan));
+        writes.extend(lent::statuses(&self.cluster));
         for p in plan.problems.difference(&self.addresses.problems) {
-            let about = match &p.pool {
+            let pool = p.pool.as_ref().filter(|name| self.cluster.pool_objects.contains_key(*name));
+            let about = match pool {
                 Some(pool) => ObjectRef::new(Kind::CiliumPodIPPool, "", pool),
                 None => ObjectRef::new(Kind::AxonemeConfig, "", axoneme_intake::CONFIG_NAME),
             };
-            writes.push(Write::event(about, true, "PoolProblem", p.to_string()));
+            writes.push(Write::event(about, true, p.trouble.reason(), p.to_string()));
         }
+        let told = |o: &ObjectRef, text: &str| {
+            self.told.get(&WriteKey { object: o.clone(), part: Part::Event }).is_some_and(|t| t == text)
+        };
+        let waiting = pools::waiting(&self.cluster, &plan, told);
+        // those beyond what is told at once follow
+        self.todo.ipam |= !waiting.is_empty();
+        writes.extend(waiting);
         self.todo.config |= plan.problems != self.addresses.problems;
+        self.todo.pools = true;
         self.addresses = plan;
     }
 
@@ -97,7 +159,7 @@ impl Core {
         if !std::mem::take(&mut self.todo.ipam) {
             return;
         }
-        let plan = ipam::plan(&self.cluster.settings.ipam, &self.cluster.pools, &nodes::states(&self.cluster));
+        let plan = ipam::plan(&self.cluster.settings.ipam, &self.cluster.pools, &nodes::states(&self.cluster, &self.promises));
         for p in plan.problems.difference(&self.addresses.problems) {
             warn!(problem = %p, "addresses");
         }
@@ -111,6 +173,19 @@ impl Core {
         self.todo.ipam = false;
     }
 
+    /// Conditions of pools, no more often than the status of policies.
+    fn plan_pools(&mut self, now: Instant, wall: &str, writes: &mut Vec<Write>) {
+        if !self.todo.pools || self.pools_due.is_some_and(|due| due > now) {
+            return;
+        }
+        self.todo.pools = false;
+        let due = pools::statuses(&self.cluster, &self.addresses, wall);
+        if !due.is_empty() {
+            self.pools_due = Some(now + self.timing.status);
+            writes.extend(due);
+        }
+    }
+
     fn plan_status(&mut self, now: Instant, wall: &str, writes: &mut Vec<Write>) {
         self.statuses.extend(self.hub.take_touched());
         if self.status_due.is_some_and(|due| due > now) || (self.statuses.is_empty() && !self.todo.config) {
@@ -122,8 +197,10 @@ impl Core {
             let generation = entry.loaded.policy().map_or(entry.generation, |p| p.generation);
             let e = self.hub.enforcement(&object, generation);
             writes.extend(status::policy(&object, entry, &e, wall));
-            if let (Kind::NetworkPolicy, Some(errors)) = (object.kind, &entry.errors) {
-                writes.push(status::event(&object, errors));
+            if object.kind == Kind::NetworkPolicy && entry.fresh && e.nodes > 0 && status::enforced(entry, &e).status {
+                // the kind has no status: this is where people look
+                let text = format!("in force on {}/{} nodes, generation {generation}", e.enforced, e.nodes);
+                writes.push(Write::event(object.clone(), false, "Enforced", text));
             }
             for r in e.refusals {
                 let text = format!("node {} can't enforce it: {}", r.node, r.reason);
@@ -146,8 +223,6 @@ impl Core {
         if self.events.len() >= EVENTS {
             return;
         }
-        let operation =
-            Operation::Event { warning: e.warning, reason: e.reason, message: format!("{node}: {}", e.message) };
-        self.events.push(Write::new(object, Part::Event, operation));
+        self.events.push(Write::event(object, e.warning, &e.reason, format!("{node}: {}", e.message)));
     }
 }

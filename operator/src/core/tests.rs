@@ -1,5 +1,7 @@
 //! The core against an API server that is a map: it refuses names that are taken and versions that are old.
 
+mod ipam;
+
 use std::cell::RefCell;
 
 use axoneme_model::rows::RowSet;
@@ -231,7 +233,8 @@ fn broken_and_unsupported_policies_say_so_by_field() {
         "{:?}",
         s.events
     );
-    assert_eq!(s.events.len(), 1, "told once");
+    assert!(s.events.iter().any(|e| e.contains("CiliumNetworkPolicy ns/p Unsupported")), "{:?}", s.events);
+    assert_eq!(s.events.len(), 2, "each is told once: {:?}", s.events);
 }
 
 #[test]

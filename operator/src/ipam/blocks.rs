@@ -95,6 +95,36 @@ fn cidr(family: Cidr, first: u128, mask: u8) -> Option<Cidr> {
 }
 
 impl Blocks {
+    /// How many blocks of `mask` bits in `pool` are free, as far as 64 bits can say it.
+    #[must_use]
+    pub fn count_free(&self, pool: Cidr, mask: u8) -> u64 {
+        let width: u8 = if pool.is_ipv4() { 32 } else { 128 };
+        let Some(size) = 1u128.checked_shl(u32::from(width.saturating_sub(mask))) else { return 0 };
+        let whole = |first: u128, last: u128| {
+            // blocks that start and end between the two
+            let start = first.div_ceil(size);
+            let end = last.checked_add(1).map_or(u128::MAX / size, |l| l / size);
+            end.saturating_sub(start)
+        };
+        let (mut at, last) = range(pool);
+        let mut free = 0u128;
+        let ranges = self.family(pool);
+        let first = ranges.range(..=at).next_back().filter(|(_, l)| **l >= at).map_or(at, |(f, _)| *f);
+        for (f, l) in ranges.range(first..=last) {
+            if *f > at {
+                free += whole(at, *f - 1);
+            }
+            match l.checked_add(1) {
+                Some(next) => at = at.max(next),
+                None => return u64::try_from(free).unwrap_or(u64::MAX),
+            }
+        }
+        if at <= last {
+            free += whole(at, last);
+        }
+        u64::try_from(free).unwrap_or(u64::MAX)
+    }
+
     /// The fewest prefixes that hold exactly what is taken, IPv4 first.
     #[must_use]
     pub fn prefixes(&self) -> Vec<Cidr> {

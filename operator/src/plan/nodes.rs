@@ -3,52 +3,71 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use axoneme_crds::axoneme_config::IpamMode;
+use axoneme_intake::RELEASING;
 use axoneme_model::{Cidr, Kind, ObjectRef};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    ipam::{NodePlan, NodeState, Plan},
-    state::{Cluster, NodeEntry},
+    ipam::{Choice, NodePlan, NodeState, Plan},
+    state::{Cluster, NodeEntry, NodeUse},
     write::{Operation, Part, Write},
 };
 
 /// The taint that keeps pods away until the agent is ready (upstream: `agent-not-ready-taint-key`).
 pub const TAINT: &str = "node.cilium.io/agent-not-ready";
 
-/// Addresses that the pods bound to each node need, by pool: node → pool → [IPv4, IPv6].
-#[must_use]
-pub fn demand(cluster: &Cluster) -> BTreeMap<Arc<str>, BTreeMap<Arc<str>, [u32; 2]>> {
-    let mut demand: BTreeMap<_, BTreeMap<_, [u32; 2]>> = BTreeMap::new();
-    if cluster.settings.ipam.mode != IpamMode::MultiPool {
-        return demand;
-    }
-    for pod in cluster.pods.values().filter(|p| !p.node.is_empty()) {
-        let node: &mut BTreeMap<_, [u32; 2]> = demand.entry(pod.node.clone()).or_default();
-        let [v4, v6] = pools_of(cluster, pod);
-        node.entry(v4).or_default()[0] += 1;
-        node.entry(v6).or_default()[1] += 1;
-    }
-    demand
+/// Blocks that writes give to nodes, by node, with the version of the CiliumNode that these writes are onto. A write that
+/// was not answered may be carried out later, as long as the object has that version; until then nobody else gets them.
+pub type Promises = BTreeMap<Arc<str>, (u64, BTreeMap<Arc<str>, Vec<Cidr>>)>;
+
+/// Forgets promises that were kept, or that can't be any more.
+pub fn settle(promises: &mut Promises, cluster: &Cluster) {
+    promises.retain(|name, (version, _)| cluster.nodes.get(name).is_some_and(|n| n.version() == *version));
 }
 
-/// The pools of a pod, for each family: its annotation, its namespace's, the pools' selectors, the default.
-#[must_use]
-pub fn pools_of(cluster: &Cluster, pod: &axoneme_model::world::Pod) -> [Arc<str>; 2] {
-    let namespace = cluster.namespaces.get(&pod.namespace);
-    let annotated = |family: &str| {
-        let of = |a: &BTreeMap<Arc<str>, Arc<str>>| a.get(family).or_else(|| a.get("ipam.cilium.io/ip-pool")).cloned();
-        of(&pod.annotations).or_else(|| namespace.and_then(|n| of(&n.annotations)))
-    };
-    let other = || cluster.pool_of(pod).map_or_else(|| cluster.settings.ipam.default_pool.clone(), |p| p.name.clone());
-    ["ipam.cilium.io/ipv4-pool", "ipam.cilium.io/ipv6-pool"].map(|f| annotated(f).unwrap_or_else(other))
+/// Remembers what a write gives to a node.
+pub fn promise(promises: &mut Promises, cluster: &Cluster, name: &Arc<str>, plan: Option<&NodePlan>) {
+    let (Some(plan), Some(node)) = (plan, cluster.nodes.get(name)) else { return };
+    let (version, promised) = promises.entry(name.clone()).or_default();
+    if *version != node.version() {
+        promised.clear();
+        *version = node.version();
+    }
+    let blocks = (!plan.blocks.is_empty()).then(|| (Arc::from(""), plan.blocks.clone()));
+    for (pool, blocks) in plan.pools.clone().into_iter().chain(blocks) {
+        let known = promised.entry(pool).or_default();
+        known.extend(blocks.into_iter().filter(|b| !known.contains(b)).collect::<Vec<_>>());
+    }
 }
 
 /// What allocation knows of all nodes that exist.
 #[must_use]
-pub fn states(cluster: &Cluster) -> BTreeMap<Arc<str>, NodeState> {
-    let mut demand = demand(cluster);
+pub fn states(cluster: &Cluster, promises: &Promises) -> BTreeMap<Arc<str>, NodeState> {
+    let multi = cluster.settings.ipam.mode == IpamMode::MultiPool;
     // a CiliumNode without a Node holds its blocks until it is deleted
-    cluster.nodes.iter().map(|(name, n)| (name.clone(), n.ipam(demand.remove(name).unwrap_or_default()))).collect()
+    let state = |(name, n): (&Arc<str>, &NodeEntry)| {
+        let uses = cluster.uses(name);
+        let demand = if multi { demand(cluster, &uses) } else { BTreeMap::new() };
+        let promised = promises.get(name).map(|(_, p)| p.clone()).unwrap_or_default();
+        (name.clone(), NodeState { promised, ..n.ipam(demand, uses.in_use) })
+    };
+    cluster.nodes.iter().map(state).collect()
+}
+
+/// Addresses that pods of a node wait for, by pool: IPv4, IPv6.
+fn demand(cluster: &Cluster, uses: &NodeUse) -> BTreeMap<Arc<str>, [u32; 2]> {
+    let mut demand: BTreeMap<_, [u32; 2]> = BTreeMap::new();
+    for (key, lacks) in &uses.waiting {
+        let Some(pod) = cluster.pods.get(key) else { continue };
+        for (family, choice) in cluster.choice(pod).into_iter().enumerate() {
+            if let (Choice::Pool(pool), Some(true)) = (choice, lacks.get(family))
+                && let Some(count) = demand.entry(pool).or_default().get_mut(family)
+            {
+                *count += 1;
+            }
+        }
+    }
+    demand
 }
 
 /// Writes that make CiliumNodes what the plan says, of nodes that exist; and removes those of nodes that don't.
@@ -70,13 +89,16 @@ fn object(name: &str) -> ObjectRef {
 fn create(cluster: &Cluster, name: &Arc<str>, n: &NodeEntry, plan: &NodePlan) -> Option<Write> {
     let uid = n.node_raw.pointer("/metadata/uid").and_then(Value::as_str)?;
     let labels = n.node_raw.pointer("/metadata/labels").cloned().unwrap_or_else(|| json!({}));
-    let body = json!({
+    let mut body = json!({
         "apiVersion": "cilium.io/v2",
         "kind": "CiliumNode",
         "metadata": {"name": &**name, "labels": labels, "ownerReferences": [
             {"apiVersion": "v1", "kind": "Node", "name": &**name, "uid": uid}]},
         "spec": {"addresses": addresses(n), "ipam": ipam(cluster, n, plan)},
     });
+    if let (Some(marks), Some(metadata)) = (marks(plan), body.get_mut("metadata").and_then(Value::as_object_mut)) {
+        metadata.insert("annotations".into(), json!({RELEASING: marks}));
+    }
     Some(Write::new(object(name), Part::Object, Operation::Create(body)))
 }
 
@@ -94,12 +116,28 @@ fn update(cluster: &Cluster, name: &Arc<str>, n: &NodeEntry, plan: &NodePlan) ->
     if !ipam.is_empty() {
         spec.insert("ipam".into(), ipam.into());
     }
-    if spec.is_empty() {
+    let version = n.cilium_raw.pointer("/metadata/resourceVersion").cloned()?;
+    let mut body = json!({"metadata": {"resourceVersion": version}});
+    let marks = marks(plan).filter(|_| cluster.settings.ipam.mode == IpamMode::MultiPool);
+    let marked = n.cilium_raw.pointer("/metadata/annotations").and_then(|a| a.get(RELEASING)).and_then(Value::as_str);
+    let same = marks.as_deref() == marked;
+    if spec.is_empty() && same {
         return None;
     }
-    let version = n.cilium_raw.pointer("/metadata/resourceVersion").cloned()?;
-    let body = json!({"metadata": {"resourceVersion": version}, "spec": spec});
+    let parts = body.as_object_mut()?;
+    if !spec.is_empty() {
+        parts.insert("spec".into(), spec.into());
+    }
+    if !same && let Some(metadata) = parts.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.insert("annotations".into(), json!({RELEASING: marks}));
+    }
     Some(Write::new(object(name), Part::Object, Operation::Merge(body)))
+}
+
+/// The annotation that marks blocks; none: no block is marked.
+fn marks(plan: &NodePlan) -> Option<String> {
+    let blocks: Vec<_> = plan.releasing.iter().map(ToString::to_string).collect();
+    (!blocks.is_empty()).then(|| blocks.join(","))
 }
 
 fn remove(name: &Arc<str>, n: &NodeEntry) -> Option<Write> {
@@ -132,7 +170,13 @@ fn ipam(cluster: &Cluster, n: &NodeEntry, plan: &NodePlan) -> Map<String, Value>
                 ipam.insert("podCIDRs".into(), texts(&plan.blocks));
             }
         }
-        IpamMode::MultiPool => drop(ipam.insert("pools".into(), pools(cluster, n, plan))),
+        IpamMode::MultiPool => {
+            ipam.insert("pools".into(), pools(cluster, n, plan));
+            // a cluster that had one pool before: the blocks are in `pools` now
+            if n.cilium_raw.pointer("/spec/ipam/podCIDRs").is_some() {
+                ipam.insert("podCIDRs".into(), Value::Null);
+            }
+        }
         IpamMode::CRD => {}
     }
     ipam
@@ -140,17 +184,17 @@ fn ipam(cluster: &Cluster, n: &NodeEntry, plan: &NodePlan) -> Map<String, Value>
 
 fn pools(cluster: &Cluster, n: &NodeEntry, plan: &NodePlan) -> Value {
     let allocated = plan.pools.iter().map(|(name, blocks)| {
-        let mut one = json!({"pool": &**name, "cidrs": texts(blocks)});
-        if let Some(pool) = cluster.pools.get(name)
-            && let Some(one) = one.as_object_mut()
-        {
-            for (field, set) in [("allowFirstIP", pool.allow_first_address), ("allowLastIP", pool.allow_last_address)] {
-                if set {
-                    one.insert(field.into(), true.into());
-                }
+        let mut one = Map::from_iter([("pool".to_owned(), (&**name).into()), ("cidrs".to_owned(), texts(blocks))]);
+        // of a pool that is gone, what was written when the blocks were given
+        let written = n.cilium.as_ref().and_then(|c| c.pools.get(name));
+        let edges = cluster.pools.get(name).map(|p| [p.spec.allow_first_address, p.spec.allow_last_address]);
+        let edges = edges.or_else(|| written.map(|w| [w.allow_first_address, w.allow_last_address]));
+        for (field, set) in ["allowFirstIP", "allowLastIP"].into_iter().zip(edges.unwrap_or_default()) {
+            if set {
+                one.insert(field.into(), true.into());
             }
         }
-        one
+        Value::from(one)
     });
     let mut pools = json!({"allocated": allocated.collect::<Vec<_>>()});
     // what an agent of the peer asked for stays as it is

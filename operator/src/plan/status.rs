@@ -16,6 +16,9 @@ use crate::{
 /// Messages of conditions and events are cut here (the API's own limit for events is 1024 bytes).
 const MESSAGE_BYTES: usize = 1000;
 
+/// What nodes say of a table that no map holds, with its size and the limit behind it.
+const TOO_LARGE: &str = "policy table needs";
+
 /// A condition without its times.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
@@ -49,6 +52,13 @@ pub fn enforced(entry: &PolicyEntry, e: &Enforcement) -> Condition {
     let count = format!("{}/{} nodes, generation {generation}", e.enforced, e.nodes);
     let (status, reason, message) = match (&entry.loaded, e.refusals.first()) {
         (Loaded::Nothing, _) => (false, "NotLoaded", "its subjects can't be read".to_owned()),
+        (_, Some(r)) if r.reason.contains(TOO_LARGE) => {
+            let text = format!(
+                "{count}; node {}: {}: let its rules select fewer peers or ports, or write ranges; what was in force before stays",
+                r.node, r.reason
+            );
+            (false, "TableTooLarge", text)
+        }
         (_, Some(r)) => (false, "Refused", format!("{count}; node {}: {}", r.node, r.reason)),
         (Loaded::FailClosed(_), _) => (false, "FailClosed", format!("{count}: nothing passes at its subjects")),
         (Loaded::LastGood(_), _) => (false, "LastGood", count),
@@ -113,7 +123,7 @@ fn status(object: &ObjectRef, status: &Value) -> Write {
 
 /// The whole list of conditions, those of others included; none if nothing would change. The time of a condition
 /// changes with its status only.
-fn merged(raw: &Value, generation: i64, wanted: &[Condition], now: &str) -> Option<Vec<Value>> {
+pub(super) fn merged(raw: &Value, generation: i64, wanted: &[Condition], now: &str) -> Option<Vec<Value>> {
     let mut list = raw.pointer("/status/conditions").and_then(Value::as_array).cloned().unwrap_or_default();
     let before = list.clone();
     for c in wanted {
@@ -131,7 +141,7 @@ fn merged(raw: &Value, generation: i64, wanted: &[Condition], now: &str) -> Opti
     (list != before).then_some(list)
 }
 
-fn cut(mut message: String) -> String {
+pub(super) fn cut(mut message: String) -> String {
     if message.len() > MESSAGE_BYTES {
         let at = (0..=MESSAGE_BYTES).rev().find(|i| message.is_char_boundary(*i)).unwrap_or(0);
         message.truncate(at);

@@ -168,9 +168,15 @@ impl File {
     }
 }
 
+/// kubectl reads YAML 1.1 (sigs.k8s.io/yaml): `yes` and `on` are true, `0777` is octal.
+fn yaml_of_kubectl() -> serde_saphyr::Options {
+    serde_saphyr::options! { strict_booleans: false, legacy_octal_numbers: true }
+}
+
 /// The objects of a file that concern the network. All or nothing: half a file is another configuration.
 fn objects(text: &str) -> Result<BTreeMap<ObjectRef, Value>, String> {
-    let documents: Vec<Value> = serde_saphyr::from_multiple(text).map_err(|e| e.to_string())?;
+    let documents: Vec<Value> =
+        serde_saphyr::from_multiple_with_options(text, yaml_of_kubectl()).map_err(|e| e.to_string())?;
     let mut objects = BTreeMap::new();
     for (i, document) in documents.into_iter().enumerate() {
         let items = match document.get("items").and_then(Value::as_array) {

@@ -8,7 +8,7 @@ const NOISE: [&str; 2] =
     ["kubectl.kubernetes.io/last-applied-configuration", "endpoints.kubernetes.io/last-change-trigger-time"];
 
 /// Drops managed fields always, and of pods and nodes all but what is read.
-pub(crate) fn slim(kind: Kind, object: &mut Value) {
+pub fn slim(kind: Kind, object: &mut Value) {
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.remove("managedFields");
         if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
@@ -16,10 +16,27 @@ pub(crate) fn slim(kind: Kind, object: &mut Value) {
         }
     }
     match kind {
-        Kind::Pod => slim_pod(object),
+        Kind::Pod => {
+            slim_annotations(object);
+            slim_pod(object);
+        }
         Kind::Node => slim_node(object),
-        Kind::Namespace | Kind::Service => drop_field(object, "status"),
+        Kind::Namespace => {
+            slim_annotations(object);
+            drop_field(object, "status");
+        }
+        Kind::Service => drop_field(object, "status"),
         _ => {}
+    }
+}
+
+/// Annotations of pods are many, large, and of others: only those that choose pools are read, and that of static pods.
+fn slim_annotations(object: &mut Value) {
+    let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) else { return };
+    let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) else { return };
+    annotations.retain(|k, _| k.starts_with("ipam.cilium.io/") || k == "kubernetes.io/config.mirror");
+    if annotations.is_empty() {
+        metadata.remove("annotations");
     }
 }
 
@@ -70,17 +87,18 @@ mod tests {
         let whole = json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": "a", "namespace": "ns", "uid": "u", "labels": {"app": "a"}, "managedFields": [{"x": 1}],
-                "annotations": {"kubectl.kubernetes.io/last-applied-configuration": "{}", "ipam.cilium.io/ip-pool": "p"}},
+                "annotations": {"kubectl.kubernetes.io/last-applied-configuration": "{}", "ipam.cilium.io/ip-pool": "p",
+                    "checksum/config": "x"}},
             "spec": {"nodeName": "n", "volumes": [1, 2], "containers": [
                 {"name": "c", "image": "i", "env": [{"name": "A"}], "ports": [{"name": "http", "containerPort": 80}]}]},
             "status": {"phase": "Running", "podIPs": [{"ip": "10.0.0.1"}], "containerStatuses": [{"name": "c"}]}});
         let mut slimmed = whole.clone();
         slim(Kind::Pod, &mut slimmed);
         let mut expected = axoneme_intake::pod(&whole).unwrap().unwrap();
-        expected.annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+        expected.annotations.retain(|k, _| &**k == "ipam.cilium.io/ip-pool");
         assert_eq!(axoneme_intake::pod(&slimmed).unwrap().unwrap(), expected);
         let text = slimmed.to_string();
-        for gone in ["volumes", "image", "env", "containerStatuses", "managedFields", "last-applied"] {
+        for gone in ["volumes", "image", "env", "containerStatuses", "managedFields", "last-applied", "checksum"] {
             assert!(!text.contains(gone), "{gone} is still in {text}");
         }
     }

@@ -1,12 +1,13 @@
 //! Takes objects in.
 
+use axoneme_crds::axoneme_config::IpamMode;
 use axoneme_intake::{ObjectErrors, Parsed, Settings, object_ref, parse_as};
 use axoneme_model::{Identity, Kind, ObjectRef};
 use serde_json::Value;
 use tracing::warn;
 
-use super::{Cluster, ConfigEntry, Key, WorldChange};
-use crate::source::SourceEvent;
+use super::{Cluster, ConfigEntry, Key, PoolEntry, WorldChange};
+use crate::{ipam::Pool, source::SourceEvent};
 
 impl Cluster {
     /// Takes one event in.
@@ -34,6 +35,7 @@ impl Cluster {
         match parse_as(kind, &raw, &self.settings.options()) {
             Ok(parsed) => {
                 self.errors.remove(&object);
+                self.refused_uids.remove(&object);
                 self.parsed(&object, parsed, raw);
             }
             Err(errors) => self.rejected(object, errors, raw),
@@ -52,7 +54,15 @@ impl Cluster {
 
     fn rejected(&mut self, object: ObjectRef, errors: ObjectErrors, raw: Value) {
         warn!(error = %errors, "object can't be used; its last good version stays");
-        if object.kind == Kind::AxonemeConfig {
+        self.touched.refused.insert(object.clone());
+        if let Some(uid) = raw.pointer("/metadata/uid").and_then(Value::as_str) {
+            self.refused_uids.insert(object.clone(), uid.to_owned());
+        }
+        if object.kind == Kind::CiliumPodIPPool {
+            let entry = PoolEntry { generation: errors.generation, errors: Some(errors.clone()), raw };
+            self.pool_objects.insert(object.name.clone(), entry);
+            self.touched.ipam = true;
+        } else if object.kind == Kind::AxonemeConfig {
             self.config = Some(ConfigEntry { generation: errors.generation, errors: Some(errors.clone()), raw });
             self.touched.config = true;
         }
@@ -62,7 +72,10 @@ impl Cluster {
     fn parsed(&mut self, object: &ObjectRef, parsed: Parsed, raw: Value) {
         match parsed {
             Parsed::Namespace(name, ns) => {
-                self.namespaces.insert(name.clone(), ns.clone());
+                let old = self.namespaces.insert(name.clone(), ns.clone());
+                let changed = old.is_some_and(|o| o != ns);
+                self.touched.choices |= changed;
+                self.touched.ipam |= changed && self.settings.ipam.mode == IpamMode::MultiPool;
                 self.changes.push(WorldChange::Namespace(name, Some(ns)));
             }
             Parsed::Pod(key, pod) => self.pod(&key, pod.map(|p| *p)),
@@ -75,7 +88,7 @@ impl Cluster {
             Parsed::CiliumNode(node) => {
                 let name = node.name.clone();
                 let entry = self.nodes.entry(name.clone()).or_default();
-                (entry.cilium, entry.cilium_raw) = (Some(*node), raw);
+                (entry.cilium, entry.cilium_raw, entry.lost) = (Some(*node), raw, None);
                 self.touched.ipam = true;
                 self.touched.configs = true;
                 self.emit_node(&name);
@@ -89,8 +102,17 @@ impl Cluster {
             Parsed::CidrGroup(name, group) => self.changes.push(WorldChange::CidrGroup(name, Some(group))),
             Parsed::Identity(id, labels) => self.touched.identities.push((id, Some(labels))),
             Parsed::PodIpPool(pool) => {
-                self.pools.insert(pool.name.clone(), *pool);
-                (self.touched.ipam, self.touched.configs) = (true, true);
+                let text = |p: &str| raw.pointer(p).and_then(Value::as_str).unwrap_or_default();
+                let created = text("/metadata/creationTimestamp").into();
+                let generation = raw.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0);
+                let name = pool.name.clone();
+                self.pool_objects.insert(name.clone(), PoolEntry { raw, generation, errors: None });
+                let pool = Pool { spec: *pool, created };
+                let changed = self.pools.get(&name) != Some(&pool);
+                self.pools.insert(name, pool);
+                (self.touched.ipam, self.touched.pools) = (true, true);
+                self.touched.configs |= changed;
+                self.touched.choices |= changed;
             }
             Parsed::Config(settings) => {
                 let generation = raw.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0);
@@ -107,12 +129,15 @@ impl Cluster {
         if old == self.settings {
             return;
         }
-        (self.touched.ipam, self.touched.configs) = (true, true);
+        (self.touched.ipam, self.touched.configs, self.touched.choices) = (true, true, true);
         if old.cluster != self.settings.cluster {
             self.changes.push(WorldChange::Config(self.settings.cluster.clone()));
         }
         if old.options() != self.settings.options() {
             self.reload_policies();
+        }
+        if old.ip_families != self.settings.ip_families || old.ipam != self.settings.ipam {
+            self.recount();
         }
         self.emit_nodes();
     }
@@ -132,8 +157,6 @@ impl Cluster {
         if old.as_ref() == new {
             return;
         }
-        // what a node's pods need of the pools
-        self.touched.ipam |= old.as_ref().map(|p| &p.node) != new.map(|p| &p.node);
         self.emit_pod(key);
     }
 
@@ -168,6 +191,7 @@ impl Cluster {
 
     fn delete(&mut self, object: ObjectRef) {
         self.errors.remove(&object);
+        self.refused_uids.remove(&object);
         self.versions.remove(&object);
         let key = (object.namespace.clone(), object.name.clone());
         match object.kind {
@@ -178,14 +202,16 @@ impl Cluster {
             Kind::Pod => self.pod(&key, None),
             Kind::Node => {
                 if let Some(e) = self.nodes.get_mut(&object.name) {
-                    (e.node, e.node_raw, e.report) = (None, Value::Null, None);
+                    (e.node, e.node_raw, e.report, e.lost) = (None, Value::Null, None, None);
                     self.emit_node(&object.name);
                 }
             }
             Kind::CiliumNode => {
                 if let Some(e) = self.nodes.get_mut(&object.name) {
-                    (e.cilium, e.cilium_raw) = (None, Value::Null);
-                    self.touched.ipam = true;
+                    // what the node holds stays with it until it is written down again: its pods use it
+                    e.lost = e.cilium.take().or_else(|| e.lost.take());
+                    e.cilium_raw = Value::Null;
+                    (self.touched.ipam, self.touched.configs) = (true, true);
                     self.emit_node(&object.name);
                 }
             }
@@ -201,7 +227,8 @@ impl Cluster {
             }
             Kind::CiliumPodIPPool => {
                 self.pools.remove(&object.name);
-                (self.touched.ipam, self.touched.configs) = (true, true);
+                self.pool_objects.remove(&object.name);
+                (self.touched.ipam, self.touched.configs, self.touched.choices) = (true, true, true);
             }
             Kind::AxonemeConfig => {
                 self.config = None;

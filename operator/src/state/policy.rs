@@ -36,13 +36,22 @@ pub struct PolicyEntry {
     pub generation: i64,
     pub loaded: Loaded,
     pub errors: Option<ObjectErrors>,
+    /// It came, or changed, while this process looked on: what becomes of it is news.
+    pub fresh: bool,
 }
 
 impl Cluster {
     pub(super) fn apply_policy(&mut self, object: ObjectRef, raw: Value) {
         let old = self.policies.remove(&object);
         let generation = raw.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0);
-        let entry = load(&object, raw, generation, old.as_ref(), self.settings.options());
+        let mut entry = load(&object, raw, generation, old.as_ref(), self.settings.options());
+        entry.fresh = match &old {
+            Some(o) => o.fresh || o.generation != generation,
+            None => self.is_synced(),
+        };
+        if entry.errors.is_some() {
+            self.touched.refused.insert(object.clone());
+        }
         let before = old.as_ref().and_then(|o| o.loaded.policy());
         if before != entry.loaded.policy() {
             let policy = entry.loaded.policy().cloned().map(Box::new);
@@ -69,9 +78,9 @@ impl Cluster {
 
 fn load(object: &ObjectRef, raw: Value, generation: i64, old: Option<&PolicyEntry>, options: Options) -> PolicyEntry {
     match parse_as(object.kind, &raw, &options) {
-        Ok(Parsed::Policy(p)) => PolicyEntry { raw, generation, loaded: Loaded::Current(p), errors: None },
+        Ok(Parsed::Policy(p)) => PolicyEntry { raw, generation, loaded: Loaded::Current(p), errors: None, fresh: false },
         // not a policy kind: never called for one
-        Ok(_) => PolicyEntry { raw, generation, loaded: Loaded::Nothing, errors: None },
+        Ok(_) => PolicyEntry { raw, generation, loaded: Loaded::Nothing, errors: None, fresh: false },
         Err(errors) => {
             let last = old.and_then(|o| match &o.loaded {
                 Loaded::Current(p) | Loaded::LastGood(p) => Some(p.clone()),
@@ -79,7 +88,7 @@ fn load(object: &ObjectRef, raw: Value, generation: i64, old: Option<&PolicyEntr
             });
             let closed = || errors.fail_closed.as_deref().cloned().map_or(Loaded::Nothing, Loaded::FailClosed);
             let loaded = last.map_or_else(closed, Loaded::LastGood);
-            PolicyEntry { raw, generation, loaded, errors: Some(errors) }
+            PolicyEntry { raw, generation, loaded, errors: Some(errors), fresh: false }
         }
     }
 }

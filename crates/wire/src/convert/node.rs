@@ -2,7 +2,7 @@
 
 use axoneme_model::{Identity, ObjectRef, rows::TableId};
 
-use super::{At, Wire, WireError, address_bytes, addresses, name, required};
+use super::{At, Wire, WireError, address_bytes, addresses, list, name, required};
 use crate::{
     change::RowKey,
     message::{EndpointReport, Hello, Nack, NodeEvent, NodeMessage, NodeReport, Resume},
@@ -113,6 +113,8 @@ impl Wire for NodeReport {
             reasons: self.reasons.clone(),
             addresses: self.addresses.iter().copied().map(address_bytes).collect(),
             capabilities: self.capabilities.clone(),
+            blocks_version: self.blocks_version,
+            released: self.released.iter().map(Wire::to_message).collect(),
         }
     }
 
@@ -122,6 +124,8 @@ impl Wire for NodeReport {
             reasons: m.reasons,
             addresses: addresses("addresses", &m.addresses)?,
             capabilities: m.capabilities,
+            blocks_version: m.blocks_version,
+            released: list("released", m.released)?.into_iter().collect(),
         })
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axoneme_model::{
     Identity, PeerClass,
-    rows::{EndpointRow, IdentityRow, IpRow, NodeConfigRow, NodeRow, Routing, TableId},
+    rows::{BlockUse, Edges, EndpointRow, IdentityRow, IpRow, NodeConfigRow, NodeRow, Routing, TableId},
 };
 
 use super::{
@@ -35,6 +35,7 @@ impl Wire for NodeConfigRow {
             always_allow_own_host: self.always_allow_own_host,
             conntrack_entries: self.conntrack_entries,
             devices: self.devices.iter().map(ToString::to_string).collect(),
+            blocks: Some(self.blocks.to_message()),
         }
     }
 
@@ -60,6 +61,35 @@ impl Wire for NodeConfigRow {
             always_allow_own_host: m.always_allow_own_host,
             conntrack_entries: m.conntrack_entries,
             devices: m.devices.into_iter().map(Into::into).collect(),
+            // an operator of the version before doesn't say
+            blocks: m.blocks.map(BlockUse::from_message).transpose().at("blocks")?.unwrap_or_default(),
+        })
+    }
+}
+
+impl Wire for BlockUse {
+    type Message = pb::BlockUse;
+
+    fn to_message(&self) -> pb::BlockUse {
+        let edges = self.edges.iter().filter_map(|(name, e)| match *e {
+            Edges::Usual => None,
+            Edges::Pool { allow_first, allow_last } => Some((name.to_string(), pb::Edges { allow_first, allow_last })),
+        });
+        pb::BlockUse {
+            version: self.version,
+            releasing: self.releasing.iter().map(Wire::to_message).collect(),
+            edges: edges.collect(),
+            unmasqueraded: self.unmasqueraded.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    fn from_message(m: pb::BlockUse) -> Result<Self, WireError> {
+        let edges = |e: pb::Edges| Edges::Pool { allow_first: e.allow_first, allow_last: e.allow_last };
+        Ok(Self {
+            version: m.version,
+            releasing: list("releasing", m.releasing)?.into_iter().collect(),
+            edges: m.edges.into_iter().map(|(name, e)| (Arc::from(name), edges(e))).collect(),
+            unmasqueraded: m.unmasqueraded.into_iter().map(Arc::from).collect(),
         })
     }
 }

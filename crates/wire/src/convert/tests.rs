@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use axoneme_model::{
     Direction, Identity, PeerClass, RuleRef,
     rows::{
-        Backend, DirectionDefault, EndpointRow, Frontend, IdentityRow, IpRow, NodeConfigRow, NodeRow, PolicyEntry,
+        Backend, BlockUse, DirectionDefault, Edges, EndpointRow, Frontend, IdentityRow, IpRow, NodeConfigRow, NodeRow, PolicyEntry,
         PolicyKey, Routing, RuleId, RuleRow, ServiceRow, TableId, TableRow,
     },
 };
@@ -119,11 +119,17 @@ fn config(name: impl Strategy<Value = Arc<str>>) -> impl Strategy<Value = NodeCo
             masquerade_v4: b[2],
             masquerade_v6: b[3],
             masquerade_exclude: list.clone(),
-            cluster_cidrs: list,
+            cluster_cidrs: list.clone(),
             services: b[4],
             socket_lb: b[5],
             always_allow_own_host: b[6],
             conntrack_entries: n[1],
+            blocks: BlockUse {
+                version: u64::from(n[0]) << 20,
+                releasing: list.iter().copied().collect(),
+                edges: [(device.clone(), Edges::Pool { allow_first: b[0], allow_last: b[1] })].into(),
+                unmasqueraded: [device.clone()].into(),
+            },
             devices: vec![device],
         })
 }
@@ -245,11 +251,14 @@ fn node_message() -> impl Strategy<Value = NodeMessage> {
             removed: b[1],
         },
     );
-    let node = (any::<bool>(), text(), ips()).prop_map(|(ready, text, addresses)| NodeReport {
+    let released = many::btree_set(cidr(), 0..3);
+    let node = (any::<bool>(), text(), ips(), released).prop_map(|(ready, text, addresses, released)| NodeReport {
         ready,
         reasons: vec![text.to_string()],
         addresses: addresses.into_iter().collect(),
         capabilities: BTreeMap::from([(text.to_string(), "yes".to_owned())]),
+        blocks_version: released.len() as u64,
+        released,
     });
     let event = (any::<bool>(), text(), option::of(object())).prop_map(|(warning, reason, object)| NodeEvent {
         warning,

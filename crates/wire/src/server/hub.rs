@@ -5,7 +5,10 @@ use std::{
     sync::Arc,
 };
 
-use axoneme_model::{ObjectRef, rows::TableId};
+use axoneme_model::{
+    ObjectRef,
+    rows::{EndpointRow, TableId},
+};
 use bytes::Bytes;
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
@@ -73,6 +76,8 @@ struct Peer {
     session: Option<(u64, CancellationToken)>,
     acked: u64,
     refused: BTreeMap<TableId, Nack>,
+    /// Tables refused since the last acknowledgement.
+    told: BTreeSet<TableId>,
 }
 
 /// See the module's picture. All methods are quick: nothing here waits.
@@ -181,6 +186,7 @@ impl Hub {
         if let Some((_, old)) = peer.session.replace((request.session, request.cancel.clone())) {
             old.cancel();
         }
+        peer.told.clear();
         let missed = request.resume.and_then(|r| self.missed(r));
         let leader = *self.leadership.borrow() == Leadership::Me;
         let mut frames = Vec::new();
@@ -234,9 +240,14 @@ impl Hub {
     /// The node has everything up to the revision in force.
     pub fn acknowledged(&mut self, node: &str, session: u64, revision: u64) {
         let Some(peer) = self.peers.get_mut(node).filter(|p| p.is(session)) else { return };
+        // a node tells all its refusals before each acknowledgement: what it did not tell since the last one is well now,
+        // also at a revision that it has acknowledged before
+        let told = std::mem::take(&mut peer.told);
+        let mended: Vec<_> = peer.refused.keys().filter(|t| !told.contains(t)).copied().collect();
+        peer.refused.retain(|t, _| told.contains(t));
+        self.touched.extend(mended.iter().flat_map(|t| self.views.policies(*t)).cloned());
         if revision > peer.acked && revision <= self.revision {
             let from = std::mem::replace(&mut peer.acked, revision);
-            peer.refused.retain(|_, n| n.revision >= from);
             let since = self.log.iter().filter(|e| e.revision > from && e.revision <= revision);
             let tables = since.filter_map(|e| e.own.get(node)).flatten().filter_map(|e| match e.change.key() {
                 RowKey::Table(t) => Some(t),
@@ -251,6 +262,7 @@ impl Hub {
     pub fn refused(&mut self, node: &str, session: u64, nack: Nack) {
         let Some(peer) = self.peers.get_mut(node).filter(|p| p.is(session)) else { return };
         if let Some(RowKey::Table(t)) = nack.key {
+            peer.told.insert(t);
             peer.refused.insert(t, nack);
             self.touched.extend(self.views.policies(t).cloned());
         }
@@ -296,6 +308,12 @@ impl Hub {
     /// Policies whose enforcement may have changed since the last call.
     pub fn take_touched(&mut self) -> BTreeSet<ObjectRef> {
         std::mem::take(&mut self.touched)
+    }
+
+    /// The row of a pod as it was published last.
+    #[must_use]
+    pub fn endpoint(&self, uid: &str) -> Option<&EndpointRow> {
+        self.views.endpoint(uid)
     }
 
     /// How far the policy is enforced at that generation.

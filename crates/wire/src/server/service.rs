@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::{BufMut, Bytes};
-use futures::future::BoxFuture;
+use futures::{FutureExt as _, future::BoxFuture};
 use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
@@ -23,12 +23,16 @@ use tonic::{
     body::Body,
     codec::{Codec, EncodeBuf, Encoder},
     server::{Grpc, NamedService, StreamingService},
-    transport::{Identity, Server, ServerTlsConfig},
+    transport::Server,
 };
 use tonic_prost::{ProstCodec, ProstDecoder};
 use tracing::warn;
 
-use super::{Authenticator, Denied, Inbound, session::Session};
+use super::{
+    Authenticator, Denied, Inbound,
+    session::Session,
+    tls::{self, BadCertificate},
+};
 use crate::pb;
 
 /// Frames that may wait for a node; behind them its entries wait unencoded in the log, and are folded.
@@ -107,21 +111,36 @@ fn bearer<T>(request: &Request<T>) -> Result<&str, Status> {
     header.to_str().ok().and_then(|h| h.strip_prefix("Bearer ")).ok_or_else(missing)
 }
 
-/// Serves on the listener until cancelled; sessions are told so first. Without `tls` in clear text, for tests and
-/// one-process set-ups only.
-pub async fn serve(listener: TcpListener, tls: Option<Tls>, service: Service) -> Result<(), tonic::transport::Error> {
+/// Why the server ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error(transparent)]
+    Certificate(#[from] BadCertificate),
+    #[error(transparent)]
+    Transport(#[from] tonic::transport::Error),
+}
+
+/// Serves on the listener until cancelled; sessions are told so first. New connections get the certificate that `tls`
+/// holds then. Without `tls` in clear text, for tests and one-process set-ups only.
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<watch::Receiver<Tls>>,
+    service: Service,
+) -> Result<(), ServeError> {
     let mut server = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .tcp_nodelay(true);
-    if let Some(tls) = tls {
-        let identity = Identity::from_pem(tls.certificate_pem, tls.key_pem);
-        server = server.tls_config(ServerTlsConfig::new().identity(identity))?;
-    }
     let (cancel, sessions) = (service.cancel.clone(), service.sessions.clone());
-    let serving = server
-        .add_service(service)
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), cancel.clone().cancelled_owned());
+    let router = server.add_service(service);
+    let cancelled = cancel.clone().cancelled_owned();
+    let serving = match tls {
+        Some(tls) => {
+            let incoming = tls::incoming(listener, tls, cancel.clone())?;
+            router.serve_with_incoming_shutdown(incoming, cancelled).boxed()
+        }
+        None => router.serve_with_incoming_shutdown(TcpListenerStream::new(listener), cancelled).boxed(),
+    };
     let result = tokio::select! {
         r = serving => r,
         // connections that don't close by themselves must not hold up the end of the process
@@ -129,7 +148,7 @@ pub async fn serve(listener: TcpListener, tls: Option<Tls>, service: Service) ->
     };
     sessions.close();
     let _ = tokio::time::timeout(Duration::from_secs(2), sessions.wait()).await;
-    result
+    Ok(result?)
 }
 
 type Frames = ReceiverStream<Result<Bytes, Status>>;

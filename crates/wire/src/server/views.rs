@@ -345,6 +345,10 @@ impl Views {
         ]
     }
 
+    pub(super) fn endpoint(&self, uid: &str) -> Option<&EndpointRow> {
+        self.endpoints.get(uid)
+    }
+
     /// Tables that enforce the policy, with the nodes that have them.
     pub(super) fn uses(&self, policy: &ObjectRef) -> impl Iterator<Item = (&Name, TableId, i64, Use)> {
         let tables = self.by_policy.get(policy).into_iter().flatten();

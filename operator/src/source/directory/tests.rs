@@ -84,3 +84,23 @@ async fn a_change_on_disk_is_noticed() {
     cancel.cancel();
     task.await.unwrap().unwrap();
 }
+
+/// As kubectl reads a manifest (sigs.k8s.io/yaml: YAML 1.1 words, `ParseInt` with base 0), not as YAML 1.2 has it.
+#[test]
+fn scalars_mean_what_they_mean_to_kubectl() {
+    let read = |scalar: &str| {
+        let text = format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: a}}\nx: {scalar}\n");
+        objects(&text).map_or_else(Value::from, |o| o.into_values().next().unwrap()["x"].clone())
+    };
+    let (t, f) = (Value::from(true), Value::from(false));
+    let mut expected: Vec<(&str, Value)> = Vec::new();
+    expected.extend(["y", "Y", "yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON"].map(|s| (s, t.clone())));
+    expected.extend(["n", "N", "no", "No", "NO", "false", "False", "FALSE", "off", "Off", "OFF"].map(|s| (s, f.clone())));
+    expected.extend(["~", "null", "Null", "NULL", ""].map(|s| (s, Value::Null)));
+    expected.extend(["nope", "2001-01-01", "10.0.0.0/8", "1.2.3", "fd00::1", "12:30"].map(|s| (s, s.into())));
+    expected.extend([("'yes'", "yes".into()), ("\"on\"", "on".into())]);
+    let numbers = [("0777", 511), ("0o17", 15), ("0x1F", 31), ("1_000", 1000), ("0b11", 3), ("-7", -7), ("+7", 7)];
+    expected.extend(numbers.map(|(s, n)| (s, n.into())));
+    let wrong: Vec<_> = expected.iter().map(|(s, v)| (s, v, read(s))).filter(|(_, v, r)| *v != r).collect();
+    assert!(wrong.is_empty(), "{wrong:?}");
+}

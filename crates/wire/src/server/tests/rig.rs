@@ -47,6 +47,8 @@ pub(super) struct Replica {
     pub(super) said: mpsc::Receiver<(Arc<str>, NodeMessage)>,
     pub(super) ready: watch::Sender<bool>,
     pub(super) cancel: CancellationToken,
+    /// Exchanges the certificate.
+    pub(super) tls: Option<watch::Sender<Tls>>,
 }
 
 impl Replica {
@@ -63,9 +65,10 @@ impl Replica {
         let (jobs, jobs_rx) = mpsc::channel(64);
         let (said_tx, said) = mpsc::channel(1024);
         let service = Service::new(Arc::new(Names), inbound, is_ready, cancel.clone());
-        tokio::spawn(serve(listener, tls, service));
+        let (tls, certificate) = tls.map(watch::channel).unzip();
+        tokio::spawn(serve(listener, certificate, service));
         tokio::spawn(own(Hub::new(name), rx, jobs_rx, said_tx));
-        Self { address, jobs, said, ready, cancel }
+        Self { address, jobs, said, ready, cancel, tls }
     }
 
     /// Runs something on the hub and returns what it says.

@@ -138,6 +138,13 @@ async fn acknowledgements_and_refusals_become_enforcement() {
     let e = r.hub(move |h| h.enforcement(&q, 1)).await;
     assert_eq!((e.enforced, e.nodes), (1, 2));
     assert_eq!(e.refusals, vec![Refusal { node: "n2".into(), reason: "full".into() }]);
+    r.hub(|h| drop(h.take_touched())).await;
+    // it fits after all: nothing new was published, and the node no longer refuses
+    n2.client.ack(b2.at).await.unwrap();
+    let q = policy();
+    r.until(move |h| h.enforcement(&q, 1).enforced == 2 && h.enforcement(&q, 1).refusals.is_empty()).await;
+    let q = policy();
+    assert!(r.hub(move |h| h.take_touched().contains(&q)).await, "its status is looked at again");
     // a new generation is enforced nowhere until acknowledged, and the old refusal doesn't count for it
     r.publish(vec![table(7, &p, 2), table(8, &p, 2)]).await;
     let q = policy();
@@ -271,4 +278,27 @@ async fn tls_is_checked_against_the_published_ca() {
     let mut n = Node::start("n2", "token-of-n2", Replicas { addresses, ca_pem }, None);
     assert_eq!(n.batch().await.changes, vec![ip(1, "a")]);
     assert!(duped.events.try_recv().is_err(), "a server of another CA is not trusted");
+}
+
+#[tokio::test]
+async fn a_new_certificate_of_a_new_authority_cuts_no_stream_and_a_bad_one_changes_nothing() {
+    let ((old_ca, old), (new_ca, new)) = (certificates(), certificates());
+    let r = Replica::with_tls("op", Some(old)).await;
+    r.publish(vec![ip(1, "a")]).await;
+    let addresses = vec![r.address.to_string()];
+    let trusting = |ca_pem: &str| Replicas { addresses: addresses.clone(), ca_pem: ca_pem.to_owned() };
+    let mut open = Node::start("n1", "token-of-n1", trusting(&old_ca), None);
+    assert_eq!(open.batch().await.changes, vec![ip(1, "a")]);
+    let shown = r.tls.as_ref().unwrap();
+    shown.send_replace(new);
+    // agents were told of both before
+    let mut both = Node::start("n2", "token-of-n2", trusting(&format!("{old_ca}{new_ca}")), None);
+    assert_eq!(both.batch().await.changes, vec![ip(1, "a")]);
+    let mut behind = Node::start("n3", "token-of-n3", trusting(&old_ca), None);
+    shown.send_replace(Tls { certificate_pem: "no".into(), key_pem: "no".into() });
+    let mut after = Node::start("n4", "token-of-n4", trusting(&new_ca), None);
+    assert_eq!(after.batch().await.changes, vec![ip(1, "a")]);
+    r.publish(vec![ip(2, "b")]).await;
+    assert_eq!(open.batch().await.changes, vec![ip(2, "b")], "the stream of before goes on");
+    assert!(behind.events.try_recv().is_err(), "it really is another certificate");
 }

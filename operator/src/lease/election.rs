@@ -1,0 +1,71 @@
+//! What to do about the Lease as it is read. Pure: clocks are told.
+
+use std::time::Instant;
+
+use axoneme_wire::server::Leadership;
+
+use super::{DURATION, Renewed};
+
+/// The Lease as it was read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct View {
+    pub(super) version: String,
+    /// Empty: it was given back.
+    pub(super) holder: String,
+    /// Stream address of the holder.
+    pub(super) address: Option<String>,
+    pub(super) transitions: i64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Move {
+    /// There is none.
+    Create,
+    /// Take or renew it, onto this version.
+    Write { version: String, transitions: i64 },
+    Leave(Leadership),
+}
+
+/// What was seen last, and since when it is so.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Seen {
+    version: String,
+    since: Option<Instant>,
+}
+
+impl Seen {
+    pub(super) fn judge(&mut self, lease: Option<&View>, me: &str, now: Instant) -> Move {
+        let Some(lease) = lease else { return Move::Create };
+        let mine = lease.holder == me;
+        if !mine && !lease.holder.is_empty() && !self.is_over(&lease.version, now) {
+            return Move::Leave(lease.address.clone().map_or(Leadership::Unknown, Leadership::Other));
+        }
+        Move::Write { version: lease.version.clone(), transitions: lease.transitions + i64::from(!mine) }
+    }
+
+    fn is_over(&mut self, version: &str, now: Instant) -> bool {
+        if *version != self.version || self.since.is_none() {
+            (self.version, self.since) = (version.to_owned(), Some(now));
+        }
+        self.since.is_some_and(|since| now.saturating_duration_since(since) >= DURATION)
+    }
+}
+
+/// The hold and the leadership after an attempt that `started` then and has ended `now`. `learnt`: nothing, if it failed.
+pub(super) fn after(
+    hold: Option<Renewed>,
+    learnt: Option<Leadership>,
+    started: Renewed,
+    now: Renewed,
+) -> (Option<Renewed>, Leadership) {
+    match learnt {
+        Some(Leadership::Me) => (Some(started), Leadership::Me),
+        Some(other) => (None, other),
+        // not known: a leader stays one for as long as it can be sure
+        None if hold.is_some_and(|h| h.is_sure_at(now)) => (hold, Leadership::Me),
+        None => (None, Leadership::Unknown),
+    }
+}
+
+#[cfg(test)]
+mod tests;
