@@ -39,5 +39,5 @@ fn cargo_deny() -> std::process::Command {
 }
 
 fn check(which: &[&str]) -> Result<()> {
-    show(cargo_deny().args(["check", "--disable-fetch", "--hide-inclusion-graph"]).args(which))
+    show(cargo_deny().args(["--offline", "check", "--hide-inclusion-graph"]).args(which))
 }
