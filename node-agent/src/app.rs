@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use axoneme_flow::Hub;
-use axoneme_kernel::net::Netlink;
+use axoneme_kernel::{grace::GracePeriods, net::Netlink};
 use axoneme_runtime::{admin as admin_socket, apiserver::Sources, clock, drain};
 use axoneme_wire::client::{Credentials, Directory, Driver, Fixed, Replicas, Settings, TokenFile};
 use nix::fcntl::{Flock, FlockArg};
@@ -28,6 +28,7 @@ use crate::{
     run::{self, Running},
     source::RowSource,
     store::Files,
+    uninstall,
 };
 
 /// Requests in hand get so long at the end.
@@ -126,10 +127,13 @@ fn in_cluster() -> Option<(String, String)> {
     Some((std::env::var("KUBERNETES_SERVICE_HOST").ok()?, std::env::var("KUBERNETES_SERVICE_PORT").ok()?))
 }
 
-fn engine(args: &Common, findings: preflight::Findings, source: RowSource) -> Result<(Running, Admin)> {
+fn engine(args: &Common, mut findings: preflight::Findings, source: RowSource) -> Result<(Running, Admin)> {
     let instance = clock::unix_millis(clock::wall()).saturating_mul(1_000_000);
     let (flows, feed) = Hub::new(&args.node, "", instance, args.flow_history);
     let network = Arc::new(Netlink::open()?);
+    let marker = args.places.state_dir.join(uninstall::SHORT_GRACE_PERIODS);
+    let grace = Arc::new(GracePeriods::open(marker).context("switch short grace periods off again")?);
+    findings.warnings.extend(grace.obstacle());
     let parts = Parts {
         node: args.node.as_str().into(),
         network: network.clone(),
@@ -139,11 +143,12 @@ fn engine(args: &Common, findings: preflight::Findings, source: RowSource) -> Re
         add_deadline: Duration::from_secs(args.add_deadline),
         warnings: findings.warnings,
         flows: Some(flows.clone()),
+        grace: Some(grace.clone()),
     };
     let (factory, current) = bpf::Factory::new();
     let engine = Engine::new(parts, Box::new(factory))?;
     bpf::read_events(current, feed).context("start the event reader")?;
-    let running = run::start(engine, network, source).context("start the engine")?;
+    let running = run::start(engine, network, Some(grace), source).context("start the engine")?;
     let admin = Admin { engine: running.mail.clone(), flows };
     Ok((running, admin))
 }

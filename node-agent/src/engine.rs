@@ -1,7 +1,7 @@
 //! The one owner of the node's state.
 //!
 //! All methods are synchronous and run on one thread; kernel calls are short. What takes long (removal of a link waits
-//! for RCU in the kernel) is handed out as [`Doomed`] work and comes back with [`Engine::link_removed`].
+//! for RCU in the kernel, see [`crate::reaper`]) is handed out as [`Doomed`] work and comes back with [`Engine::link_removed`].
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +14,8 @@ use std::{
 use axoneme_cni::{Answer, Failure, Request, protocol::Attachment};
 use axoneme_flow::Hub;
 use axoneme_kernel::{
-    datapath::{Datapath, DatapathConfig, DatapathError, EndpointEntry, IpEntry, ServiceEntry},
+    datapath::{Datapath, DatapathConfig, DatapathError, EndpointEntry, Hook, IpEntry, ServiceEntry},
+    grace::GracePeriods,
     net::{Masquerade, Network, Route},
 };
 use axoneme_model::rows::{NodeRow, TableId};
@@ -40,6 +41,7 @@ use crate::{
 
 mod adopt;
 mod attach;
+mod lost;
 mod node;
 mod rows;
 mod settle;
@@ -70,6 +72,8 @@ pub struct Parts {
     pub warnings: Vec<String>,
     /// Told who is who, for flows.
     pub flows: Option<Arc<Hub>>,
+    /// The kernel's waits while links change; none leaves them as they are.
+    pub grace: Option<Arc<GracePeriods>>,
 }
 
 /// What the engine says to the operator.
@@ -84,11 +88,14 @@ pub enum Outgoing {
     Resync,
 }
 
-/// A link that is to be removed elsewhere.
+/// What is left of an interface whose entries are gone, to be removed elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Doomed {
     pub attachment: Attachment,
     pub host_name: String,
+    /// None: the link is gone already, or was never made.
+    pub ifindex: Option<u32>,
+    pub addresses: Vec<IpAddr>,
 }
 
 /// One interface of one pod.
@@ -102,6 +109,8 @@ pub(crate) struct Endpoint {
     pub(crate) fault: Option<String>,
     /// The link is being removed elsewhere.
     pub(crate) doomed: bool,
+    /// Since when the link is missing.
+    pub(crate) lost_since: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -181,6 +190,8 @@ pub struct Engine {
     reported: Option<NodeReport>,
     retry_at: Option<Instant>,
     removal_retry_at: Option<Instant>,
+    /// When links of pods are looked for next.
+    look_at: Option<Instant>,
     counters: Counters,
 }
 
@@ -216,6 +227,7 @@ impl Engine {
             reported: None,
             retry_at: None,
             removal_retry_at: None,
+            look_at: None,
             counters: Counters::default(),
         };
         engine.load_intents()?;
@@ -262,8 +274,14 @@ impl Engine {
     /// When [`Engine::tick`] is to be called if nothing else happens.
     pub fn wake_at(&self) -> Option<Instant> {
         let deadlines = self.waiting.iter().map(|w| w.since + self.parts.add_deadline);
-        let retries = [self.retry_at, self.base.retry_at, self.removal_retry_at, self.ipam.wake_at()];
+        let retries = [self.retry_at, self.base.retry_at, self.removal_retry_at, self.look_at, self.ipam.wake_at()];
         deadlines.chain(retries.into_iter().flatten()).min()
+    }
+
+    /// Puts programs on an interface without the kernel's usual wait.
+    fn attach_programs(&self, datapath: &dyn Datapath, hook: Hook, ifindex: u32) -> Result<(), Error> {
+        let _short = self.parts.grace.as_deref().map(GracePeriods::shorten);
+        Ok(datapath.attach(hook, ifindex)?)
     }
 
     /// Links to remove elsewhere; the outcome comes back by [`Engine::link_removed`].

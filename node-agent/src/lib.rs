@@ -31,6 +31,7 @@ pub mod inventory;
 pub mod ipam;
 pub mod plan;
 pub mod preflight;
+pub mod reaper;
 pub mod run;
 pub mod source;
 pub mod status;

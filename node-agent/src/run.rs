@@ -1,14 +1,10 @@
 //! The engine on its thread, and what feeds it.
 
-use std::{
-    os::fd::OwnedFd,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{os::fd::OwnedFd, sync::Arc, time::Instant};
 
 use axoneme_cni::{Answer, Request};
 use axoneme_flow::admin::{IdentityView, TableView};
-use axoneme_kernel::net::Network;
+use axoneme_kernel::{grace::GracePeriods, net::Network};
 use axoneme_wire::client::Event;
 use tokio::{
     runtime::Handle,
@@ -19,6 +15,7 @@ use tokio::{
 use crate::{
     Error,
     engine::{Doomed, Engine, Outgoing},
+    reaper::{self, Removal},
     source::RowSource,
     status::NodeStatus,
 };
@@ -27,10 +24,6 @@ use crate::{
 const MAIL: usize = 1024;
 /// Reports that may wait for the operator's side.
 const REPORTS: usize = 4096;
-/// Between DEL and the removal of what is left of the link.
-const LINGER: Duration = Duration::from_millis(500);
-/// Links that may wait for removal.
-const DOOMED: usize = 4096;
 
 /// What the engine is asked or told.
 #[derive(Debug)]
@@ -62,10 +55,15 @@ pub struct Running {
 }
 
 /// Starts the engine on a thread of its own, with the tasks that feed it from the source and tell its operator.
-pub fn start(engine: Engine, network: Arc<dyn Network>, source: RowSource) -> std::io::Result<Running> {
+pub fn start(
+    engine: Engine,
+    network: Arc<dyn Network>,
+    grace: Option<Arc<GracePeriods>>,
+    source: RowSource,
+) -> std::io::Result<Running> {
     let (mail, inbox) = mpsc::channel(MAIL);
     let (reports, outgoing) = mpsc::channel(REPORTS);
-    let (doomed_tx, doomed) = mpsc::channel(DOOMED);
+    let (doomed_tx, doomed) = mpsc::channel(reaper::QUEUE);
     let (ready_tx, ready) = watch::channel(false);
     let handle = Handle::current();
     let RowSource { mut events, operator } = source;
@@ -81,7 +79,7 @@ pub fn start(engine: Engine, network: Arc<dyn Network>, source: RowSource) -> st
         tokio::task::spawn(tell(outgoing, operator)),
         tokio::task::spawn_blocking({
             let mail = mail.downgrade();
-            move || reap(doomed, &mail, &*network)
+            move || reaper::reap(doomed, &mail, &*network, grace.as_deref())
         }),
     ];
     let thread = std::thread::Builder::new()
@@ -109,7 +107,7 @@ async fn turn(
     mut engine: Engine,
     mut inbox: mpsc::Receiver<Mail>,
     reports: mpsc::Sender<Outgoing>,
-    doomed: mpsc::Sender<Doomed>,
+    doomed: mpsc::Sender<Removal>,
     ready: watch::Sender<bool>,
 ) {
     loop {
@@ -161,7 +159,7 @@ fn handle(engine: &mut Engine, mail: Mail) {
 async fn publish(
     engine: &mut Engine,
     reports: &mpsc::Sender<Outgoing>,
-    doomed: &mpsc::Sender<Doomed>,
+    doomed: &mpsc::Sender<Removal>,
     ready: &watch::Sender<bool>,
 ) {
     for report in engine.take_outgoing() {
@@ -169,7 +167,7 @@ async fn publish(
         let _ = reports.send(report).await;
     }
     for link in engine.take_doomed() {
-        let _ = doomed.send(link).await;
+        let _ = doomed.send(Removal { doomed: link, datapath: engine.datapath() }).await;
     }
     let is_ready = engine.is_ready();
     ready.send_if_modified(|r| std::mem::replace(r, is_ready) != is_ready);
@@ -179,26 +177,6 @@ async fn tell(mut outgoing: mpsc::Receiver<Outgoing>, operator: Box<dyn crate::s
     while let Some(message) = outgoing.recv().await {
         if operator.tell(message).await.is_err() {
             return;
-        }
-    }
-}
-
-/// Removes links: each removal waits for a grace period of the kernel, holding the lock that ADD needs, hence not in the
-/// engine, in batches, and after a while: a runtime removes a pod's namespace right after DEL, and its link with it.
-fn reap(mut doomed: mpsc::Receiver<Doomed>, mail: &mpsc::WeakSender<Mail>, network: &dyn Network) {
-    while let Some(first) = doomed.blocking_recv() {
-        std::thread::sleep(LINGER);
-        let mut links = vec![first];
-        while let Ok(link) = doomed.try_recv() {
-            links.push(link);
-        }
-        let names: Vec<String> = links.iter().map(|l| l.host_name.clone()).collect();
-        let result = network.remove_links(&names).map_err(|e| e.to_string());
-        let Some(mail) = mail.upgrade() else { return };
-        for link in links {
-            if mail.blocking_send(Mail::LinkRemoved(link, result.clone())).is_err() {
-                return;
-            }
         }
     }
 }

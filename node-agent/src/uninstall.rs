@@ -3,9 +3,15 @@
 use std::{collections::BTreeSet, path::Path};
 
 use anyhow::{Result, bail};
-use axoneme_kernel::net::{LINK_PREFIX, Netlink, Network};
+use axoneme_kernel::{
+    grace::GracePeriods,
+    net::{LINK_PREFIX, Netlink, Network},
+};
 
 use crate::{app, args::Places, cni::install, inventory::Inventory, store::Files};
+
+/// Below the state directory: the kernel's grace periods are short because of us.
+pub const SHORT_GRACE_PERIODS: &str = "short-grace-periods";
 
 /// Does each part whatever becomes of the others; what could not be removed is named at the end. Safe to repeat.
 pub fn uninstall(places: &Places) -> Result<()> {
@@ -56,6 +62,7 @@ fn restore_settings(network: &dyn Network, places: &Places) -> Result<()> {
         return Ok(());
     }
     let store = Files::open(&places.state_dir)?;
+    GracePeriods::open(places.state_dir.join(SHORT_GRACE_PERIODS))?;
     let problems = Inventory::load(&store)?.restore(network, &store)?;
     if problems.is_empty() { Ok(()) } else { bail!(problems.join("; ")) }
 }

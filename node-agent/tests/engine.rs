@@ -317,3 +317,44 @@ fn what_somebody_else_changed_is_found_and_mended() {
     e.repair().unwrap();
     assert_eq!(e.drift().unwrap(), Vec::<String>::new());
 }
+
+#[test]
+fn a_pod_whose_namespace_is_gone_without_a_del_is_collected_after_a_while() {
+    let node = Node::default();
+    let mut e = node.boot();
+    e.stream(snapshot(&rows(), 1));
+    for (container, uid) in [("c0", "b"), ("c1", "a")] {
+        run(&mut e, request(Command::Add, container, uid)).unwrap();
+    }
+    let lost = node.network.state().owned_links().iter().find(|l| l.alias.contains("c1/")).unwrap().name.clone();
+    axoneme_kernel::net::Network::remove_link(&*node.network, &lost).unwrap();
+    let mut passed = Duration::ZERO;
+    while e.view().status.endpoints.len() == 2 {
+        assert!(passed < Duration::from_mins(3), "{:?}", e.view().status.endpoints);
+        let step = e.wake_at().unwrap().saturating_duration_since(axoneme_runtime::clock::Clock::now(&*node.clock));
+        node.clock.advance(step);
+        passed += step;
+        e.tick();
+        reap(&node, &mut e);
+    }
+    assert!(passed >= Duration::from_mins(1), "a runtime has time for its DEL: {passed:?}");
+    assert_eq!(e.view().status.endpoints[0].container, "c0");
+    assert_eq!(node.datapath.kernel().endpoints.len(), 1);
+    assert!(
+        e.take_outgoing().iter().any(|o| matches!(o, Outgoing::Endpoint(r) if r.removed && &*r.container_id == "c1"))
+    );
+    run(&mut e, request(Command::Del, "c0", "b")).unwrap();
+    reap(&node, &mut e);
+    assert_eq!(node.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn a_row_of_the_same_uid_but_another_name_is_not_the_pods() {
+    let node = Node::default();
+    let mut e = node.boot();
+    e.stream(snapshot(&rows(), 1));
+    let mut other = request(Command::Add, "c1", "a");
+    other.args = other.args.replace("web-a", "db-a");
+    let (answer, _rx) = ask(&mut e, other);
+    assert!(answer.is_none(), "it waits for a row of its own: {answer:?}");
+}

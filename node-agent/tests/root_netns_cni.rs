@@ -141,6 +141,7 @@ fn parts(network: Arc<Netlink>, state: &Path) -> Parts {
         add_deadline: Duration::from_secs(5),
         warnings: vec![],
         flows: None,
+        grace: None,
     }
 }
 
@@ -156,7 +157,7 @@ async fn serve(
     let engine = Engine::new(parts(network.clone(), &state), Box::new(Shared(datapath))).unwrap();
     let (source, events, mut outgoing) = source::in_process(64);
     let reports = tokio::spawn(async move { while outgoing.recv().await.is_some() {} });
-    let mut running = run::start(engine, network, source).unwrap();
+    let mut running = run::start(engine, network, None, source).unwrap();
     events.send(snapshot(&rows, 1)).await.unwrap();
     tokio::time::timeout(Duration::from_secs(10), running.ready.wait_for(|r| *r)).await.expect("ready").unwrap();
     let (trigger, watcher) = drain::channel();

@@ -42,7 +42,7 @@ pub fn pod(object: &Value) -> Result<Option<Pod>, ObjectErrors> {
         let pod = Pod {
             namespace: meta.object.namespace.clone(),
             name: meta.object.name.clone(),
-            uid: uid(root),
+            uid: mirrored(root).unwrap_or_else(|| uid(root)),
             labels: labels(root),
             annotations: annotations(root),
             service_account: account.into(),
@@ -52,6 +52,22 @@ pub fn pod(object: &Value) -> Result<Option<Pod>, ObjectErrors> {
         };
         (networked.then_some(pod), None)
     })
+}
+
+/// The uid that the kubelet knows a static pod by, and gives to the network plugin: the hash of its manifest, which its mirror
+/// in the API carries as an annotation beside a uid of its own (kubernetes/pkg/kubelet/types `kubernetes.io/config.mirror`).
+///
+/// Only what has the form of such a hash counts, so that no pod can take the uid of an ordinary one.
+fn mirrored(root: &Field<'_>) -> Option<Arc<str>> {
+    let metadata = root.get("metadata")?;
+    let annotations = metadata.get("annotations")?;
+    let hash = annotations.get("kubernetes.io/config.mirror")?.str().filter(|h| is_hash(h))?;
+    Some(hash.into())
+}
+
+/// An MD5 sum in hexadecimal digits.
+fn is_hash(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 /// `podIPs`, or `podIP` where an old kubelet wrote only that.

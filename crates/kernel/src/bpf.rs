@@ -23,22 +23,24 @@ mod datapath;
 mod events;
 mod links;
 mod loader;
+mod memory;
 mod metrics;
-mod policies;
 mod migration;
+mod policies;
 mod services;
 mod sys;
 mod system;
 mod table;
-
 mod waiting;
+
 pub use connections::{Connection, Expired};
 pub use datapath::BpfDatapath;
 pub use events::{Event, EventReader};
 #[doc(hidden)]
 pub use loader::Testing;
 pub use loader::{Budget, Loader};
+pub use memory::{map_memory, memory_by_map};
 pub use metrics::{Metric, Metrics};
-pub use sys::{CONTEXT_WORDS, RunOutput, test_run};
 #[doc(hidden)]
 pub use migration::{Convert, write_old_map};
+pub use sys::{CONTEXT_WORDS, RunOutput, test_run};

@@ -17,16 +17,17 @@
 //!   over an IPv4 underlay) needs `tunnel` set to the node's underlay address, for replies to what came by the tunnel;
 //!   in all other cases it is implied.
 //! - **Order for a new pod**: table, ipcache, endpoints, then [`Datapath::attach`], then the answer to the runtime.
-//!   **For a pod that goes**: [`Datapath::detach`], endpoints, ipcache, [`Datapath::forget_connections`], table.
+//!   **For a pod that goes**: endpoints, ipcache, [`Datapath::forget_connections`], its link, [`Datapath::detach`], table:
+//!   programs stay while there is a link, which would be open without them.
 //! - **Collection**: `BpfDatapath::gc` every 30 s or so; events by `BpfDatapath::events`, asked 10 to 100 times a second.
 //!
 //! [`HOST_MAC`]: axoneme_abi::constants::HOST_MAC
 
 use std::{fmt::Debug, net::IpAddr};
 
-use ipnetwork::IpNetwork;
 pub use axoneme_abi::policy::kind as peer_kind;
 use axoneme_abi::policy::{KIND_PODS_V4, KIND_WORLD_V6};
+use ipnetwork::IpNetwork;
 
 /// Why a datapath call failed.
 #[derive(Debug, thiserror::Error)]
@@ -91,7 +92,6 @@ pub struct PolicyKey {
     pub port_bits: u8,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 impl PolicyKey {
     /// Place in the order of lookup: of two keys that match a packet, the one with the larger number is looked at first.
     #[must_use]
@@ -106,6 +106,7 @@ impl PolicyKey {
     }
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PolicyValue {
     pub allow: bool,
     pub rule: u32,
@@ -208,4 +209,8 @@ pub trait Datapath: Send + Sync + Debug {
 
     /// Forgets connections of an address (after its pod is gone).
     fn forget_connections(&self, address: IpAddr) -> Result<u32>;
+    /// The same for several addresses: one walk over the connections, not one an address.
+    fn forget_connections_of(&self, addresses: &[IpAddr]) -> Result<u32> {
+        addresses.iter().try_fold(0u32, |n, a| Ok(n.saturating_add(self.forget_connections(*a)?)))
+    }
 }

@@ -10,4 +10,5 @@
 pub mod bpf;
 pub mod datapath;
 pub mod fake;
+pub mod grace;
 pub mod net;

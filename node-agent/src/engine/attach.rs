@@ -24,7 +24,7 @@ use super::{Doomed, Endpoint, Engine, Outgoing};
 use crate::{
     Error,
     endpoint::{self, Intent, Phase, SCHEMA},
-    store,
+    reaper, store,
 };
 
 /// A removal that failed is tried again after so long.
@@ -135,7 +135,8 @@ impl Engine {
         let row = if uid.is_empty() {
             rows.endpoints.values().find(|r| *r.namespace == *namespace && *r.name == *name)
         } else {
-            rows.endpoints.get(uid)
+            // a row that says another name is of somebody else, whatever its uid
+            rows.endpoints.get(uid).filter(|r| *r.namespace == *namespace && *r.name == *name)
         };
         let Some(row) = row else {
             return Err(Refusal::Wait(format!(
@@ -181,7 +182,7 @@ impl Engine {
         for address in &intent.addresses {
             self.local.insert(*address, attachment.clone());
         }
-        let endpoint = Endpoint { intent, ifindex: None, reported: None, fault: None, doomed: false };
+        let endpoint = Endpoint { intent, ifindex: None, reported: None, fault: None, doomed: false, lost_since: None };
         self.endpoints.insert(attachment.clone(), endpoint);
         Ok(())
     }
@@ -239,7 +240,7 @@ impl Engine {
             flows.names(|names| names.upsert_interface(ifindex, &link.host_name));
         }
         // programs before the link is up: no packet meets an empty hook
-        datapath.attach(Hook::Endpoint, ifindex)?;
+        self.attach_programs(&*datapath, Hook::Endpoint, ifindex)?;
         self.wish_endpoint(attachment);
         self.apply_entries(attachment)?;
         network.configure_pod(netns.as_fd(), &link)?;
@@ -278,7 +279,7 @@ impl Engine {
             // nothing is known: a link of that name can only be left from a state that was lost
             let host_name = endpoint::host_name(attachment);
             if self.parts.network.links().map_err(Error::from)?.iter().any(|l| l.name == host_name) {
-                self.doomed.push(Doomed { attachment: attachment.clone(), host_name });
+                self.doom(attachment.clone(), host_name, None, Vec::new());
             }
             return Ok(());
         }
@@ -289,8 +290,8 @@ impl Engine {
         Err(Failure::new(code::IO, format!("DEL of {attachment}: {fault}; it will be tried again")).into())
     }
 
-    /// Undoes everything that is there of an endpoint but its link, which is handed out for removal; the address comes
-    /// free and the intent goes when that is done. True: no packet passes any more.
+    /// Takes an endpoint out of the datapath; its link with the programs on it, and its connections, are handed out for
+    /// removal; the address comes free and the intent goes when that is done. True: nobody new can reach it.
     pub(super) fn teardown(&mut self, attachment: &Attachment) -> bool {
         let Some(endpoint) = self.endpoints.get_mut(attachment) else { return true };
         if endpoint.doomed {
@@ -298,8 +299,7 @@ impl Engine {
         }
         let was_live = endpoint.intent.phase == Phase::Live;
         endpoint.intent.phase = Phase::Removing;
-        let (document, addresses, ifindex) =
-            (endpoint.intent.document(), endpoint.intent.addresses.clone(), endpoint.ifindex);
+        let (document, addresses) = (endpoint.intent.document(), endpoint.intent.addresses.clone());
         // a full disk must not keep a pod from being removed: after a crash the link's absence tells the same
         if let Err(error) = store::save(&*self.parts.store, &document, &endpoint.intent) {
             tracing::warn!(%error, %attachment, "removal goes on without its record");
@@ -309,13 +309,13 @@ impl Engine {
         }
         let addresses: Vec<IpAddr> = addresses.into_iter().collect();
         self.unwish(&addresses);
-        let fenced = self.fence(&addresses, ifindex);
+        let fenced = self.fence(&addresses);
         let Some(endpoint) = self.endpoints.get_mut(attachment) else { return true };
         match fenced {
             Ok(()) => {
                 endpoint.doomed = true;
-                let doomed = Doomed { attachment: attachment.clone(), host_name: endpoint.intent.host_name.clone() };
-                self.doomed.push(doomed);
+                let (host_name, ifindex) = (endpoint.intent.host_name.clone(), endpoint.ifindex);
+                self.doom(attachment.clone(), host_name, ifindex, addresses);
                 true
             }
             Err(error) => {
@@ -327,18 +327,17 @@ impl Engine {
         }
     }
 
-    fn fence(&mut self, addresses: &[IpAddr], ifindex: Option<u32>) -> Result<(), Error> {
+    fn doom(&mut self, attachment: Attachment, host_name: String, ifindex: Option<u32>, addresses: Vec<IpAddr>) {
+        self.doomed.push(Doomed { attachment, host_name, ifindex, addresses });
+    }
+
+    /// Takes the entries away: nothing new passes to or from the pod.
+    fn fence(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
         let Some(datapath) = self.datapath.clone() else { return Ok(()) };
         self.apply(&*datapath);
         if let Some(left) = addresses.iter().find(|a| self.entries.observed(a).is_some()) {
             let why = self.entries.failures().find(|(k, ..)| *k == left).map(|(_, f, _)| f.message.clone());
             return Err(Error::Node(format!("address {left} is still in the datapath: {}", why.unwrap_or_default())));
-        }
-        if let Some(ifindex) = ifindex {
-            datapath.detach(ifindex)?;
-        }
-        for address in addresses {
-            datapath.forget_connections(*address)?;
         }
         Ok(())
     }
@@ -369,9 +368,11 @@ impl Engine {
 
     /// Removes handed out links in place: on the way back from a failed ADD, where the next try needs the name.
     pub(super) fn remove_links_now(&mut self) {
-        for doomed in std::mem::take(&mut self.doomed) {
-            let result = self.parts.network.remove_link(&doomed.host_name);
-            self.link_removed(&doomed, result.map(|_| ()).map_err(|e| e.to_string()));
+        let batch = std::mem::take(&mut self.doomed);
+        let (network, grace) = (self.parts.network.clone(), self.parts.grace.clone());
+        let result = reaper::remove(&batch, &*network, self.datapath.as_deref(), grace.as_deref());
+        for doomed in batch {
+            self.link_removed(&doomed, result.clone());
         }
     }
 
@@ -412,7 +413,7 @@ impl Engine {
                 && !valid.contains(&attachment)
                 && !self.endpoints.contains_key(&attachment)
             {
-                self.doomed.push(Doomed { attachment, host_name: link.name });
+                self.doom(attachment, link.name, Some(link.ifindex), Vec::new());
             }
         }
         if left.is_empty() {

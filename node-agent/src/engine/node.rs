@@ -89,7 +89,7 @@ impl Engine {
     fn attach_all(&mut self) -> Result<(), Error> {
         let (Some(datapath), Some(base)) = (self.datapath.clone(), self.base.plan.clone()) else { return Ok(()) };
         for hook in self.wanted_hooks(&base) {
-            datapath.attach(hook.0, hook.1)?;
+            self.attach_programs(&*datapath, hook.0, hook.1)?;
         }
         self.detach_strays(&base, &*datapath)
     }

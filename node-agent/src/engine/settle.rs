@@ -30,6 +30,7 @@ impl Engine {
         self.counters.reconciles += 1;
         self.settle_base();
         self.retry_removals();
+        self.collect_lost();
         if let Some(datapath) = self.datapath.clone() {
             self.settle_datapath(&*datapath);
             self.settle_programs();

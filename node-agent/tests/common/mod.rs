@@ -28,6 +28,7 @@ use axoneme_model::{
 use axoneme_node_agent::{
     base::DatapathPaths,
     engine::{DatapathFactory, Engine, Outgoing, Parts},
+    reaper,
     store::{Store, StoreError},
 };
 use axoneme_runtime::clock::Manual;
@@ -357,6 +358,7 @@ impl Node {
             add_deadline: Duration::from_secs(15),
             warnings: vec![],
             flows: None,
+            grace: None,
         };
         Engine::new(parts, Box::new(Shared(self.datapath.clone()))).unwrap()
     }
@@ -524,9 +526,12 @@ pub fn run(engine: &mut Engine, request: Request) -> std::result::Result<Value, 
 
 /// The reaper's work.
 pub fn reap(node: &Node, engine: &mut Engine) {
-    for doomed in engine.take_doomed() {
-        let result = Mortal(node.network.clone(), node.fuse.clone()).remove_link(&doomed.host_name);
-        engine.link_removed(&doomed, result.map(|_| ()).map_err(|e| e.to_string()));
+    let batch = engine.take_doomed();
+    let network = Mortal(node.network.clone(), node.fuse.clone());
+    let datapath: &dyn Datapath = &*node.datapath;
+    let result = reaper::remove(&batch, &network, engine.datapath().map(|_| datapath), None);
+    for doomed in batch {
+        engine.link_removed(&doomed, result.clone());
     }
 }
 

@@ -92,6 +92,20 @@ fn pod_is_reduced_to_what_matters() {
 }
 
 #[test]
+fn a_static_pod_has_the_uid_that_its_kubelet_uses() {
+    let uid = |mirror: &str| {
+        let mut object = pod_object();
+        let annotations = object.metadata.annotations.as_mut().expect("annotations");
+        annotations.insert("kubernetes.io/config.mirror".into(), mirror.into());
+        pod(&value(&object)).expect("good").expect("networked").uid.to_string()
+    };
+    assert_eq!(uid("0f1e2d3c4b5a69788796a5b4c3d2e1f0"), "0f1e2d3c4b5a69788796a5b4c3d2e1f0");
+    for not_a_hash in ["", "5f0c7a52-8f0e-4a3a-9d59-0d1c9a6b7c11", "0F1E2D3C4B5A69788796A5B4C3D2E1F0", "u-2"] {
+        assert_eq!(uid(not_a_hash), "u-1", "nobody takes another pod's uid with {not_a_hash:?}");
+    }
+}
+
+#[test]
 fn pod_without_status_waits_for_its_addresses() {
     let mut object = pod_object();
     object.status = None;

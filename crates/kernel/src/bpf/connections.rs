@@ -131,18 +131,31 @@ impl BpfDatapath {
         }
     }
 
-    pub(super) fn forget(&self, address: IpAddr) -> Result<u32> {
-        let names = |[a, b]: [IpAddr; 2]| a == address || b == address;
-        let gone4 = collect(&self.maps.ct4, |k, _| address.is_ipv4() && names(k.ends().0))?;
-        let gone6 = collect(&self.maps.ct6, |k, _| address.is_ipv6() && names(k.ends().0))?;
-        let removed = self.maps.ct4.remove_all(&gone4)? + self.maps.ct6.remove_all(&gone6)?;
-        self.maps.reverse4.remove_all(&gone4)?;
-        self.maps.reverse6.remove_all(&gone6)?;
-        let named4 = collect(&self.maps.translations4, |k, _| address.is_ipv4() && names(k.ends().0))?;
-        let named6 = collect(&self.maps.translations6, |k, _| address.is_ipv6() && names(k.ends().0))?;
-        self.maps.translations4.remove_all(&named4)?;
-        self.maps.translations6.remove_all(&named6)?;
+    /// Removes the connections of these addresses.
+    pub(super) fn forget(&self, addresses: &[IpAddr]) -> Result<u32> {
+        let mut removed = 0;
+        if addresses.iter().any(IpAddr::is_ipv4) {
+            removed += self.forget_family(addresses, &self.maps.ct4, &self.maps.reverse4, &self.maps.translations4)?;
+        }
+        if addresses.iter().any(IpAddr::is_ipv6) {
+            removed += self.forget_family(addresses, &self.maps.ct6, &self.maps.reverse6, &self.maps.translations6)?;
+        }
         Ok(u32::try_from(removed).unwrap_or(u32::MAX))
+    }
+
+    fn forget_family<K: Ends, R: aya::Pod, T: aya::Pod>(
+        &self,
+        addresses: &[IpAddr],
+        connections: &super::table::Table<K, Conntrack>,
+        reverse: &super::table::Table<K, R>,
+        translations: &super::table::Table<K, T>,
+    ) -> Result<usize> {
+        let named = |k: &K| k.ends().0.iter().any(|a| addresses.contains(a));
+        let gone = collect(connections, |k, _| named(k))?;
+        let removed = connections.remove_all(&gone)?;
+        reverse.remove_all(&gone)?;
+        translations.remove_all(&collect(translations, |k, _| named(k))?)?;
+        Ok(removed)
     }
 }
 

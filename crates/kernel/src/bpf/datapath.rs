@@ -324,6 +324,9 @@ impl Datapath for BpfDatapath {
         self.attached_interfaces()
     }
     fn forget_connections(&self, address: IpAddr) -> Result<u32> {
-        self.forget(address)
+        self.forget(&[address])
+    }
+    fn forget_connections_of(&self, addresses: &[IpAddr]) -> Result<u32> {
+        self.forget(addresses)
     }
 }

@@ -59,6 +59,9 @@ fn default_route(ifindex: u32, address: std::net::IpAddr) -> Route {
     Route { destination, ifindex, gateway: Some(gateway(address)), onlink: address.is_ipv4(), source: None }
 }
 
+/// Index of `lo` in every namespace (net/core/net_namespace.c makes it first). Up also where no loopback plugin runs.
+const LOOPBACK: u32 = 1;
+
 /// Addresses, up, neighbours, default routes, in one system call after the lookup of the interface.
 pub(super) fn configure(link: &PodLink) -> Result<()> {
     let mut socket = Socket::open()?;
@@ -67,6 +70,7 @@ pub(super) fn configure(link: &PodLink) -> Result<()> {
     }
     let ifindex = find(&mut socket, &link.pod_name)?.ifindex;
     let mut requests: Vec<_> = link.addresses.iter().map(|a| message::add_address(ifindex, *a)).collect();
+    requests.push(message::link_up(LOOPBACK));
     requests.push(message::link_up(ifindex));
     for address in &link.addresses {
         requests.push(message::permanent_neighbour(ifindex, gateway(*address), HOST_MAC));
