@@ -12,6 +12,7 @@ use crate::{
     names::{Names, Peer},
     reason::DropReason,
     record::{Event, Point, Record, Transport, Verdict},
+    workload,
 };
 
 /// Makes flows of records. Cheap to keep, holds no names itself.
@@ -34,6 +35,12 @@ impl Enricher {
     #[must_use]
     pub fn node(&self) -> &str {
         &self.node
+    }
+
+    /// As it was given; names may know better.
+    #[must_use]
+    pub fn cluster(&self) -> &str {
+        &self.cluster
     }
 
     /// The flow of the record with that sequence number. Total: what has no name stays a number.
@@ -65,7 +72,7 @@ impl Enricher {
             destination: self.endpoint(r.destination_identity, destination_peer.as_ref(), names),
             flow_type: FlowType::L3L4,
             node_name: self.node.clone(),
-            event_type: event_type(r),
+            event_type: EventType::of(r),
             source_service: service(source, source_port),
             destination_service: service(destination, destination_port),
             traffic_direction: r.direction.map(Into::into),
@@ -91,21 +98,22 @@ impl Enricher {
             (known, _) => known,
         };
         let pod = peer.map(|p| &*p.pod).filter(|p| !p.is_empty());
-        let labels = pod
-            .and_then(|p| names.pod_labels(p))
-            .or_else(|| names.identity_labels(identity))
-            .as_ref()
-            .map(Labels::to_strings)
-            .unwrap_or_default();
+        let labels = pod.and_then(|p| names.pod_labels(p)).or_else(|| names.identity_labels(identity));
         let (namespace, pod_name) = pod.and_then(|p| p.split_once('/')).unwrap_or_default();
+        let workloads = labels.iter().filter_map(|l| workload::of(pod_name, l)).collect();
+        let labels = labels.as_ref().map(Labels::to_strings).unwrap_or_default();
         Endpoint {
             identity: identity.0,
-            cluster_name: if pod.is_some() { self.cluster.clone() } else { String::new() },
+            cluster_name: if pod.is_some() { self.cluster_name(names) } else { String::new() },
             namespace: namespace.into(),
             labels,
             pod_name: pod_name.into(),
-            workloads: Vec::new(),
+            workloads,
         }
+    }
+
+    fn cluster_name(&self, names: &impl Names) -> String {
+        names.cluster().map_or_else(|| self.cluster.clone(), |c| c.to_string())
     }
 
     /// A UUID of version 8 (RFC 9562, "custom"): node and start, then the sequence number.
@@ -119,14 +127,6 @@ impl Enricher {
 /// FNV-1a: stable over builds, unlike the standard hasher's promise.
 fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
-}
-
-fn event_type(r: &Record) -> EventType {
-    if r.event == Event::Drop {
-        EventType { kind: EventType::DROP, sub_type: i32::from(r.reason.0) }
-    } else {
-        EventType { kind: EventType::TRACE, sub_type: i32::from(r.point.sub_type()) }
-    }
 }
 
 /// The rule that decided, if one did and it has a name. A connection between two pods of a node is judged for both, and

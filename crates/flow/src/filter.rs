@@ -163,13 +163,18 @@ impl PodPattern {
     }
 }
 
-/// Back from the strings of a flow.
 fn labels(endpoint: &Endpoint) -> Labels {
+    labels_of(&endpoint.labels)
+}
+
+/// Back from the strings of a flow: `source:key=value`.
+#[must_use]
+pub fn labels_of(texts: &[String]) -> Labels {
     let parse = |text: &String| {
         let (key, value) = text.split_once('=').unwrap_or((text, ""));
         (LabelKey::parse(key), value.into())
     };
-    endpoint.labels.iter().map(parse).collect()
+    texts.iter().map(parse).collect()
 }
 
 /// A whole filter. The default matches everything.

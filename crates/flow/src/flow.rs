@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     lost::LostEvents,
     reason::DropReason,
-    record::{Event, Point, TcpFlags, Transport, Verdict},
+    record::{Event, Point, Record, TcpFlags, Transport, Verdict},
     time::Time,
 };
 
@@ -221,6 +221,16 @@ pub struct EventType {
 impl EventType {
     pub const DROP: i32 = 1;
     pub const TRACE: i32 = 4;
+
+    /// Of a record.
+    #[must_use]
+    pub fn of(r: &Record) -> Self {
+        if r.event == Event::Drop {
+            Self { kind: Self::DROP, sub_type: i32::from(r.reason.0) }
+        } else {
+            Self { kind: Self::TRACE, sub_type: i32::from(r.point.sub_type()) }
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -16,9 +16,11 @@ use std::{
 use crate::{
     decode::{ClockOffset, decode_drop, decode_flow},
     enrich::Enricher,
+    flow::Flow,
     history::History,
     lost::{Cause, Lost},
-    names::NameBook,
+    names::{NameBook, Names as _},
+    record::Record,
     spec::FieldError,
     stream::{Query, Reader, Step},
 };
@@ -87,6 +89,19 @@ impl Hub {
         self.lost.iter().filter(|l| l.1 > 0).map(|(cause, n)| (cause.name().to_owned(), n)).collect()
     }
 
+    /// Lets `look` see everything as of now. Changes of names wait meanwhile, so it should be done within a millisecond
+    /// or so; the feed does not wait.
+    pub fn read<T>(&self, look: impl FnOnce(&View<'_>) -> T) -> T {
+        let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
+        look(&View { history: &self.history, enricher: &self.enricher, names: &names })
+    }
+
+    /// How many events are kept.
+    #[must_use]
+    pub fn capacity(&self) -> u64 {
+        self.history.capacity()
+    }
+
     /// How many events there were since the start.
     #[must_use]
     pub fn seen(&self) -> u64 {
@@ -101,7 +116,34 @@ impl Hub {
     }
 }
 
+/// The flows and names of a moment.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    pub history: &'a History,
+    pub enricher: &'a Enricher,
+    pub names: &'a NameBook,
+}
+
+impl View<'_> {
+    /// Name of the cluster; empty: it has none, or it is not known yet.
+    #[must_use]
+    pub fn cluster(&self) -> Arc<str> {
+        self.names.cluster().unwrap_or_else(|| self.enricher.cluster().into())
+    }
+
+    /// The record with its names.
+    #[must_use]
+    pub fn flow(&self, sequence: u64, record: &Record) -> Flow {
+        self.enricher.flow(sequence, record, self.names)
+    }
+}
+
 impl Feed {
+    /// Takes a record that is none of the kernel's (tests, simulations). Never waits.
+    pub fn push(&mut self, record: &Record) {
+        self.hub.history.push(record);
+    }
+
     /// What to add to the kernel's clock from now on. Measure it at the start and every minute or so.
     pub fn set_clock(&mut self, offset: ClockOffset) {
         self.hub.clock.store(offset.0, Ordering::Relaxed);

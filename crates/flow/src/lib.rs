@@ -31,21 +31,22 @@ pub mod reason;
 pub mod record;
 pub mod spec;
 pub mod stream;
-#[cfg(test)]
-mod testing;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod time;
 mod url;
+mod workload;
 
 pub use decode::{ClockOffset, DecodeError, decode_drop, decode_flow};
 pub use enrich::Enricher;
 pub use filter::{Condition, Filter};
 pub use flow::{Content, Flow, Response};
 pub use history::{Found, History};
-pub use hub::{Feed, Hub, Ring, Session};
+pub use hub::{Feed, Hub, Ring, Session, View};
 pub use lost::{Cause, Lost};
-pub use names::{NameBook, Names, Peer};
+pub use names::{Change, NameBook, Names, News, Peer};
 pub use reason::DropReason;
-pub use record::{Event, Point, Record, TcpFlags, Traffic, Transport, Verdict};
+pub use record::{Event, Facet, Point, Record, TcpFlags, Traffic, Transport, Verdict};
 pub use spec::{FieldError, FilterSpec};
 pub use stream::{Query, Reader, Step};
 pub use time::Time;

@@ -1,15 +1,15 @@
 //! From ids to names: what the rows say, and for a while what they said.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     hash::Hash,
     net::IpAddr,
     sync::Arc,
 };
 
 use axoneme_model::{
-    Cidr, Identity, Labels, Protocol, RuleRef,
-    rows::{EndpointRow, IdentityRow, IpRow, RowSet, RuleId, RuleRow, ServiceRow},
+    Cidr, Identity, Labels, ObjectRef, Protocol, RuleRef,
+    rows::{EndpointRow, IdentityRow, IpRow, NodeRow, RowSet, RuleId, RuleRow, ServiceRow},
 };
 
 use crate::time::Time;
@@ -35,6 +35,8 @@ pub trait Names {
     /// Namespace and name of the service with this frontend.
     fn service(&self, address: IpAddr, protocol: Protocol, port: u16) -> Option<(Arc<str>, Arc<str>)>;
     fn interface(&self, index: u32) -> Option<Arc<str>>;
+    /// Name of the cluster; none: not known yet, or it has none.
+    fn cluster(&self) -> Option<Arc<str>>;
 }
 
 /// Namespace and name.
@@ -81,6 +83,13 @@ impl<K: Hash + Eq + Clone, V> Retained<K, V> {
         self.entries.get(key).map(|e| &e.0)
     }
 
+    fn is_current<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> bool
+    where
+        K: std::borrow::Borrow<Q>,
+    {
+        self.entries.get(key).is_some_and(|e| e.1.is_none())
+    }
+
     fn current(&self) -> impl Iterator<Item = &K> {
         self.entries.iter().filter(|e| e.1.1.is_none()).map(|e| e.0)
     }
@@ -113,6 +122,9 @@ pub struct NameBook {
     interfaces: Retained<u32, Arc<str>>,
     node: Arc<str>,
     room: usize,
+    cluster: Arc<str>,
+    nodes: BTreeMap<Arc<str>, Vec<IpAddr>>,
+    news: News,
 }
 
 impl NameBook {
@@ -134,7 +146,45 @@ impl NameBook {
             services: HashMap::new(),
             interfaces: Retained::new(departed),
             room: departed,
+            cluster: Arc::default(),
+            nodes: BTreeMap::new(),
+            news: News::default(),
         }
+    }
+
+    /// Nodes of the cluster with their addresses, this one included.
+    #[must_use]
+    pub fn nodes(&self) -> &BTreeMap<Arc<str>, Vec<IpAddr>> {
+        &self.nodes
+    }
+
+    /// This node.
+    #[must_use]
+    pub fn node(&self) -> &Arc<str> {
+        &self.node
+    }
+
+    /// Whether [`Self::take_news`] has something.
+    #[must_use]
+    pub fn has_news(&self) -> bool {
+        !self.news.changes.is_empty()
+    }
+
+    /// What changed since the last call.
+    pub fn take_news(&mut self) -> News {
+        std::mem::take(&mut self.news)
+    }
+
+    pub fn set_cluster(&mut self, name: &Arc<str>) {
+        self.cluster = name.clone();
+    }
+
+    pub fn upsert_node(&mut self, row: &NodeRow) {
+        self.nodes.insert(row.name.clone(), row.addresses.clone());
+    }
+
+    pub fn remove_node(&mut self, name: &str) {
+        self.nodes.remove(name);
     }
 
     /// Brings the book to what the rows say. `now` is from when on changed holders count; the first call may pass
@@ -150,6 +200,7 @@ impl NameBook {
         let names: BTreeSet<Arc<str>> = rows.endpoints.values().map(pod_name).collect();
         let gone: Vec<Arc<str>> = self.pods.current().filter(|n| !names.contains(*n)).cloned().collect();
         for name in gone {
+            self.note_gone(&name);
             self.pods.remove(&name);
         }
         for row in rows.endpoints.values() {
@@ -165,7 +216,7 @@ impl NameBook {
         }
         let gone: Vec<RuleId> = self.rules.current().filter(|i| !rows.rules.contains_key(*i)).copied().collect();
         for id in gone {
-            self.rules.remove(&id);
+            self.remove_rule(id);
         }
         for row in rows.rules.values() {
             self.upsert_rule(row);
@@ -173,6 +224,10 @@ impl NameBook {
         self.services.clear();
         for row in rows.services.values() {
             self.upsert_service(row);
+        }
+        self.nodes = rows.nodes.values().map(|n| (n.name.clone(), n.addresses.clone())).collect();
+        if let Some(config) = &rows.config {
+            self.set_cluster(&config.cluster_name);
         }
     }
 
@@ -203,9 +258,11 @@ impl NameBook {
         let lengths = if prefix.is_ipv4() { &mut self.lengths_v4 } else { &mut self.lengths_v6 };
         lengths.insert(prefix.prefix());
         let tenures = self.prefixes.entry(prefix).or_default();
-        if tenures.last().is_some_and(|t| t.peer == peer) {
+        let before = tenures.last().and_then(|t| t.peer.as_ref());
+        if before == peer.as_ref() && !tenures.is_empty() {
             return;
         }
+        self.news.push(Change::Holder { prefix, before: before.map(|p| p.identity), now: peer.clone() });
         if tenures.len() == TENURES {
             tenures.remove(0);
         }
@@ -215,11 +272,23 @@ impl NameBook {
     }
 
     pub fn upsert_endpoint(&mut self, row: &EndpointRow) {
+        let name = pod_name(row);
+        if row.node == self.node && !self.pods.is_current(&name) {
+            self.news.push(Change::Endpoint { pod: name, labels: row.labels.clone(), gone: false });
+        }
         self.pods.upsert(pod_name(row), row.labels.clone());
     }
 
     pub fn remove_endpoint(&mut self, row: &EndpointRow) {
+        self.note_gone(&pod_name(row));
         self.pods.remove(&pod_name(row));
+    }
+
+    fn note_gone(&mut self, pod: &Arc<str>) {
+        if self.pods.is_current(pod) {
+            let labels = self.pods.get(pod).cloned().unwrap_or_default();
+            self.news.push(Change::Endpoint { pod: pod.clone(), labels, gone: true });
+        }
     }
 
     pub fn upsert_identity(&mut self, row: &IdentityRow) {
@@ -231,10 +300,16 @@ impl NameBook {
     }
 
     pub fn upsert_rule(&mut self, row: &RuleRow) {
+        if !self.rules.is_current(&row.id) {
+            self.news.push(Change::Rule { object: row.rule.object.clone(), gone: false });
+        }
         self.rules.upsert(row.id, row.rule.clone());
     }
 
     pub fn remove_rule(&mut self, id: RuleId) {
+        if let (true, Some(rule)) = (self.rules.is_current(&id), self.rules.get(&id)) {
+            self.news.push(Change::Rule { object: rule.object.clone(), gone: true });
+        }
         self.rules.remove(&id);
     }
 
@@ -287,6 +362,41 @@ impl Names for NameBook {
 
     fn interface(&self, index: u32) -> Option<Arc<str>> {
         self.interfaces.get(&index).cloned()
+    }
+
+    fn cluster(&self) -> Option<Arc<str>> {
+        Some(self.cluster.clone()).filter(|c| !c.is_empty())
+    }
+}
+
+/// A change of what a node knows, for those who follow it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A pod of this node came or went.
+    Endpoint { pod: Arc<str>, labels: Labels, gone: bool },
+    /// Another holder of a prefix; none: nobody.
+    Holder { prefix: Cidr, before: Option<Identity>, now: Option<Peer> },
+    /// A rule of this policy came or went.
+    Rule { object: ObjectRef, gone: bool },
+}
+
+/// The newest changes, at most [`News::ROOM`] of them: nobody may be there to take them.
+#[derive(Debug, Default)]
+pub struct News {
+    pub changes: VecDeque<Change>,
+    /// Older ones that were left out.
+    pub left_out: u64,
+}
+
+impl News {
+    pub const ROOM: usize = 1024;
+
+    fn push(&mut self, change: Change) {
+        if self.changes.len() == Self::ROOM {
+            self.changes.pop_front();
+            self.left_out += 1;
+        }
+        self.changes.push_back(change);
     }
 }
 

@@ -152,6 +152,7 @@ const TABLE: &[Entry] = &[
     (203, "DROP_EP_NOT_READY", "Endpoint datapath is not ready"),
     (204, "DROP_NO_EGRESS_IP", "Egress gateway has no address"),
     (205, "DROP_PUNT_PROXY", "Sent to a user space proxy"),
+    (207, "DROP_FRAG_NOT_FOUND_WORLD", "First fragment from outside was not seen"),
 ];
 
 #[cfg(test)]

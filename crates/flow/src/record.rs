@@ -257,10 +257,32 @@ pub struct Record {
     pub backward: Traffic,
 }
 
+/// What one record tells. A packet that policy judged has two things to tell, as two flows of Hubble's API: how policy
+/// judged it, and where it was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Facet {
+    /// The verdict of policy over a connection's first packet.
+    Judgement,
+    /// The packet at a place: a trace, or its drop.
+    Packet,
+}
+
 /// Size of a packed record in 64-bit words.
 pub(crate) const WORDS: usize = 15;
 
 impl Record {
+    /// What the record tells, in order.
+    #[must_use]
+    pub fn facets(&self) -> &'static [Facet] {
+        let at_endpoint = matches!(self.point, Point::FromEndpoint | Point::ToEndpoint);
+        let judged = match self.event {
+            Event::Drop => self.reason.is_policy(),
+            Event::New => at_endpoint || self.rule != RuleId::default(),
+            Event::Closed => false,
+        };
+        if judged { &[Facet::Judgement, Facet::Packet] } else { &[Facet::Packet] }
+    }
+
     /// The record as words, for the history's slots.
     pub(crate) fn pack(&self) -> [u64; WORDS] {
         let (first, second, flags) = self.transport.fields();

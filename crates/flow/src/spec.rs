@@ -255,6 +255,11 @@ fn policy(text: &str) -> Result<(Option<Arc<str>>, Arc<str>), Problem> {
     }
 }
 
+/// A label selector as [`FilterSpec::label`] takes it, or what is wrong with it.
+pub fn parse_selector(text: &str) -> Result<Selector, String> {
+    selector(text).map_err(|(problem, choices)| format!("{problem}; {choices}"))
+}
+
 /// A label selector in the grammar of Kubernetes (`labels.Parse`), keys with or without a source: `app=web`, `k8s:app
 /// in (web, api)`, `!k8s:tier`, `env!=dev`, `reserved:host`.
 fn selector(text: &str) -> Result<Selector, Problem> {

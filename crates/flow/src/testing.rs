@@ -1,4 +1,4 @@
-//! Random records, and names for them, for this crate's tests.
+//! Random records, and names for them, for the tests of this crate and of those that show flows.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -27,7 +27,8 @@ fn arbitrary_traffic() -> impl Strategy<Value = Traffic> {
     (any::<u64>(), any::<u64>()).prop_map(|(packets, bytes)| Traffic { packets, bytes })
 }
 
-pub(crate) fn arbitrary_record() -> impl Strategy<Value = Record> {
+/// Records of every kind, with few addresses and ports, so that filters and names meet the same ones often.
+pub fn arbitrary_record() -> impl Strategy<Value = Record> {
     let what = (
         select(vec![Event::Drop, Event::New, Event::Closed]),
         select(vec![Verdict::Forwarded, Verdict::Dropped, Verdict::Audit, Verdict::Translated, Verdict::Unknown]),
@@ -59,7 +60,8 @@ pub(crate) fn arbitrary_record() -> impl Strategy<Value = Record> {
 }
 
 /// Pods on some of the addresses that [`arbitrary_record`] uses, labels for some identities, three rules, a service.
-pub(crate) fn names() -> NameBook {
+#[must_use]
+pub fn names() -> NameBook {
     let mut book = NameBook::new("n1", 16);
     for n in 0..64u8 {
         let prefix = if n % 3 == 0 {
