@@ -2,6 +2,7 @@
 //! without a cluster.
 
 mod drops;
+mod faults;
 mod machine;
 mod manifests;
 pub(crate) mod standalone;

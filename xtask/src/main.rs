@@ -91,7 +91,7 @@ enum Task {
     #[command(name = "__alone", hide = true)]
     Alone { words: Vec<String> },
     #[command(name = "__alone-init", hide = true)]
-    AloneInit { bin: PathBuf, keep: Option<String> },
+    AloneInit { bin: PathBuf, mode: demo::standalone::Mode },
     #[command(name = "__become", hide = true)]
     Become {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -117,7 +117,7 @@ fn run(task: Task) -> Result<()> {
         Task::NodeInit { cluster, node } => cluster::launch::init(&cluster, &node),
         Task::Exec { cluster, place, words } => cluster::launch::exec(&cluster, &place, &words),
         Task::Alone { words } => demo::enter(&words),
-        Task::AloneInit { bin, keep } => demo::standalone::init(&bin, keep.is_some()),
+        Task::AloneInit { bin, mode } => demo::standalone::init(&bin, mode),
         Task::Become { words } => cluster::launch::become_command(&words),
     }
 }

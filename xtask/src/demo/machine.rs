@@ -55,9 +55,9 @@ pub(super) struct Machine {
     drops: Drops,
 }
 
-fn mount_new(kind: &str, at: &str) -> Result<()> {
-    mount(Some(kind), at, Some(kind), MsFlags::empty(), None::<&str>)
-        .with_context(|| format!("mounting {kind} on {at}"))
+/// Mounts a new filesystem of this kind.
+pub(super) fn mount_new(kind: &str, at: &str, options: Option<&str>) -> Result<()> {
+    mount(Some(kind), at, Some(kind), MsFlags::empty(), options).with_context(|| format!("mounting {kind} on {at}"))
 }
 
 fn ip(words: &str) -> Result<()> {
@@ -83,7 +83,7 @@ impl Machine {
         let none = None::<&str>;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).context("making mounts private")?;
         for (kind, at) in [("proc", "/proc"), ("sysfs", "/sys"), ("bpf", "/sys/fs/bpf"), ("tmpfs", "/run")] {
-            mount_new(kind, at)?;
+            mount_new(kind, at, None)?;
         }
         for dir in ["/run/netns", DIR] {
             fs::create_dir_all(dir)?;
@@ -105,7 +105,8 @@ impl Machine {
         })
     }
 
-    fn path(name: &str) -> PathBuf {
+    /// A place of the node's own.
+    pub(super) fn path(name: &str) -> PathBuf {
         Path::new(DIR).join(name)
     }
 
@@ -143,15 +144,29 @@ impl Machine {
         fs::remove_file(Self::manifests().join(name)).with_context(|| format!("removing manifest {name}"))
     }
 
-    /// Starts the agent and waits until it serves.
-    pub(super) fn start_agent(&mut self) -> Result<Duration> {
-        let began = Instant::now();
-        let log = File::options().create(true).append(true).open(Self::path("agent.log"))?;
-        let mut command = Command::new(self.bin.join("axoneme-agent"));
+    /// The agent's command, behind the words of another that becomes it.
+    pub(super) fn agent_command(&self, before: &[&str]) -> Command {
+        let agent = self.bin.join("axoneme-agent");
+        let mut command = match before {
+            [] => program(agent),
+            [first, rest @ ..] => {
+                let mut command = program(first);
+                command.args(rest).arg(agent);
+                command
+            }
+        };
         command.args(["standalone", "--node", NODE, "--cni-install", "--manifests"]).arg(Self::manifests());
         for (flag, name) in [("--cache-dir", "cache"), ("--cni-conf-dir", "net.d"), ("--cni-bin-dir", "bin")] {
             command.arg(flag).arg(Self::path(name));
         }
+        command
+    }
+
+    /// Starts the agent and waits until it serves.
+    pub(super) fn start_agent(&mut self) -> Result<Duration> {
+        let began = Instant::now();
+        let log = File::options().create(true).append(true).open(Self::path("agent.log"))?;
+        let mut command = self.agent_command(&[]);
         self.agent = Some(command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?);
         self.wait_for("the agent is ready", |m| Ok(m.status()?.get("ready").and_then(Value::as_bool) == Some(true)))?;
         self.wait_for("the plugin is installed", |_| Ok(Self::path(CONFLIST).exists()))?;
@@ -166,7 +181,8 @@ impl Machine {
         Ok(())
     }
 
-    fn status(&self) -> Result<Value> {
+    /// What `axoneme status` says.
+    pub(super) fn status(&self) -> Result<Value> {
         // its exit status tells health, which is not asked here
         let done = program(self.bin.join("axoneme")).args(["status", "-o", "json"]).output()?;
         Ok(serde_json::from_slice(&done.stdout).unwrap_or(Value::Null))
@@ -183,9 +199,18 @@ impl Machine {
         waited.with_context(|| format!("the agent's log ends with:\n{}", log()))
     }
 
-    /// Does what kubelet and a container runtime would: a network namespace, CNI ADD, the container's process.
+    /// Does what kubelet and a container runtime would: a network namespace, CNI ADD, the container's process. A pod
+    /// that gets no network leaves no namespace.
     pub(super) fn start_pod(&mut self, pod: &Member) -> Result<()> {
         ip(&format!("netns add {}", pod.uid))?;
+        let added = self.add_and_serve(pod);
+        if added.is_err() {
+            ip(&format!("netns del {}", pod.uid))?;
+        }
+        added
+    }
+
+    fn add_and_serve(&mut self, pod: &Member) -> Result<()> {
         let list: Value = serde_json::from_str(&fs::read_to_string(Self::path(CONFLIST))?)?;
         let mut config = list.pointer("/plugins/0").cloned().context("the plugin's configuration")?;
         for key in ["cniVersion", "name"] {

@@ -6,7 +6,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use clap::ValueEnum;
 
+use super::faults;
 use super::machine::Machine;
 use super::manifests::{Member, Shop};
 use super::{ALLOW, BLOCK_WEB, DEFAULT_DENY, SHOP, allowed, table};
@@ -27,14 +29,26 @@ const SOON: Duration = Duration::from_secs(10);
 
 /// What the ladder's netns rung runs of it.
 pub(crate) const CASES: &[Case] = &[
-    ("standalone::the_demo_without_a_cluster_tells_the_same_story", told_in_silence),
+    ("standalone::the_demo_without_a_cluster_tells_the_same_story", || silently(Mode::Story)),
     ("standalone::a_killed_demo_leaves_no_process_and_no_namespace", killed_demo_leaves_nothing),
+    ("standalone::faults_of_a_node_are_named_and_mended_without_a_restart", || silently(Mode::Faults)),
 ];
+
+/// What process 1 of the node does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    /// Tells the story and ends.
+    Story,
+    /// Tells the story and stays.
+    Keep,
+    /// Breaks what the node needs, one thing after the other.
+    Faults,
+}
 
 /// Runs it. With `keep` the node lives until ctrl-C.
 pub(super) fn run(keep: bool) -> Result<()> {
     let began = Instant::now();
-    let mut child = start(&build()?, keep, Stdio::inherit)?;
+    let mut child = start(&build()?, if keep { Mode::Keep } else { Mode::Story }, Stdio::inherit)?;
     // not left to `wait`, which would close it
     let alive = child.stdin.take();
     let status = child.wait()?;
@@ -63,15 +77,17 @@ fn build() -> Result<PathBuf> {
 }
 
 /// Starts the node; it lives no longer than the returned child's standard input.
-fn start(bin: &Path, keep: bool, output: impl Fn() -> Stdio) -> Result<Child> {
+fn start(bin: &Path, mode: Mode, output: impl Fn() -> Stdio) -> Result<Child> {
+    let mode = mode.to_possible_value().context("a mode has a name")?;
     let mut command = Command::new(std::env::current_exe()?);
-    command.arg("__alone").arg(bin).args(keep.then_some("keep"));
+    command.arg("__alone").arg(bin).arg(mode.get_name());
     command.stdin(Stdio::piped()).stdout(output()).stderr(output());
     command.spawn().context("starting the node")
 }
 
-fn told_in_silence() -> Result<()> {
-    let mut child = start(&build()?, false, Stdio::piped)?;
+/// Runs a mode to its end; what it prints is shown when it fails.
+fn silently(mode: Mode) -> Result<()> {
+    let mut child = start(&build()?, mode, Stdio::piped)?;
     let alive = child.stdin.take();
     let done = child.wait_with_output()?;
     drop(alive);
@@ -97,7 +113,7 @@ fn members(namespace: &Path) -> Result<Vec<(String, String)>> {
 
 /// The pipe closes as it does when the demo is killed; the workloads of the shop run by then.
 fn killed_demo_leaves_nothing() -> Result<()> {
-    let mut child = start(&build()?, true, Stdio::null)?;
+    let mut child = start(&build()?, Mode::Keep, Stdio::null)?;
     let (pid, limit, pause) = (child.id(), Duration::from_secs(30), Duration::from_millis(20));
     let namespace = wait("the node's first process", limit, pause, || {
         // of the children: the process itself stays where it was
@@ -117,10 +133,13 @@ fn killed_demo_leaves_nothing() -> Result<()> {
 }
 
 /// Runs as process 1 of the node.
-pub(crate) fn init(bin: &Path, keep: bool) -> Result<()> {
+pub(crate) fn init(bin: &Path, mode: Mode) -> Result<()> {
     let mut machine = Machine::new(bin)?;
+    if mode == Mode::Faults {
+        return faults::all(&mut machine);
+    }
     story(&mut machine)?;
-    if keep {
+    if mode == Mode::Keep {
         hints(&machine);
         loop {
             std::thread::park();
@@ -154,7 +173,7 @@ fn story(machine: &mut Machine) -> Result<()> {
     told.time_to_enforcement()
 }
 
-fn manifest(path: &str) -> Result<String> {
+pub(super) fn manifest(path: &str) -> Result<String> {
     let path = settings::repository().join(path);
     std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
 }
