@@ -17,6 +17,7 @@ pub(crate) fn run(report: &mut Report) -> Result<()> {
     report.case("dependency direction", || all(&dependencies::violations(&packages)));
     report.case("unsafe code stays in its crates", || all(&sources::unsafe_outside(&packages)?));
     report.case("file lengths", || all(&sources::long_files()?));
+    report.case("every fault names a test", || all(&sources::faults_without_test()?));
     report.case("workspace lints in every package", || all(&sources::without_lints(&packages)?));
     generated(report, &packages);
     report.case("clippy", || {

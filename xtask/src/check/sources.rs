@@ -99,9 +99,44 @@ pub(crate) fn without_lints(packages: &[Package]) -> Result<Vec<String>> {
     Ok(found)
 }
 
+/// Where faults are listed with the tests that make them.
+const RELIABILITY: &str = "docs/reliability.md";
+
+/// Names in the last column of the tables of faults that no test has.
+pub(crate) fn faults_without_test() -> Result<Vec<String>> {
+    let mut code = String::new();
+    for file in rust_files()? {
+        code.push_str(&read(&file)?);
+    }
+    let unknown = named_tests(&read(Path::new(RELIABILITY))?).into_iter().filter(|name| !is_test_name(&code, name));
+    Ok(unknown.map(|name| format!("{RELIABILITY}: no test is called {name}")).collect())
+}
+
+/// The names in backquotes in each row's last cell.
+fn named_tests(text: &str) -> Vec<String> {
+    let rows = text.lines().filter(|line| line.starts_with('|'));
+    let cells = rows.filter_map(|line| line.trim_end().trim_end_matches('|').rsplit('|').next());
+    cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).map(str::to_owned).collect()
+}
+
+/// A function of that name, or a case or scenario that is listed with it.
+fn is_test_name(code: &str, name: &str) -> bool {
+    let short = name.rsplit("::").next().unwrap_or(name);
+    [format!("fn {short}("), format!("\"{short}\""), format!("\"{name}\"")].iter().any(|found| code.contains(found))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_tests_in_tables_are_held_against_the_code() {
+        let text = "prose `x`\n| fault | what | held by |\n|---|---|---|\n| `a` | b | `one`, `suite::two` |\n";
+        assert_eq!(named_tests(text), ["one", "suite::two"]);
+        let code = "fn one() {}\n(\"two\", run)";
+        assert!(is_test_name(code, "one") && is_test_name(code, "suite::two"));
+        assert!(!is_test_name(code, "on") && !is_test_name(code, "suite::one_more"));
+    }
 
     #[test]
     fn tests_at_the_end_of_a_file_do_not_count() {
