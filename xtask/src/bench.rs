@@ -17,9 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::output;
 use crate::progress::{say, step};
-use crate::settings;
 use crate::setup::{self, Part};
-use crate::workspace::cargo;
+use crate::{image, settings};
 
 /// Options of the bench.
 #[derive(Args, Debug)]
@@ -32,6 +31,9 @@ pub(crate) struct BenchArgs {
     /// Keep the figures in docs/benchmarks.jsonl and write README's table from them.
     #[arg(long)]
     record: bool,
+    /// A tenth of the rounds: shows that the bench runs, and is not for recording.
+    #[arg(long, conflicts_with = "record")]
+    quick: bool,
 }
 
 /// One figure. A ratio is ours over theirs; which way is better follows from the unit.
@@ -72,21 +74,37 @@ impl Figure {
 struct Group {
     name: &'static str,
     about: &'static str,
-    run: fn() -> Result<Vec<Figure>>,
+    run: fn(Effort) -> Result<Vec<Figure>>,
+}
+
+/// How many rounds a group runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effort {
+    Full,
+    Quick,
+}
+
+impl Effort {
+    /// So many rounds, or a tenth of them.
+    fn rounds(self, full: usize) -> usize {
+        if self == Self::Full { full } else { (full / 10).max(1) }
+    }
 }
 
 const GROUPS: &[Group] = &[
     Group {
         name: "datapath",
         about: "packets through the programs, against a bare veth pair and the kernel's own way",
-        run: || example("axoneme-kernel", "datapath_bench"),
+        run: |effort| example("axoneme-kernel", "datapath_bench", &["--rounds", &effort.rounds(45).to_string()]),
     },
     Group {
         name: "compile",
         about: "policy changes in a large cluster",
-        run: || example("axoneme-compile", "compile_scale"),
+        run: |effort| {
+            example("axoneme-compile", "compile_scale", &["10000", "65000", &effort.rounds(2000).to_string()])
+        },
     },
-    Group { name: "cni", about: "pods added and removed, alternating with the reference plugins", run: cni::run },
+    Group { name: "cni", about: "pods added and removed, alternating with the reference plugins", run: |_| cni::run() },
     Group { name: "cluster", about: "pod start and time to enforcement on real clusters", run: cluster::run },
 ];
 
@@ -97,9 +115,10 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     let names: Vec<&str> = GROUPS.iter().map(|group| group.name).collect();
     anyhow::ensure!(!picked.is_empty(), "no group named like {:?}: {}", args.filter, names.join(", "));
     setup::run_quietly(Part::Build)?;
+    let effort = if args.quick { Effort::Quick } else { Effort::Full };
     let (mut figures, mut failed) = (Vec::new(), Vec::new());
     for group in picked {
-        match step(&format!("{}: {}", group.name, group.about), group.run) {
+        match step(&format!("{}: {}", group.name, group.about), || (group.run)(effort)) {
             Ok(found) => figures.extend(found),
             Err(error) => {
                 say(format_args!("  !! {}: {error:#}", group.name));
@@ -122,9 +141,9 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
 }
 
 /// Runs a program of the workspace that prints figures.
-fn example(package: &str, example: &str) -> Result<Vec<Figure>> {
-    let mut command = cargo();
-    command.args(["run", "--quiet", "--profile", "image", "--package", package, "--example", example]);
+fn example(package: &str, example: &str, words: &[&str]) -> Result<Vec<Figure>> {
+    let mut command = image::cargo("run");
+    command.args(["--package", package, "--example", example, "--"]).args(words);
     parse(&output(&mut command)?).with_context(|| format!("what {example} printed"))
 }
 

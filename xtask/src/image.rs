@@ -65,6 +65,15 @@ pub(crate) fn build_binaries() -> Result<()> {
         say(format_args!("  ok binaries as they are in {}", dir.display()));
         return Ok(());
     }
+    let mut cargo = cargo("build");
+    for (package, binary, _) in IMAGES.iter().flat_map(|i| i.binaries) {
+        cargo.args(["--package", package, "--bin", binary]);
+    }
+    step("static binaries (operator, agent, cni, cli, workload)", || show(&mut cargo))
+}
+
+/// cargo with the profile, target and flags of the images: whatever is built with it shares their compilation.
+pub(crate) fn cargo(task: &str) -> Command {
     let root = settings::repository();
     let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned()];
     for (from, to) in remapped(&root) {
@@ -72,11 +81,8 @@ pub(crate) fn build_binaries() -> Result<()> {
     }
     let mut cargo = Command::new(settings::cargo());
     cargo.current_dir(&root).env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
-    cargo.args(["build", "--quiet", "--locked", "--profile", "image", "--target", TARGET]);
-    for (package, binary, _) in IMAGES.iter().flat_map(|i| i.binaries) {
-        cargo.args(["--package", package, "--bin", binary]);
-    }
-    step("static binaries (operator, agent, cni, cli, workload)", || show(&mut cargo))
+    cargo.args([task, "--quiet", "--locked", "--profile", "image", "--target", TARGET]);
+    cargo
 }
 
 /// Path prefixes that must not reach the binaries.

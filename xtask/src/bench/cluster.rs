@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use super::Figure;
 use super::api::Api;
+use super::{Effort, Figure};
 use crate::cluster::{Cluster, Cni, Family, Options};
 use crate::lab::{Lab, Pod, Routing, SYSTEM, target};
 use crate::progress::{say, step, wait};
@@ -26,21 +26,21 @@ const POLICIES: usize = 50;
 const PAUSE: &str = "registry.k8s.io/pause:3.10.2";
 
 /// The product's cluster and the reference plugins' cluster run side by side; rounds alternate between them.
-pub(super) fn run() -> Result<Vec<Figure>> {
+pub(super) fn run(effort: Effort) -> Result<Vec<Figure>> {
     setup::run_quietly(Part::Cluster)?;
     let lab = Lab::up("bench", 2, Family::V4, Routing::Overlay)?;
-    let figures = measure(&lab);
+    let figures = measure(&lab, effort);
     lab.down()?;
     figures
 }
 
-fn measure(lab: &Lab) -> Result<Vec<Figure>> {
+fn measure(lab: &Lab, effort: Effort) -> Result<Vec<Figure>> {
     let options = Options { name: "bench-ref".to_owned(), nodes: 2, cni: Cni::Ref, ..Options::default() };
     let reference = step("peer cluster: reference plugins", || Cluster::up(&options))?;
-    let started = step("pod create to Ready, alternating with the peer", || starts(&lab.cluster, &reference));
+    let started = step("pod create to Ready, alternating with the peer", || starts(&lab.cluster, &reference, effort));
     reference.down()?;
     let mut figures = started?;
-    figures.extend(step("a deny to the first dropped packet", || enforcement(lab))?);
+    figures.extend(step("a deny to the first dropped packet", || enforcement(lab, effort))?);
     figures.extend(step("what agents and operator hold", || memory(lab))?);
     Ok(figures)
 }
@@ -141,12 +141,12 @@ impl Side<'_> {
     }
 }
 
-fn starts(ours: &Cluster, peer: &Cluster) -> Result<Vec<Figure>> {
+fn starts(ours: &Cluster, peer: &Cluster, effort: Effort) -> Result<Vec<Figure>> {
     let sides = [Side { cluster: ours, api: Api::of(ours)? }, Side { cluster: peer, api: Api::of(peer)? }];
     let mut figures = Vec::new();
     for (name, rounds, count) in [("pod_ready_one_p50", STARTS, 1), ("pod_ready_25_p50", BATCHES, BATCH)] {
         let mut times = [Vec::new(), Vec::new()];
-        for round in 0..rounds {
+        for round in 0..effort.rounds(rounds) {
             // who is first turns, so that a drift of the machine's speed hits both alike
             for which in [round % 2, (round + 1) % 2] {
                 if let (Some(side), Some(times)) = (sides.get(which), times.get_mut(which)) {
@@ -186,15 +186,16 @@ fn deny() -> Value {
 
 /// From the start of kubectl, and from a request on a connection that is open, to the begin of the first probe that is
 /// dropped.
-fn enforcement(lab: &Lab) -> Result<Vec<Figure>> {
+fn enforcement(lab: &Lab, effort: Effort) -> Result<Vec<Figure>> {
     let api = Api::of(&lab.cluster)?;
     let from = workload(lab, "from", "node1")?;
     let to = workload(lab, "to", "node2")?;
     let at = target("tcp", to.addresses.first().context("an address")?, 8080);
     let deny = deny();
+    let count = effort.rounds(POLICIES);
     let text = deny.to_string();
-    let by_kubectl = rounds(lab, &api, &from, &at, &|| lab.apply(&text))?;
-    let by_request = rounds(lab, &api, &from, &at, &|| api.create(POLICY_PATH, &deny))?;
+    let by_kubectl = rounds(lab, &api, count, (&from, &at), &|| lab.apply(&text))?;
+    let by_request = rounds(lab, &api, count, (&from, &at), &|| api.create(POLICY_PATH, &deny))?;
     let mut figures = Vec::new();
     for (name, times) in [("kubectl_apply_deny", by_kubectl), ("api_request_deny", by_request)] {
         for (quantile, q) in [("p50", 500), ("p99", 990)] {
@@ -204,10 +205,16 @@ fn enforcement(lab: &Lab) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-fn rounds(lab: &Lab, api: &Api, from: &Pod, at: &str, apply: &dyn Fn() -> Result<()>) -> Result<Vec<f64>> {
+fn rounds(
+    lab: &Lab,
+    api: &Api,
+    count: usize,
+    (from, at): (&Pod, &str),
+    apply: &dyn Fn() -> Result<()>,
+) -> Result<Vec<f64>> {
     let mut times = Vec::new();
     let mut spoilt = 0;
-    while times.len() < POLICIES {
+    while times.len() < count {
         let watcher = lab.until(from, at, "timeout")?;
         let began = Instant::now();
         apply()?;
@@ -217,7 +224,7 @@ fn rounds(lab: &Lab, api: &Api, from: &Pod, at: &str, apply: &dyn Fn() -> Result
             Some(time) => times.push(milliseconds(time)),
             None => spoilt += 1,
         }
-        ensure!(spoilt <= POLICIES / 5, "{spoilt} probes timed out before anything was denied: too busy a machine");
+        ensure!(spoilt <= count.max(5) / 5, "{spoilt} probes timed out before anything was denied: too busy a machine");
         api.delete(&format!("{POLICY_PATH}/bench-deny"))?;
         let back = || Ok(lab.passes(from, at, Duration::from_millis(100))?.then_some(()));
         wait("open again", Duration::from_secs(10), Duration::from_millis(10), back)?;

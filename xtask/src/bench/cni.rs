@@ -6,7 +6,6 @@ use super::{Figure, parse};
 use crate::command::output;
 use crate::image;
 use crate::setup::{self, Part, go};
-use crate::workspace::cargo;
 
 const PACKAGE: &str = "axoneme-node-agent";
 const EXAMPLE: &str = "cni_bench";
@@ -15,8 +14,8 @@ const EXAMPLE: &str = "cni_bench";
 pub(super) fn run() -> Result<Vec<Figure>> {
     setup::run_quietly(Part::Cluster)?;
     image::build_binaries()?;
-    let mut command = cargo();
-    command.args(["run", "--quiet", "--profile", "image", "--package", PACKAGE, "--example", EXAMPLE, "--"]);
+    let mut command = image::cargo("run");
+    command.args(["--package", PACKAGE, "--example", EXAMPLE, "--"]);
     command.arg("--agent").arg(image::binary("axoneme-agent"));
     command.arg("--plugin").arg(image::binary("axoneme-cni"));
     command.arg("--reference").arg(go::binaries()?.join("cni"));
