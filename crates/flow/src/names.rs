@@ -123,7 +123,7 @@ pub struct NameBook {
     node: Arc<str>,
     room: usize,
     cluster: Arc<str>,
-    nodes: BTreeMap<Arc<str>, Vec<IpAddr>>,
+    nodes: Arc<BTreeMap<Arc<str>, Vec<IpAddr>>>,
     news: News,
 }
 
@@ -147,14 +147,14 @@ impl NameBook {
             interfaces: Retained::new(departed),
             room: departed,
             cluster: Arc::default(),
-            nodes: BTreeMap::new(),
+            nodes: Arc::default(),
             news: News::default(),
         }
     }
 
-    /// Nodes of the cluster with their addresses, this one included.
+    /// Nodes of the cluster with their addresses, this one included. It is the same `Arc` as long as nothing changes.
     #[must_use]
-    pub fn nodes(&self) -> &BTreeMap<Arc<str>, Vec<IpAddr>> {
+    pub fn nodes(&self) -> &Arc<BTreeMap<Arc<str>, Vec<IpAddr>>> {
         &self.nodes
     }
 
@@ -180,11 +180,15 @@ impl NameBook {
     }
 
     pub fn upsert_node(&mut self, row: &NodeRow) {
-        self.nodes.insert(row.name.clone(), row.addresses.clone());
+        if self.nodes.get(&row.name) != Some(&row.addresses) {
+            Arc::make_mut(&mut self.nodes).insert(row.name.clone(), row.addresses.clone());
+        }
     }
 
     pub fn remove_node(&mut self, name: &str) {
-        self.nodes.remove(name);
+        if self.nodes.contains_key(name) {
+            Arc::make_mut(&mut self.nodes).remove(name);
+        }
     }
 
     /// Brings the book to what the rows say. `now` is from when on changed holders count; the first call may pass
@@ -225,7 +229,10 @@ impl NameBook {
         for row in rows.services.values() {
             self.upsert_service(row);
         }
-        self.nodes = rows.nodes.values().map(|n| (n.name.clone(), n.addresses.clone())).collect();
+        let nodes: BTreeMap<_, _> = rows.nodes.values().map(|n| (n.name.clone(), n.addresses.clone())).collect();
+        if *self.nodes != nodes {
+            self.nodes = Arc::new(nodes);
+        }
         if let Some(config) = &rows.config {
             self.set_cluster(&config.cluster_name);
         }

@@ -20,6 +20,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("axoneme-kernel", &["axoneme-abi", "axoneme-bpf-object", "axoneme-table"]),
     ("axoneme-flow", &["axoneme-abi", "axoneme-model"]),
     ("axoneme-wire", &["axoneme-model", "axoneme-flow"]),
+    ("axoneme-hubble", &["axoneme-model", "axoneme-flow", "axoneme-runtime"]),
     ("axoneme-testkit", ANY),
     ("axoneme-cni", &[]),
     ("axoneme-cli", ANY),
@@ -44,8 +45,8 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("netlink-packet-core", &["axoneme-kernel"]),
     ("netlink-packet-route", &["axoneme-kernel"]),
     ("wireguard-control", &["axoneme-kernel"]),
-    ("prost", &["axoneme-wire"]),
-    ("tonic-prost", &["axoneme-wire"]),
+    ("prost", &["axoneme-wire", "axoneme-hubble"]),
+    ("tonic-prost", &["axoneme-wire", "axoneme-hubble"]),
     (
         "anyhow",
         &["axoneme-cli", "axoneme-operator", "axoneme-node-agent", "axoneme-xtask", "axoneme-testkit", "axoneme-cni"],

@@ -1,0 +1,242 @@
+//! The services over real sockets: many clients, slow ones, vanished ones, wrong ones.
+
+mod common;
+
+use std::{os::unix::fs::PermissionsExt as _, time::Duration};
+
+use axoneme_hubble::{
+    pb::{
+        flow::FlowFilter,
+        observer::{
+            GetAgentEventsRequest, GetFlowsRequest, GetFlowsResponse, GetNamespacesRequest, GetNodesRequest,
+            ServerStatusRequest, get_flows_response::ResponseTypes, observer_client::ObserverClient,
+        },
+        peer::{NotifyRequest, peer_client::PeerClient},
+    },
+    server::{self, TlsFiles},
+};
+use common::{Rig, records};
+use tokio::time::timeout;
+use tonic::{
+    Code, Streaming,
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
+};
+
+const SOON: Duration = Duration::from_secs(20);
+
+fn follow() -> GetFlowsRequest {
+    GetFlowsRequest { follow: true, ..GetFlowsRequest::default() }
+}
+
+/// Reads until so many records were seen or told to be lost.
+async fn read(stream: &mut Streaming<GetFlowsResponse>, wanted: u64) -> (u64, u64) {
+    let (mut seen, mut lost, mut last) = (0, 0, String::new());
+    while seen + lost < wanted {
+        let line = timeout(SOON, stream.message()).await.expect("a line in time").unwrap().expect("no end");
+        match line.response_types.unwrap() {
+            ResponseTypes::Flow(f) => {
+                // both flows of a record share the end of their id
+                let id = f.uuid[24..].to_owned();
+                seen += u64::from(id != last);
+                last = id;
+            }
+            ResponseTypes::LostEvents(l) => lost += l.num_events_lost,
+            ResponseTypes::NodeStatus(_) => unreachable!(),
+        }
+    }
+    (seen, lost)
+}
+
+fn resident_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_followers_each_see_everything_and_slow_or_vanished_ones_cost_nothing() {
+    const COUNT: u64 = 600;
+    let mut rig = Rig::new(1024).await;
+    let records = records(COUNT);
+    let client = rig.client().await;
+    let mut followers = Vec::new();
+    for _ in 0..100 {
+        followers.push(client.clone().get_flows(follow()).await.unwrap().into_inner());
+    }
+    // never reads
+    let mut slow = rig.client().await.get_flows(follow()).await.unwrap().into_inner();
+    // goes away in the middle of its stream, without a word
+    drop(rig.client().await.get_flows(follow()).await.unwrap().into_inner());
+    let before = resident_kib();
+    let begun = std::time::Instant::now();
+    for chunk in records.chunks(60) {
+        rig.push(chunk);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let readers = followers.into_iter().map(|mut f| tokio::spawn(async move { read(&mut f, COUNT).await }));
+    let read_all: Vec<_> = futures::future::join_all(readers).await.into_iter().map(Result::unwrap).collect();
+    println!(
+        "100 followers of {COUNT} records: {:?}, {} KiB more",
+        begun.elapsed(),
+        resident_kib().saturating_sub(before)
+    );
+    assert!(read_all.iter().all(|r| *r == (COUNT, 0)), "{read_all:?}");
+    // some 90 000 lines went by; what a stream holds is bounded by the window of its connection
+    let more = resident_kib().saturating_sub(before);
+    assert!(more < 24 * 1024, "{more} KiB more");
+
+    // the slow one comes back when its place is long gone, and is told so
+    let more: Vec<_> = records.iter().cycle().take(3000).copied().collect();
+    rig.push(&more);
+    let (seen, lost) = read(&mut slow, COUNT + 3000).await;
+    assert_eq!(seen + lost, COUNT + 3000);
+    assert!(lost > 1000, "{seen} seen, {lost} lost");
+    assert_eq!(rig.hub.lost_by_cause()["history"], lost);
+}
+
+#[tokio::test]
+async fn streams_are_limited_and_places_are_given_back() {
+    let rig = Rig::new(16).await;
+    let mut streams = Vec::new();
+    let refused = 'full: loop {
+        let mut client = rig.client().await;
+        for _ in 0..200 {
+            match client.get_flows(follow()).await {
+                Ok(s) => streams.push(s),
+                Err(status) => break 'full status,
+            }
+        }
+    };
+    assert_eq!((refused.code(), streams.len()), (Code::ResourceExhausted, 512));
+    drop(streams);
+    let open_again = async {
+        while rig.client().await.get_flows(follow()).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(SOON, open_again).await.expect("places are free again");
+}
+
+#[tokio::test]
+async fn wrong_requests_are_refused_by_name() {
+    let rig = Rig::new(16).await;
+    let mut client = rig.client().await;
+    let filter = FlowFilter { source_port: vec!["http".into()], ..FlowFilter::default() };
+    let request = GetFlowsRequest { whitelist: vec![filter], ..GetFlowsRequest::default() };
+    let status = client.get_flows(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert_eq!(status.message(), "whitelist[0].source_port: \"http\": not a port number");
+    let huge = FlowFilter { uuid: vec!["x".repeat(100); 50_000], ..FlowFilter::default() };
+    let request = GetFlowsRequest { whitelist: vec![huge], ..GetFlowsRequest::default() };
+    assert_eq!(client.get_flows(request).await.unwrap_err().code(), Code::OutOfRange);
+    assert_eq!(client.get_flows(GetFlowsRequest::default()).await.unwrap().into_inner().message().await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_node_tells_of_itself_its_peers_and_its_namespaces() {
+    let mut rig = Rig::new(256).await;
+    rig.push(&records(100));
+    let mut client = rig.client().await;
+    let status = client.server_status(ServerStatusRequest {}).await.unwrap().into_inner();
+    assert_eq!((status.num_flows, status.max_flows, status.seen_flows), (100, 256, 100));
+    assert!(status.uptime_ns > 0 && status.version == "axoneme test");
+    let namespaces = client.get_namespaces(GetNamespacesRequest {}).await.unwrap().into_inner().namespaces;
+    let names: Vec<_> = namespaces.iter().map(|n| (&*n.cluster, &*n.namespace)).collect();
+    assert_eq!(names, [("prod", "default"), ("prod", "ops"), ("prod", "shop")]);
+
+    let channel = Endpoint::from_shared(format!("unix://{}", rig.socket.display())).unwrap().connect().await.unwrap();
+    let mut peers = PeerClient::new(channel).notify(NotifyRequest {}).await.unwrap().into_inner();
+    let mut told = Vec::new();
+    for _ in 0..2 {
+        let n = timeout(SOON, peers.message()).await.unwrap().unwrap().unwrap();
+        told.push((n.r#type().as_str_name(), n.name, n.address, n.tls.unwrap().server_name));
+    }
+    let peer = |n: u8| {
+        let (name, address) = (format!("prod/n{n}"), format!("192.168.0.{n}:4244"));
+        ("PEER_ADDED", name, address, format!("n{n}.prod.hubble-grpc.cilium.io"))
+    };
+    assert_eq!(told, [peer(1), peer(2)]);
+    rig.hub.names(|names| names.remove_node("n2"));
+    let gone = timeout(SOON, peers.message()).await.unwrap().unwrap().unwrap();
+    assert_eq!((gone.r#type().as_str_name(), &*gone.name), ("PEER_DELETED", "prod/n2"));
+
+    let nodes = client.get_nodes(GetNodesRequest {}).await.unwrap().into_inner().nodes;
+    assert_eq!((nodes.len(), &*nodes[0].name, nodes[0].seen_flows), (1, "prod/n1", 100));
+    let events = GetAgentEventsRequest { number: 1, first: true, ..GetAgentEventsRequest::default() };
+    let event = client.get_agent_events(events).await.unwrap().into_inner().message().await.unwrap().unwrap();
+    assert_eq!(event.agent_event.unwrap().r#type().as_str_name(), "AGENT_STARTED");
+    assert_eq!(event.node_name, "prod/n1");
+}
+
+#[tokio::test]
+async fn a_socket_is_its_owners_and_has_one_server() {
+    let rig = Rig::new(16).await;
+    let mode = std::fs::metadata(&rig.socket).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert!(server::bind_unix(&rig.socket).unwrap_err().to_string().contains("another process serves there"));
+    // what a process left that was killed is replaced
+    let stale = rig.directory.path().join("stale.sock");
+    drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
+    server::bind_unix(&stale).unwrap();
+}
+
+/// An authority and what it signs.
+struct Authority {
+    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+    pem: String,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { issuer: rcgen::Issuer::new(params, key), pem }
+    }
+
+    fn sign(&self, name: &str) -> (String, String) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
+    }
+}
+
+#[tokio::test]
+async fn relays_need_a_certificate_of_the_right_authority() {
+    const NAME: &str = "n1.prod.hubble-grpc.cilium.io";
+    let rig = Rig::new(16).await;
+    let (ours, other) = (Authority::new(), Authority::new());
+    let file = |name: &str, text: &str| {
+        let path = rig.directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let (certificate, key) = ours.sign(NAME);
+    let files =
+        TlsFiles { certificate: file("c", &certificate), key: file("k", &key), client_ca: file("ca", &ours.pem) };
+    let missing = TlsFiles { key: "/no/such/key".into(), ..files.clone() };
+    assert!(missing.load().unwrap_err().to_string().contains("/no/such/key"));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let routes = server::routes(&rig.node).await.unwrap();
+    tokio::spawn(server::serve_tcp(listener, Some(files.load().unwrap()), routes, rig.cancel.clone()));
+
+    // one that connects and says nothing holds up nobody
+    let _silent = tokio::net::TcpStream::connect(address).await.unwrap();
+    let ask = |identity: Option<(String, String)>| {
+        let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&ours.pem)).domain_name(NAME);
+        if let Some((certificate, key)) = identity {
+            tls = tls.identity(Identity::from_pem(certificate, key));
+        }
+        let endpoint = Endpoint::from_shared(format!("https://{address}")).unwrap().tls_config(tls).unwrap();
+        async move {
+            let channel: Channel = timeout(SOON, endpoint.connect()).await.unwrap().map_err(|_| ())?;
+            let answer = ObserverClient::new(channel).server_status(ServerStatusRequest {}).await;
+            answer.map(|a| a.into_inner().max_flows).map_err(|_| ())
+        }
+    };
+    assert_eq!(ask(Some(ours.sign("relay"))).await, Ok(16));
+    assert_eq!(ask(Some(other.sign("relay"))).await, Err(()));
+    assert_eq!(ask(None).await, Err(()));
+}
