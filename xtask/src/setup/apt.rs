@@ -93,13 +93,25 @@ pub(crate) fn install(wanted: &[&str]) -> Result<()> {
     if find_program("apt-get").is_none() {
         bail!("apt-get is not here; install by hand: {}", lacking.join(" "));
     }
-    step(&format!("Debian packages: {}", lacking.join(" ")), || {
+    step(&format!("Debian packages (minutes): {}", lacking.join(" ")), || {
         apt(&["update"])?;
         let mut words = vec!["--yes", "--no-install-recommends", "install"];
         words.extend_from_slice(&lacking);
-        apt(&words)
+        apt(&words).or_else(|error| {
+            if !was_interrupted(&format!("{error:#}")) {
+                return Err(error);
+            }
+            // An earlier run was ended between unpacking and configuring: apt refuses to go on, dpkg can.
+            output(program("dpkg").args(["--configure", "-a"]).env("DEBIAN_FRONTEND", "noninteractive"))?;
+            apt(&words)
+        })
     })
     .with_context(|| format!("by hand: apt-get update && apt-get install {}", lacking.join(" ")))
+}
+
+/// Whether apt says that dpkg was ended in the middle of its work.
+fn was_interrupted(error: &str) -> bool {
+    error.contains("dpkg --configure -a")
 }
 
 fn apt(words: &[&str]) -> Result<()> {
@@ -110,4 +122,16 @@ fn apt(words: &[&str]) -> Result<()> {
             .env("DEBIAN_FRONTEND", "noninteractive"),
     )
     .map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::was_interrupted;
+
+    #[test]
+    fn an_interrupted_installation_is_known_by_what_apt_says() {
+        let said = "E: dpkg was interrupted, you must manually run 'dpkg --configure -a' to correct the problem.";
+        assert!(was_interrupted(said));
+        assert!(!was_interrupted("E: Unable to locate package rustc-web"));
+    }
 }
