@@ -4,6 +4,7 @@ mod api;
 mod connectivity;
 mod faults;
 mod fixture;
+mod ipam;
 mod policy;
 
 use std::time::Instant;
@@ -37,6 +38,8 @@ struct Suite {
     name: &'static str,
     family: Family,
     routing: Routing,
+    /// `spec.ipam` of the AxonemeConfig.
+    ipam: &'static str,
     scenarios: Vec<Scenario>,
 }
 
@@ -48,8 +51,27 @@ fn suites() -> Vec<Suite> {
     let mut basics = connectivity::scenarios();
     basics.extend(policy::basics());
     vec![
-        Suite { name: "overlay-v4", family: Family::V4, routing: Routing::Overlay, scenarios: everything },
-        Suite { name: "native-dual", family: Family::Dual, routing: Routing::Native, scenarios: basics },
+        Suite {
+            name: "overlay-v4",
+            family: Family::V4,
+            routing: Routing::Overlay,
+            ipam: ipam::OF_THE_NODES,
+            scenarios: everything,
+        },
+        Suite {
+            name: "native-dual",
+            family: Family::Dual,
+            routing: Routing::Native,
+            ipam: ipam::OF_THE_NODES,
+            scenarios: basics,
+        },
+        Suite {
+            name: "ipam",
+            family: Family::V4,
+            routing: Routing::Overlay,
+            ipam: ipam::ONE_POOL,
+            scenarios: ipam::scenarios(),
+        },
     ]
 }
 
@@ -72,7 +94,7 @@ fn run_suite(suite: &Suite, totals: &mut Totals) -> Result<()> {
     if let Ok(old) = Cluster::open(&name) {
         old.down()?;
     }
-    let lab = Lab::up(&name, 2, suite.family, suite.routing)?;
+    let lab = Lab::up_with(&name, 2, suite.family, suite.routing, suite.ipam)?;
     let done = Fixture::make(&lab).map(|fixture| {
         for (scenario, check) in &suite.scenarios {
             judge(&format!("{}::{scenario}", suite.name), totals, || check(&lab, &fixture));

@@ -37,12 +37,17 @@ impl Lab {
     /// # Errors
     /// What failed, with the state of the product's pods and the end of their logs.
     pub(crate) fn up(name: &str, nodes: u8, family: Family, routing: Routing) -> Result<Self> {
+        Self::up_with(name, nodes, family, routing, "{mode: Kubernetes}")
+    }
+
+    /// [`Lab::up`] with pod addresses from elsewhere: `spec.ipam` of the AxonemeConfig, in YAML on one line.
+    pub(crate) fn up_with(name: &str, nodes: u8, family: Family, routing: Routing, ipam: &str) -> Result<Self> {
         let archives = image::build()?;
         let options = Options { name: name.to_owned(), nodes, family, cni: Cni::None, ..Options::default() };
         let cluster = step(&format!("cluster {name}: {nodes} nodes"), || Cluster::up(&options))?;
         let lab = Self { cluster };
         step("images onto the nodes", || lab.cluster.load(&archives))?;
-        step("install from deploy/overlays/dev", || lab.install(routing))?;
+        step("install from deploy/overlays/dev", || lab.install(routing, ipam))?;
         step("nodes Ready", || lab.ready())?;
         step("cluster DNS", || {
             lab.cluster.apply_dns().and_then(|()| lab.rollout("kube-system", "deployment/coredns"))
@@ -50,15 +55,15 @@ impl Lab {
         Ok(lab)
     }
 
-    fn install(&self, routing: Routing) -> Result<()> {
-        self.apply(&self.config(routing))?;
+    fn install(&self, routing: Routing, ipam: &str) -> Result<()> {
+        self.apply(&self.config(routing, ipam))?;
         let overlay = settings::repository().join("deploy/overlays/dev");
         self.cluster.kubectl(&["apply", "--server-side", "--force-conflicts", "-k", &overlay.display().to_string()])?;
         Ok(())
     }
 
     /// The one AxonemeConfig, as the ConfigMap that the operator seeds it from.
-    fn config(&self, routing: Routing) -> String {
+    fn config(&self, routing: Routing, ipam: &str) -> String {
         let layout = self.cluster.layout();
         let families = match layout.family {
             Family::V4 => "[IPv4]",
@@ -75,7 +80,7 @@ impl Lab {
         );
         let spec = format!(
             "apiVersion: axoneme.io/v1alpha1\nkind: AxonemeConfig\nmetadata: {{name: default}}\nspec:\n  ipFamilies: \
-             {families}\n  routing: {mode}\n  ipam: {{mode: Kubernetes}}\n"
+             {families}\n  routing: {mode}\n  ipam: {ipam}\n"
         );
         for line in spec.lines() {
             text.extend(["    ", line, "\n"]);
