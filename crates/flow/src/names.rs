@@ -265,11 +265,11 @@ impl NameBook {
         let lengths = if prefix.is_ipv4() { &mut self.lengths_v4 } else { &mut self.lengths_v6 };
         lengths.insert(prefix.prefix());
         let tenures = self.prefixes.entry(prefix).or_default();
-        let before = tenures.last().and_then(|t| t.peer.as_ref());
-        if before == peer.as_ref() && !tenures.is_empty() {
+        let before = tenures.last().and_then(|t| t.peer.clone());
+        if before == peer && !tenures.is_empty() {
             return;
         }
-        self.news.push(Change::Holder { prefix, before: before.map(|p| p.identity), now: peer.clone() });
+        self.news.push(Change::Holder { prefix, before, now: peer.clone() });
         if tenures.len() == TENURES {
             tenures.remove(0);
         }
@@ -382,7 +382,7 @@ pub enum Change {
     /// A pod of this node came or went.
     Endpoint { pod: Arc<str>, labels: Labels, gone: bool },
     /// Another holder of a prefix; none: nobody.
-    Holder { prefix: Cidr, before: Option<Identity>, now: Option<Peer> },
+    Holder { prefix: Cidr, before: Option<Peer>, now: Option<Peer> },
     /// A rule of this policy came or went.
     Rule { object: ObjectRef, gone: bool },
 }

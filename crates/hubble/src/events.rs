@@ -72,8 +72,8 @@ pub(crate) fn of(news: &News) -> Vec<AgentEvent> {
                 let (namespace, pod_name) = pod.split_once('/').unwrap_or_default();
                 let update = IpCacheNotification {
                     cidr: prefix.to_string(),
-                    identity: now.as_ref().map_or(before.map_or(0, |i| i.0), |p| p.identity.0),
-                    old_identity: before.map(|i| i.0),
+                    identity: now.as_ref().or(before.as_ref()).map_or(0, |p| p.identity.0),
+                    old_identity: before.as_ref().map(|p| p.identity.0),
                     namespace: namespace.into(),
                     pod_name: pod_name.into(),
                     ..IpCacheNotification::default()

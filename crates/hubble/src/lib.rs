@@ -24,6 +24,7 @@ pub mod details;
 mod events;
 pub mod filter;
 pub mod mask;
+pub mod metrics;
 pub mod node;
 pub mod observer;
 pub mod pb;

@@ -7,9 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axoneme_flow::{Hub, Time, history::Found};
+use axoneme_flow::{Change, Hub, News, Time, history::Found};
 use axoneme_runtime::clock;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{events, pb, peers::Peer};
@@ -50,6 +50,8 @@ pub struct Node {
     pub(crate) pulse: watch::Receiver<u64>,
     pub(crate) peers: watch::Receiver<Arc<BTreeMap<Arc<str>, Peer>>>,
     pub(crate) events: Mutex<events::Log>,
+    /// `namespace/pod` of pods that are gone, of any node.
+    pub(crate) gone: broadcast::Sender<Arc<str>>,
     started: Instant,
     /// Namespace and when it was last seen.
     namespaces: Mutex<BTreeMap<Arc<str>, Instant>>,
@@ -71,6 +73,7 @@ impl Node {
             pulse,
             peers,
             events: Mutex::new(events::Log::new(AGENT_EVENTS)),
+            gone: broadcast::channel(News::ROOM).0,
             started: Instant::now(),
             namespaces: Mutex::default(),
         });
@@ -233,11 +236,26 @@ impl Keeper {
             return;
         }
         let news = self.node.hub.names(axoneme_flow::NameBook::take_news);
+        for pod in news.changes.iter().filter_map(gone) {
+            // there may be nobody who counts by pod
+            let _ = self.node.gone.send(pod);
+        }
         let now = now();
         for event in events::of(&news) {
             self.node.log((now, event));
         }
         self.node.events.lock().unwrap_or_else(PoisonError::into_inner).skip(news.left_out);
+    }
+}
+
+/// The pod that is no more, if the change says so.
+fn gone(change: &Change) -> Option<Arc<str>> {
+    match change {
+        Change::Endpoint { pod, gone: true, .. } => Some(pod.clone()),
+        Change::Holder { before: Some(before), now, .. } if !before.pod.is_empty() => {
+            (now.as_ref().is_none_or(|n| n.pod != before.pod)).then(|| before.pod.clone())
+        }
+        _ => None,
     }
 }
 
