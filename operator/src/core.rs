@@ -42,6 +42,8 @@ pub struct Timing {
     pub collect: Duration,
     /// How often a status may be written while nodes acknowledge.
     pub status: Duration,
+    /// How long a new leader lets nodes say what they have in force before it writes how far that is.
+    pub hearing: Duration,
 }
 
 impl Default for Timing {
@@ -52,6 +54,7 @@ impl Default for Timing {
             numbers: Duration::from_secs(20),
             collect: Duration::from_secs(10),
             status: Duration::from_millis(500),
+            hearing: Duration::from_secs(20),
         }
     }
 }
@@ -85,6 +88,10 @@ pub struct Core {
     pools_due: Option<Instant>,
     collected: Option<Instant>,
     leading: bool,
+    /// Since when it leads, while it has not heard of all nodes yet what they have in force.
+    hearing: Option<Instant>,
+    /// It has, or they have had time to.
+    heard: bool,
     ready: bool,
     synced_at: Option<Instant>,
     /// Numbers are given by this process itself: standalone.
@@ -125,6 +132,8 @@ impl Core {
             pools_due: None,
             collected: None,
             leading: false,
+            hearing: None,
+            heard: false,
             ready: false,
             synced_at: None,
             local: false,
@@ -161,7 +170,12 @@ impl Core {
     pub fn inbound(&mut self, inbound: Inbound) {
         match inbound {
             Inbound::Subscribe(s) => self.hub.subscribe(s),
-            Inbound::Closed { node, session } => self.hub.closed(&node, session),
+            Inbound::Closed { node, session } => {
+                // another session may have taken its place already
+                if self.hub.closed(&node, session) {
+                    self.cluster.node_silent(&node);
+                }
+            }
             Inbound::Message { node, session, message } => self.message(&node, session, message),
         }
     }
@@ -200,6 +214,7 @@ impl Core {
         if leading != self.leading {
             info!(leading, "leadership changed");
             self.leading = leading;
+            (self.hearing, self.heard) = (None, false);
             self.todo_all();
             if !leading {
                 self.failed.clear();

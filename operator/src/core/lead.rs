@@ -186,8 +186,21 @@ impl Core {
         }
     }
 
+    /// Whether it is known what nodes have in force. A process that has just started knows of none: what it would write
+    /// would be taken back as soon as they are connected.
+    fn has_heard(&mut self, now: Instant) -> bool {
+        let since = *self.hearing.get_or_insert(now);
+        let spoke =
+            |(node, (_, revision)): (&Arc<str>, &(_, u64))| self.hub.acked(node).is_some_and(|a| a >= *revision);
+        self.heard = self.heard || now.duration_since(since) >= self.timing.hearing || self.configs.iter().all(spoke);
+        self.heard
+    }
+
     fn plan_status(&mut self, now: Instant, wall: &str, writes: &mut Vec<Write>) {
         self.statuses.extend(self.hub.take_touched());
+        if !self.has_heard(now) {
+            return;
+        }
         if self.status_due.is_some_and(|due| due > now) || (self.statuses.is_empty() && !self.todo.config) {
             return;
         }

@@ -95,7 +95,12 @@ struct Replica {
 
 impl Replica {
     fn new(name: &str) -> Self {
-        let mut core = Core::new(name, Timing::default());
+        // nodes of these tests say nothing
+        Self::with(name, Timing { hearing: Duration::ZERO, ..Timing::default() })
+    }
+
+    fn with(name: &str, timing: Timing) -> Self {
+        let mut core = Core::new(name, timing);
         for k in KINDS {
             core.source(SourceEvent::Synced(k));
         }
@@ -257,6 +262,27 @@ fn a_ready_agent_takes_the_taint_away_and_sets_the_condition() {
 }
 
 #[test]
+fn the_taint_of_a_node_whose_agent_has_gone_stays_until_it_is_back() {
+    let mut s = cluster();
+    let mut r = Replica::new("a");
+    r.core.lead(Leadership::Me);
+    r.settle(&mut s);
+    let report = axoneme_wire::NodeReport { ready: true, ..Default::default() };
+    let tainted = |s: &Server| s.objects[&ObjectRef::new(Kind::Node, "", "n1")]["spec"]["taints"].to_string();
+    r.core.cluster.node_report(&"n1".into(), report.clone());
+    r.settle(&mut s);
+    assert!(!tainted(&s).contains(crate::plan::nodes::TAINT));
+    r.core.cluster.node_silent(&"n1".into());
+    s.put(Kind::Node, node("n1", "192.0.2.1"));
+    r.settle(&mut s);
+    assert!(tainted(&s).contains(crate::plan::nodes::TAINT));
+    // a session repeats the newest report first
+    r.core.cluster.node_report(&"n1".into(), report);
+    r.settle(&mut s);
+    assert!(!tainted(&s).contains(crate::plan::nodes::TAINT));
+}
+
+#[test]
 fn a_node_that_leaves_gives_its_block_back() {
     let mut s = cluster();
     let mut r = Replica::new("a");
@@ -269,6 +295,29 @@ fn a_node_that_leaves_gives_its_block_back() {
     r.settle(&mut s);
     let n3 = &s.objects[&ObjectRef::new(Kind::CiliumNode, "", "n3")];
     assert_eq!(n3["spec"]["ipam"]["podCIDRs"], json!(["10.244.0.0/24"]));
+}
+
+#[test]
+fn a_new_leader_writes_no_status_before_nodes_could_say_what_they_have() {
+    let mut s = cluster();
+    s.put(Kind::AxonemeConfig, json!({"metadata": {"name": "default", "generation": 1}, "spec": {}}));
+    s.put(Kind::CiliumNetworkPolicy, policy("web", "db", 1));
+    let mut r = Replica::with("a", Timing::default());
+    r.core.lead(Leadership::Me);
+    let told = |s: &Server| s.objects.values().any(|o| !o["status"]["conditions"].is_null());
+    for second in 0.. {
+        r.hear(&s);
+        r.now += Duration::from_secs(1);
+        for w in r.flush() {
+            let outcome = s.write(&w);
+            r.core.wrote(&w.key, outcome, r.now);
+        }
+        if told(&s) {
+            assert!(second >= 19, "after {second} s");
+            return;
+        }
+        assert!(second < 30, "never");
+    }
 }
 
 #[test]

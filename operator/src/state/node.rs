@@ -174,4 +174,11 @@ impl Cluster {
             self.emit_node(name);
         }
     }
+
+    /// The node's agent has gone: what it said of itself holds, but whether it can serve is not known until it says so.
+    pub fn node_silent(&mut self, name: &Name) {
+        if let Some(report) = self.nodes.get_mut(name).and_then(|e| e.report.as_mut()) {
+            report.ready = false;
+        }
+    }
 }

@@ -268,11 +268,11 @@ impl Hub {
         }
     }
 
-    /// The session ended.
-    pub fn closed(&mut self, node: &str, session: u64) {
-        if let Some(peer) = self.peers.get_mut(node).filter(|p| p.is(session)) {
-            peer.session = None;
-        }
+    /// The session ended. Whether the node has no other.
+    pub fn closed(&mut self, node: &str, session: u64) -> bool {
+        let Some(peer) = self.peers.get_mut(node).filter(|p| p.is(session)) else { return false };
+        peer.session = None;
+        true
     }
 
     /// The node left the cluster.
