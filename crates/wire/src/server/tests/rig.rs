@@ -115,7 +115,7 @@ async fn own(
             Some(job) = jobs.recv() => job(&mut hub),
             Some(i) = inbound.recv() => match i {
                 Inbound::Subscribe(s) => hub.subscribe(s),
-                Inbound::Closed { node, session } => hub.closed(&node, session),
+                Inbound::Closed { node, session } => drop(hub.closed(&node, session)),
                 Inbound::Message { node, session, message } => {
                     match &message {
                         NodeMessage::Ack(r) => hub.acknowledged(&node, session, *r),
