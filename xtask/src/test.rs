@@ -6,12 +6,14 @@
 //! | unit | everything that needs no root | `cargo test --workspace` |
 //! | bpf | the compiled programs, by `BPF_PROG_TEST_RUN` | `tests/root_bpf_*.rs` |
 //! | netns | real links in network namespaces | the other `tests/root_*.rs`, and the demo without a cluster |
+//! | vm | the packet path on other kernels | `tests/root_vm_*.rs`, in QEMU |
 //! | cluster | real Kubernetes clusters | `testbed`, and the product's own tests on it |
 //!
 //! A test that needs root lies in a file `tests/root_*.rs` and is `#[ignore = "needs root: ..."]`.
 
 mod libtest;
 mod testbed;
+mod vm;
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
@@ -33,6 +35,8 @@ pub(crate) enum Rung {
     Bpf,
     /// Network namespaces with real links.
     Netns,
+    /// Other kernels, in virtual machines.
+    Vm,
     /// Local Kubernetes clusters.
     Cluster,
 }
@@ -47,6 +51,7 @@ impl Rung {
         match self {
             Rung::Check => &[Part::Check],
             Rung::Cluster => &[Part::Build, Part::Cluster],
+            Rung::Vm => &[Part::Build, Part::Vm],
             Rung::Unit | Rung::Bpf | Rung::Netns => &[Part::Build],
         }
     }
@@ -57,10 +62,13 @@ impl Rung {
             Rung::Unit => unit(report, filter),
             Rung::Bpf => root_tests(report, filter, "bpf", &|file| file.starts_with("root_bpf")),
             Rung::Netns => {
-                let done = root_tests(report, filter, "netns", &|file| !file.starts_with("root_bpf"));
+                let done = root_tests(report, filter, "netns", &|file| {
+                    !file.starts_with("root_bpf") && !file.starts_with("root_vm")
+                });
                 report.cases(filter, standalone::CASES);
                 done
             }
+            Rung::Vm => vm::run(report, filter),
             Rung::Cluster => {
                 report.cases(filter, testbed::CASES);
                 scenarios(report, filter.unwrap_or_default())

@@ -10,7 +10,7 @@ use anyhow::Result;
 use clap::Args;
 
 pub(crate) use self::guest::Guest;
-use self::kernel::Kernel;
+pub(crate) use self::kernel::Kernel;
 use crate::setup::{self, Part};
 
 #[derive(Args, Debug)]

@@ -93,6 +93,10 @@ impl Env for Kernel {
         OVERLAY.load()
     }
     #[inline(always)]
+    fn room(&self) -> u32 {
+        control(CONTROL_ROOM)
+    }
+    #[inline(always)]
     fn feature(&self, bit: u32) -> bool {
         FEATURES.load() & bit != 0
     }
@@ -101,15 +105,12 @@ impl Env for Kernel {
         match which {
             Timeout::Established => TIMEOUT_ESTABLISHED.load(),
             Timeout::Opening => TIMEOUT_OPENING.load(),
-    fn room(&self) -> u32 {
-        control(CONTROL_ROOM)
-    }
-    #[inline(always)]
             Timeout::Closing => TIMEOUT_CLOSING.load(),
             Timeout::HalfClosed => TIMEOUT_HALF_CLOSED.load(),
             Timeout::Datagram => TIMEOUT_DATAGRAM.load(),
             Timeout::DatagramReplied => TIMEOUT_DATAGRAM_REPLIED.load(),
             Timeout::Other => TIMEOUT_OTHER.load(),
+            Timeout::Fragment => TIMEOUT_FRAGMENT.load(),
         }
     }
     #[inline(always)]
@@ -118,7 +119,6 @@ impl Env for Kernel {
             Some(mut r) => {
                 // SAFETY: plain helper call.
                 let time = unsafe { bpf_ktime_get_ns() };
-            Timeout::Fragment => TIMEOUT_FRAGMENT.load(),
                 r.write(DropEvent { time, ..*event });
                 r.submit(NO_WAKEUP);
             }

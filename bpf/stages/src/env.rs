@@ -44,10 +44,10 @@ pub trait Env {
     fn policy(&self, slot: u16, key: &PolicyKey) -> Option<PolicyValue>;
     fn uplink(&self) -> u32;
     fn overlay(&self) -> u32;
-    /// Whether a bit of [`axoneme_abi::constants::feature`] is set.
-    fn feature(&self, bit: u32) -> bool;
     /// Interface of the waiting room; 0: none.
     fn room(&self) -> u32;
+    /// Whether a bit of [`axoneme_abi::constants::feature`] is set.
+    fn feature(&self, bit: u32) -> bool;
     fn timeout(&self, which: Timeout) -> u32;
     fn drop_event(&self, event: &DropEvent);
     fn flow_event(&self, event: &FlowEvent);

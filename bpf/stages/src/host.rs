@@ -142,11 +142,11 @@ impl Env for Host {
     fn overlay(&self) -> u32 {
         self.overlay.get()
     }
-    fn feature(&self, bit: u32) -> bool {
-        self.features.get() & bit != 0
-    }
     fn room(&self) -> u32 {
         self.room.get()
+    }
+    fn feature(&self, bit: u32) -> bool {
+        self.features.get() & bit != 0
     }
     fn timeout(&self, which: Timeout) -> u32 {
         timeout(which)
@@ -250,10 +250,10 @@ pub struct Buffer {
     pub bytes: RefCell<Vec<u8>>,
     pub ifindex: u32,
     pub mark: Cell<u32>,
+    pub note: Cell<u32>,
     /// Identity in the tunnel header.
     pub tunnel: Option<u32>,
 }
-    pub note: Cell<u32>,
 
 impl Buffer {
     pub fn new(bytes: &[u8], ifindex: u32) -> Self {
@@ -291,15 +291,15 @@ impl Packet for &Buffer {
     fn set_mark(&self, mark: u32) {
         self.mark.set(mark);
     }
-    fn store<T: Plain>(&self, offset: usize, value: T) -> bool {
-        let mut bytes = self.bytes.borrow_mut();
-        let Some(place) = bytes.get_mut(offset..offset + T::SIZE) else { return false };
     fn note(&self) -> u32 {
         self.note.get()
     }
     fn set_note(&self, note: u32) {
         self.note.set(note);
     }
+    fn store<T: Plain>(&self, offset: usize, value: T) -> bool {
+        let mut bytes = self.bytes.borrow_mut();
+        let Some(place) = bytes.get_mut(offset..offset + T::SIZE) else { return false };
         value.to_bytes(place);
         true
     }

@@ -101,6 +101,11 @@ pub(crate) fn translate<F: Family, E: Maps<F>>(env: &E, flow: &mut Flow<F>) -> R
             c
         }
     };
+    // SCTP's checksum covers the ports and the whole packet. (It could be mended without reading the rest, a CRC is
+    // linear; but the verifier walks such a multiplication more than a million steps.)
+    if flow.protocol == SCTP && choice.port != flow.destination_port {
+        return Err(Verdict::drop(DropReason::NatUnsupported, Direction::Egress));
+    }
     let which = match flow.protocol {
         TCP if opens => Timeout::Opening,
         TCP => Timeout::Established,
@@ -178,7 +183,6 @@ fn port<F: Family, P: Packet>(p: &P, flow: &Flow<F>, side: Side, from: u16, to: 
     if from == to || flow.kind == FlowKind::LaterFragment {
         return true;
     }
-    // SCTP's checksum covers the whole packet and cannot be mended for a port: such Services need equal ports.
     let Some(c) = checksum::<F>(flow.protocol, flow.transport as usize) else { return false };
     let at = flow.transport as usize + if matches!(side, Side::Source) { 0 } else { 2 };
     p.mend_checksum(c.offset, from as u32, to as u32, 2, false, c.optional) && p.store(at, to)

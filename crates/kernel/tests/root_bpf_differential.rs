@@ -282,18 +282,18 @@ impl Pair {
     fn run_host(&self, packet: &Random) -> (Answer, Vec<u8>) {
         let mut buffer = Buffer::new(&packet.bytes, packet.ifindex);
         buffer.tunnel = Some(packet.tunnel);
+        buffer.mark.set(packet.mark);
+        buffer.note.set(packet.note);
         let v = match packet.hook {
             hook::FROM_CONTAINER => host_verdict::<{ hook::FROM_CONTAINER }>(&self.host, &buffer, packet.v6),
             hook::TO_CONTAINER => host_verdict::<{ hook::TO_CONTAINER }>(&self.host, &buffer, packet.v6),
-        buffer.mark.set(packet.mark);
-        buffer.note.set(packet.note);
-            hook::FROM_NETDEV => host_verdict::<{ hook::FROM_NETDEV }>(&self.host, &buffer, packet.v6),
-            _ => host_verdict::<{ hook::FROM_OVERLAY }>(&self.host, &buffer, packet.v6),
-        };
             hook::FROM_WAITING if packet.v6 => {
                 slow::<V6, _, _, { hook::FROM_WAITING }>(&self.host, &buffer, &mut Work::new())
             }
             hook::FROM_WAITING => slow::<V4, _, _, { hook::FROM_WAITING }>(&self.host, &buffer, &mut Work::new()),
+            hook::FROM_NETDEV => host_verdict::<{ hook::FROM_NETDEV }>(&self.host, &buffer, packet.v6),
+            _ => host_verdict::<{ hook::FROM_OVERLAY }>(&self.host, &buffer, packet.v6),
+        };
         let answer = Answer { kind: v.kind as u32, argument: v.argument, node: v.node, identity: v.identity };
         (answer, buffer.bytes.into_inner())
     }
@@ -370,11 +370,11 @@ struct Random {
     tunnel: u32,
     now: u32,
     die: u32,
+    mark: u32,
+    note: u32,
     bytes: Vec<u8>,
 }
 
-    mark: u32,
-    note: u32,
 fn random_table(rng: &mut StdRng) -> PolicyTable {
     let default = |rng: &mut StdRng| PolicyDefault { allow: rng.random_bool(0.6), rule: rng.random_range(0..5) };
     let mut entries = std::collections::BTreeMap::new();
@@ -576,12 +576,12 @@ fn run(native: bool, seed: u64, count: u64) {
             if i % 2000 == 1999 {
                 // Policy changes under open connections.
                 pair.put_table(u16::from(*LOCAL.choose(&mut rng).unwrap()), &random_table(&mut rng));
-                if let Some(difference) = pair.compare_connections() {
-                    return Err(format!("seed {seed}, before packet {i}: {difference}"));
-                }
                 let room = if rng.random() { ROOM } else { 0 };
                 pair.kernel.set_control(CONTROL_ROOM, room).unwrap();
                 pair.host.room.set(room);
+                if let Some(difference) = pair.compare_connections() {
+                    return Err(format!("seed {seed}, before packet {i}: {difference}"));
+                }
             }
             let packet = random_packet(&mut rng, &links, now);
             match pair.compare(&packet) {

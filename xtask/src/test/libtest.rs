@@ -92,14 +92,16 @@ fn end_tree(pid: u32) -> Result<()> {
 
 /// Where in the output the reader is.
 #[derive(Debug, Default)]
-struct Reader {
-    failures: usize,
+pub(super) struct Reader {
+    /// Where the tests run, before their names.
+    pub(super) place: String,
+    pub(super) failures: usize,
     in_failures: bool,
     last: String,
 }
 
 impl Reader {
-    fn take(&mut self, report: &mut Report, line: &str) {
+    pub(super) fn take(&mut self, report: &mut Report, line: &str) {
         self.in_failures = (self.in_failures || line == "failures:") && !line.starts_with("test result:");
         if self.in_failures {
             eprintln!("{line}");
@@ -108,7 +110,7 @@ impl Reader {
             Line::Passed => report.pass(1),
             Line::Failed(test) => {
                 self.failures += 1;
-                report.fail(test, "see above");
+                report.fail(&format!("{}{test}", self.place), "see above");
             }
             Line::Ignored { reason, .. } if reason.starts_with("needs root") => {}
             Line::Ignored { test, reason } => {

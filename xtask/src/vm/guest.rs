@@ -25,6 +25,7 @@ const MODULES: &[&str] = &[
     "vxlan",
     "geneve",
     "sch_ingress",
+    "sch_tbf",
     "cls_bpf",
     "nft_tproxy",
     "tun",
@@ -62,15 +63,20 @@ impl Guest {
     /// # Errors
     /// When the command failed, the kernel panicked, or the time was over.
     pub(crate) fn run(&self, command: &[String]) -> Result<()> {
+        self.run_lines(command, &mut |line| println!("{line}"))
+    }
+
+    /// As [`Guest::run`], with each line of what the command prints.
+    pub(crate) fn run_lines(&self, command: &[String], each: &mut dyn FnMut(&str)) -> Result<()> {
         let dir = settings::target().join("vm");
         fs::create_dir_all(&dir)?;
         let initrd = dir.join(format!("initrd-{}", std::process::id()));
-        let done = self.write_initrd(command, &initrd).and_then(|()| self.boot(&initrd));
+        let done = self.write_initrd(command, &initrd).and_then(|()| self.boot(&initrd, each));
         drop(fs::remove_file(&initrd));
         done
     }
 
-    fn boot(&self, initrd: &Path) -> Result<()> {
+    fn boot(&self, initrd: &Path, each: &mut dyn FnMut(&str)) -> Result<()> {
         let words = "console=ttyS0 quiet loglevel=3 panic=-1 nokaslr mitigations=off tsc=reliable";
         let mut child = program("timeout")
             .args(["--kill-after=5", &self.timeout_seconds.to_string(), "qemu-system-x86_64"])
@@ -90,7 +96,7 @@ impl Guest {
             let line = String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned();
             match line.strip_prefix(VERDICT) {
                 Some(status) => verdict = status.trim().parse::<i32>().ok(),
-                None => println!("{line}"),
+                None => each(&line),
             }
         }
         let ended = child.wait()?;

@@ -5,9 +5,10 @@
 use std::{
     ffi::CString,
     io,
-    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
     os::unix::ffi::OsStrExt,
     path::Path,
+    sync::OnceLock,
 };
 
 const MAP_LOOKUP: libc::c_long = 1;
@@ -448,7 +449,16 @@ pub(crate) fn load_classifier(code: &[u64]) -> io::Result<OwnedFd> {
     let license = c"GPL";
     let mut attr = ProgramLoad {
         kind: CLASSIFIER,
+///
+/// It has type information because the object's own inner map has: kernels 5.15 to 6.1 take a map without for another
+/// kind of map (`timer_off` differs in `bpf_map_meta_equal`) and refuse it with `EINVAL`.
         count: u32::try_from(code.len()).unwrap_or(u32::MAX),
+    static TYPES: OnceLock<Option<OwnedFd>> = OnceLock::new();
+    let types = TYPES.get_or_init(|| {
+        let data = table_types();
+        let length = u32::try_from(data.len()).unwrap_or(0);
+        bpf(BTF_LOAD, &mut BtfLoad { data: data.as_ptr() as u64, length, ..BtfLoad::default() }).map(owned).ok()
+    });
         code: code.as_ptr() as u64,
         license: license.as_ptr() as u64,
         ..ProgramLoad::default()
@@ -458,6 +468,10 @@ pub(crate) fn load_classifier(code: &[u64]) -> io::Result<OwnedFd> {
 
 /// The map of an id, as lookups in maps of maps give it. None: it is gone.
 pub(crate) fn map_by_id(id: u32) -> io::Result<Option<OwnedFd>> {
+    if let Some(types) = types.as_ref().filter(|_| (key_size, value_size) == (12, 8)) {
+        attr.types = number(types.as_fd());
+        (attr.key_type, attr.value_type) = (KEY_TYPE, VALUE_TYPE);
+    }
     match bpf(MAP_BY_ID, &mut [id, 0, 0]) {
         Ok(fd) => Ok(Some(owned(fd))),
         Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),

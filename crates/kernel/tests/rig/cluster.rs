@@ -111,7 +111,9 @@ impl Cluster {
     fn node(ns: Namespace, number: u8, mode: Mode, routed: bool) -> Node {
         let other = 3 - number;
         let overlay = if mode != Mode::Native {
-            ns.ip(&format!("link add vx0 address {HOST_MAC} type vxlan external dstport 8472 nolearning udp6zerocsumrx"));
+            ns.ip(&format!(
+                "link add vx0 address {HOST_MAC} type vxlan external dstport 8472 nolearning udp6zerocsumrx"
+            ));
             ns.ip("link set vx0 addrgenmode none arp off mtu 1450 up");
             ns.ip(&format!("route add 10.{other}.0.0/24 dev vx0 src {}", node_v4(number)));
             ns.ip(&format!("route add fd10:{other}::/64 dev vx0 src {}", node_v6(number)));
@@ -124,7 +126,14 @@ impl Cluster {
             0
         };
         let uplink = index(&ns, "up0");
-        let options = Options { native: mode == Mode::Native, uplink, overlay, services: true, underlay6: mode == Mode::Vxlan6, ..Options::default() };
+        let options = Options {
+            native: mode == Mode::Native,
+            uplink,
+            overlay,
+            services: true,
+            underlay6: mode == Mode::Vxlan6,
+            ..Options::default()
+        };
         let node = Node::with(ns, number, &options);
         node.ns.run(|| {
             node.datapath.attach(Hook::Uplink, uplink).unwrap();

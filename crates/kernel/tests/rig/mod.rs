@@ -7,6 +7,7 @@
 pub mod cluster;
 pub mod frames;
 pub mod traffic;
+pub mod wire;
 
 use std::{
     fs::File,

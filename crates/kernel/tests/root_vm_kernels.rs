@@ -1,0 +1,174 @@
+//! What a kernel of the matrix must do: load every program within the verifier's limits, attach in its own way, and let
+//! real traffic pass or not as policy says. Run in a virtual machine in software emulation: slow, so deadlines are wide.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::missing_errors_doc,
+    reason = "a test fails by panicking, and reads best in one piece"
+)]
+
+mod rig;
+
+use std::{
+    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    process::Command,
+    time::Duration,
+};
+
+use axoneme_abi::DropReason;
+use axoneme_kernel::datapath::{Datapath, Direction, Hook, ServiceEntry};
+use rig::{
+    Node, Options, allow_all,
+    cluster::{Cluster, Mode},
+    deny_ingress,
+    frames::{Tap, fragments, macs},
+    rule,
+    traffic::{ping, sctp, serve_sctp, serve_tcp},
+};
+
+/// In software emulation everything takes its time.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// For what must not come.
+const QUIET: Duration = Duration::from_secs(2);
+/// The verifier gives up at a million.
+const MOST_INSTRUCTIONS: u32 = 600_000;
+
+fn release() -> (u32, u32) {
+    let text = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut parts = text.split(|c: char| !c.is_ascii_digit()).filter_map(|p| p.parse().ok());
+    (parts.next().unwrap(), parts.next().unwrap())
+}
+
+fn connects(node: &rig::Namespace, to: IpAddr, port: u16, limit: Duration) -> bool {
+    node.run(|| TcpStream::connect_timeout(&SocketAddr::new(to, port), limit).is_ok())
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test vm"]
+fn programs_load_and_stay_below_the_verifiers_limit() {
+    let cgroup = std::path::Path::new("/sys/fs/cgroup/axk");
+    std::fs::create_dir_all(cgroup).unwrap();
+    let options = Options { services: true, socket_lb: true, cgroup: Some(cgroup.into()), ..Options::default() };
+    let node = Node::with(rig::Namespace::new("load"), 1, &options);
+    let budget = node.datapath.budget().to_vec();
+    println!("kernel {:?}: {budget:?}", release());
+    assert_eq!(budget.len(), 14);
+    for b in &budget {
+        // Kernels before 5.16 do not tell.
+        assert!(b.verified_instructions < MOST_INSTRUCTIONS, "{b:?}");
+    }
+    if release() >= (5, 16) {
+        assert!(budget.iter().all(|b| b.verified_instructions > 0));
+    }
+    drop(node);
+    std::fs::remove_dir(cgroup).unwrap();
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test vm"]
+fn traffic_of_pods_passes_or_not_as_policy_says() {
+    let mut node = Node::alone();
+    let (a, b) = (node.pod(1), node.pod(2));
+    let filters = |link: &str, way: &str| {
+        let out = Command::new("tc").args(["-n", &node.ns.name, "filter", "show", "dev", link, way]).output().unwrap();
+        String::from_utf8(out.stdout).unwrap()
+    };
+    let by_filter = release() < (6, 6);
+    assert_eq!(filters(&a.host_link, "ingress").contains("from_container"), by_filter);
+    assert_eq!(filters(&a.host_link, "egress").contains("to_container"), by_filter);
+    serve_tcp(&b.ns, 80);
+    serve_tcp(&b.ns, 81);
+    for to in b.addresses() {
+        serve_sctp(&b.ns, SocketAddr::new(to, 90));
+        serve_sctp(&b.ns, SocketAddr::new(to, 91));
+        let entry = ServiceEntry {
+            address: if to.is_ipv4() { "10.96.0.9".parse().unwrap() } else { "fd96::9".parse().unwrap() },
+            protocol: 132,
+            port: 90,
+            backends: vec![(to, 90)],
+            affinity_seconds: 0,
+        };
+        node.datapath.upsert_service(&entry).unwrap();
+        assert!(sctp(&a.ns, SocketAddr::new(entry.address, 90), PATIENCE), "SCTP by the Service {}", entry.address);
+    }
+    let mut table = deny_ingress();
+    table.entries.push(rule(Direction::Ingress, a.identity, 6, 80, true, 5));
+    table.entries.push(rule(Direction::Ingress, a.identity, 132, 90, true, 6));
+    node.datapath.put_table(b.slot, &table).unwrap();
+    for round in 0..2 {
+        for to in b.addresses() {
+            assert!(connects(&a.ns, to, 80, PATIENCE), "{round}: TCP to {to}");
+            assert!(!connects(&a.ns, to, 81, QUIET), "{round}: TCP to {to}, denied");
+            assert!(sctp(&a.ns, SocketAddr::new(to, 90), PATIENCE), "{round}: SCTP to {to}");
+            assert!(!sctp(&a.ns, SocketAddr::new(to, 91), QUIET), "{round}: SCTP to {to}, denied");
+        }
+        let drops = node.drops();
+        for protocol in [6, 132] {
+            let denied = |d: &&axoneme_abi::DropEvent| d.protocol == protocol && d.rule == 77;
+            assert!(drops.iter().filter(denied).count() >= 2, "{drops:?}");
+        }
+        // The next process takes over what is attached.
+        node.restart();
+        for pod in [&a, &b] {
+            node.ns.run(|| node.datapath.attach(Hook::Endpoint, pod.ifindex)).unwrap();
+        }
+    }
+    for pod in [&a, &b] {
+        node.ns.run(|| node.datapath.detach(pod.ifindex)).unwrap();
+    }
+    assert!(connects(&a.ns, b.v4.into(), 81, PATIENCE), "nothing is in the way any more");
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test vm"]
+fn fragments_wait_for_their_first_one() {
+    let node = Node::alone();
+    let (a, b) = (node.pod(1), node.pod(2));
+    let mut table = allow_all();
+    table.entries.push(rule(Direction::Ingress, 0, 17, 54, false, 3));
+    node.datapath.put_table(b.slot, &table).unwrap();
+    let tap = Tap::open(&a.ns, "eth0");
+    for (source, to) in a.addresses().into_iter().zip(b.addresses()) {
+        let sockets = [53, 54].map(|port| {
+            let s = b.ns.run(|| UdpSocket::bind((to, port)).unwrap());
+            s.set_read_timeout(Some(if port == 53 { PATIENCE } else { QUIET })).unwrap();
+            s
+        });
+        for (port, socket) in [53, 54].into_iter().zip(&sockets) {
+            for f in fragments(&macs(1, 1), (source, to), u32::from(port), (4000, port), &[7; 3000], 1200).iter().rev()
+            {
+                tap.send(f);
+            }
+            assert_eq!(socket.recv(&mut [0; 4000]).ok(), (port == 53).then_some(3000), "{to} {port}");
+        }
+    }
+    let denied = node.drops().iter().filter(|d| d.reason == DropReason::PolicyDeny as u8).count();
+    assert_eq!(denied, 6);
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test vm"]
+fn pods_of_two_nodes_reach_each_other() {
+    for mode in [Mode::Vxlan, Mode::Vxlan6, Mode::Native] {
+        let c = Cluster::new(mode, None);
+        let [a, b] = &c.pods;
+        serve_tcp(&b.ns, 80);
+        serve_tcp(&b.ns, 81);
+        let mut table = deny_ingress();
+        table.entries.push(rule(Direction::Ingress, a.identity, 6, 80, true, 5));
+        table.entries.push(rule(Direction::Ingress, a.identity, 132, 90, true, 6));
+        c.nodes[1].datapath.put_table(b.slot, &table).unwrap();
+        for to in b.addresses() {
+            serve_sctp(&b.ns, SocketAddr::new(to, 90));
+            assert!(connects(&a.ns, to, 80, PATIENCE), "{mode:?}: TCP to {to}");
+            assert!(sctp(&a.ns, SocketAddr::new(to, 90), PATIENCE), "{mode:?}: SCTP to {to}");
+            assert!(!connects(&a.ns, to, 81, QUIET), "{mode:?}: TCP to {to}, denied");
+            assert!(!ping(&a.ns, to), "{mode:?}: ICMP to {to}, denied");
+        }
+        let drops = c.nodes[1].drops();
+        assert!(drops.iter().any(|d| d.rule == 77 && d.source_identity == a.identity), "{mode:?}: {drops:?}");
+    }
+}

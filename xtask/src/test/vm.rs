@@ -1,0 +1,68 @@
+//! The kernel matrix: the packet path's own test program on other kernels, in virtual machines.
+//!
+//! Software emulation: pass or fail, never speed. Each kernel has its time, after which it counts as failed.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+use serde::Deserialize;
+
+use super::libtest::Reader;
+use crate::command::output;
+use crate::progress::say;
+use crate::report::Report;
+use crate::vm::{Guest, Kernel};
+use crate::workspace::cargo;
+
+/// The oldest that is promised, the hungriest verifier, the first with tcx links in Debian. 7.3 is there by
+/// `cargo xtask vm --kernel 7.3`.
+const KERNELS: &[&str] = &["5.10", "6.1", "6.12"];
+const PACKAGE: &str = "axoneme-kernel";
+const PROGRAM: &str = "root_vm_kernels";
+/// For boot and all tests of one kernel; a quiet machine takes a quarter of it.
+const SECONDS: u64 = 240;
+
+#[derive(Deserialize)]
+struct Message {
+    executable: Option<PathBuf>,
+}
+
+/// Builds the test program and runs it on each kernel.
+pub(super) fn run(report: &mut Report, filter: Option<&str>) -> Result<()> {
+    let binary = build()?;
+    for name in KERNELS {
+        say(format_args!("  -- kernel {name}"));
+        if let Err(error) = on_kernel(report, name, &binary, filter) {
+            report.fail(&format!("kernel {name}"), &format!("{error:#}"));
+        }
+    }
+    Ok(())
+}
+
+fn build() -> Result<PathBuf> {
+    let words = ["test", "--no-run", "--quiet", "--message-format=json", "--package", PACKAGE, "--test", PROGRAM];
+    let text = output(cargo().args(words)).context("building the test program")?;
+    let built = text.lines().filter_map(|line| serde_json::from_str::<Message>(line).ok()?.executable).last();
+    built.context("cargo did not say where the test program is")
+}
+
+fn on_kernel(report: &mut Report, name: &str, binary: &PathBuf, filter: Option<&str>) -> Result<()> {
+    let guest = Guest {
+        kernel: Kernel::fetch(name)?,
+        modules: Vec::new(),
+        files: vec![binary.clone()],
+        append: String::new(),
+        memory: "1G".to_owned(),
+        timeout_seconds: SECONDS,
+    };
+    let mut command = vec![binary.display().to_string(), "--ignored".to_owned(), "--test-threads=1".to_owned()];
+    command.extend(filter.map(str::to_owned));
+    let mut reader = Reader { place: format!("kernel {name}: "), ..Reader::default() };
+    let done = guest.run_lines(&command, &mut |line| reader.take(report, line));
+    // A test that failed is reported already.
+    match done {
+        Err(error) if reader.failures == 0 => Err(error),
+        Ok(()) if reader.failures > 0 => bail!("tests failed, and the program's status said nothing"),
+        _ => Ok(()),
+    }
+}
