@@ -404,10 +404,61 @@ struct MapCreate {
     inner: u32,
     numa_node: u32,
     name: [u8; 16],
+    ifindex: u32,
+    types: u32,
+    key_type: u32,
+    value_type: u32,
+}
+
+/// Type information with a structure of 12 bytes and one of 8: key and value of a policy table (the format:
+/// Documentation/bpf/btf.rst).
+fn table_types() -> Vec<u8> {
+    const STRINGS: &[u8] = b"\0u32\0key\0value\0a\0b\0c\0";
+    // Places of the names, and kinds.
+    let [u32_name, key, value, a, b, c] = [1, 5, 9, 15, 17, 19];
+    let [integer, structure] = [1 << 24, 4 << 24];
+    let types = [
+        &[u32_name, integer, 4, 32][..],
+        &[key, structure | 3, 12, a, 1, 0, b, 1, 32, c, 1, 64],
+        &[value, structure | 2, 8, a, 1, 0, b, 1, 32],
+    ]
+    .concat();
+    let (types_length, strings_length) = (u32::try_from(types.len() * 4), u32::try_from(STRINGS.len()));
+    let types_length = types_length.unwrap_or(0);
+    let mut out = vec![0x9f, 0xeb, 1, 0];
+    for word in [24, 0, types_length, types_length, strings_length.unwrap_or(0)].into_iter().chain(types) {
+        out.extend(word.to_ne_bytes());
+    }
+    out.extend(STRINGS);
+    out
+}
+
+const BTF_LOAD: libc::c_long = 18;
+/// Places of the structures in [`table_types`].
+const KEY_TYPE: u32 = 2;
+const VALUE_TYPE: u32 = 3;
+
+#[repr(C)]
+#[derive(Default)]
+struct BtfLoad {
+    data: u64,
+    log: u64,
+    length: u32,
+    log_length: u32,
+    log_level: u32,
 }
 
 /// Makes an LPM trie for a map of maps.
+///
+/// It has type information because the object's own inner map has: kernels 5.15 to 6.1 take a map without for another
+/// kind of map (`timer_off` differs in `bpf_map_meta_equal`) and refuse it with `EINVAL`.
 pub(crate) fn create_trie(key_size: usize, value_size: usize, max_entries: u32) -> io::Result<OwnedFd> {
+    static TYPES: OnceLock<Option<OwnedFd>> = OnceLock::new();
+    let types = TYPES.get_or_init(|| {
+        let data = table_types();
+        let length = u32::try_from(data.len()).unwrap_or(0);
+        bpf(BTF_LOAD, &mut BtfLoad { data: data.as_ptr() as u64, length, ..BtfLoad::default() }).map(owned).ok()
+    });
     let mut attr = MapCreate {
         kind: LPM_TRIE,
         key_size: u32::try_from(key_size).unwrap_or(0),
@@ -417,6 +468,10 @@ pub(crate) fn create_trie(key_size: usize, value_size: usize, max_entries: u32) 
         name: *b"POLICY.inner\0\0\0\0",
         ..MapCreate::default()
     };
+    if let Some(types) = types.as_ref().filter(|_| (key_size, value_size) == (12, 8)) {
+        attr.types = number(types.as_fd());
+        (attr.key_type, attr.value_type) = (KEY_TYPE, VALUE_TYPE);
+    }
     bpf(MAP_CREATE, &mut attr).map(owned)
 }
 
@@ -449,16 +504,7 @@ pub(crate) fn load_classifier(code: &[u64]) -> io::Result<OwnedFd> {
     let license = c"GPL";
     let mut attr = ProgramLoad {
         kind: CLASSIFIER,
-///
-/// It has type information because the object's own inner map has: kernels 5.15 to 6.1 take a map without for another
-/// kind of map (`timer_off` differs in `bpf_map_meta_equal`) and refuse it with `EINVAL`.
         count: u32::try_from(code.len()).unwrap_or(u32::MAX),
-    static TYPES: OnceLock<Option<OwnedFd>> = OnceLock::new();
-    let types = TYPES.get_or_init(|| {
-        let data = table_types();
-        let length = u32::try_from(data.len()).unwrap_or(0);
-        bpf(BTF_LOAD, &mut BtfLoad { data: data.as_ptr() as u64, length, ..BtfLoad::default() }).map(owned).ok()
-    });
         code: code.as_ptr() as u64,
         license: license.as_ptr() as u64,
         ..ProgramLoad::default()
@@ -468,10 +514,6 @@ pub(crate) fn load_classifier(code: &[u64]) -> io::Result<OwnedFd> {
 
 /// The map of an id, as lookups in maps of maps give it. None: it is gone.
 pub(crate) fn map_by_id(id: u32) -> io::Result<Option<OwnedFd>> {
-    if let Some(types) = types.as_ref().filter(|_| (key_size, value_size) == (12, 8)) {
-        attr.types = number(types.as_fd());
-        (attr.key_type, attr.value_type) = (KEY_TYPE, VALUE_TYPE);
-    }
     match bpf(MAP_BY_ID, &mut [id, 0, 0]) {
         Ok(fd) => Ok(Some(owned(fd))),
         Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
