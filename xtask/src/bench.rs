@@ -10,6 +10,7 @@ mod goals;
 mod readme;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
@@ -22,6 +23,7 @@ use crate::{image, settings};
 
 /// Options of the bench.
 #[derive(Args, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct BenchArgs {
     /// Only groups whose name holds this: datapath, compile, cni, cluster.
     filter: Option<String>,
@@ -34,6 +36,9 @@ pub(crate) struct BenchArgs {
     /// A tenth of the rounds: shows that the bench runs, and is not for recording.
     #[arg(long, conflicts_with = "record")]
     quick: bool,
+    /// Measure nothing: write README's table from what is recorded, after a change of the goals.
+    #[arg(long, conflicts_with_all = ["record", "quick", "json", "filter"])]
+    table: bool,
 }
 
 /// One figure. A ratio is ours over theirs; which way is better follows from the unit.
@@ -110,6 +115,9 @@ const GROUPS: &[Group] = &[
 
 /// Runs the groups that the filter picks. A group that fails is told at the end and keeps no other from its figures.
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
+    if args.table {
+        return readme::write(&recorded()?);
+    }
     let picked: Vec<&Group> =
         GROUPS.iter().filter(|group| args.filter.as_deref().is_none_or(|word| group.name.contains(word))).collect();
     let names: Vec<&str> = GROUPS.iter().map(|group| group.name).collect();
@@ -179,18 +187,31 @@ fn print_table(figures: &[Figure]) {
     }
 }
 
+fn path() -> PathBuf {
+    settings::repository().join("docs/benchmarks.jsonl")
+}
+
+/// The figures that are kept, by name.
+fn recorded() -> Result<BTreeMap<String, Figure>> {
+    match std::fs::read_to_string(path()) {
+        Ok(text) => Ok(parse(&text)?.into_iter().map(|f| (f.name.clone(), f)).collect()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(BTreeMap::new()),
+        Err(error) => Err(error).with_context(|| format!("reading {}", path().display())),
+    }
+}
+
 /// Newer figures replace older ones of the same name.
 fn record(figures: &[Figure]) -> Result<()> {
-    let path = settings::repository().join("docs/benchmarks.jsonl");
-    let mut all: BTreeMap<String, Figure> = match std::fs::read_to_string(&path) {
-        Ok(text) => parse(&text)?.into_iter().map(|f| (f.name.clone(), f)).collect(),
-        Err(_) => BTreeMap::new(),
-    };
+    let mut all = recorded()?;
     all.extend(figures.iter().map(|f| (f.name.clone(), f.clone())));
     let lines: Vec<String> = all.values().map(serde_json::to_string).collect::<Result<_, _>>()?;
-    std::fs::create_dir_all(settings::repository().join("docs"))?;
-    std::fs::write(&path, lines.join("\n") + "\n").with_context(|| format!("writing {}", path.display()))?;
+    std::fs::write(path(), lines.join("\n") + "\n").with_context(|| format!("writing {}", path().display()))?;
     readme::write(&all)?;
     say(format_args!("  ok {} figures recorded in docs/benchmarks.jsonl and README.md", figures.len()));
     Ok(())
+}
+
+/// Holds README's table against what is recorded.
+pub(crate) fn table_is_current() -> Result<()> {
+    readme::check(&recorded()?)
 }

@@ -6,6 +6,7 @@ mod sources;
 
 use anyhow::{Result, bail};
 
+use crate::bench;
 use crate::command::{output, show};
 use crate::report::Report;
 use crate::workspace::{self, Package, cargo};
@@ -17,6 +18,7 @@ pub(crate) fn run(report: &mut Report) -> Result<()> {
     report.case("dependency direction", || all(&dependencies::violations(&packages)));
     report.case("unsafe code stays in its crates", || all(&sources::unsafe_outside(&packages)?));
     report.case("file lengths", || all(&sources::long_files()?));
+    report.case("README's table is that of the recorded figures", bench::table_is_current);
     report.case("every fault names a test", || all(&sources::faults_without_test()?));
     report.case("workspace lints in every package", || all(&sources::without_lints(&packages)?));
     generated(report, &packages);

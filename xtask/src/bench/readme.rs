@@ -1,8 +1,9 @@
 //! README's table of figures, between two marks.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use super::Figure;
 use super::goals::{self, Goal, Outcome};
@@ -13,11 +14,26 @@ const END: &str = "<!-- end of figures -->";
 
 /// Replaces what is between the marks.
 pub(super) fn write(figures: &BTreeMap<String, Figure>) -> Result<()> {
-    let path = settings::repository().join("README.md");
-    let text = std::fs::read_to_string(&path)?;
-    let table = table(figures, &goals::read()?);
-    let filled = fill(&text, &table).context("README.md lacks the marks of the figures")?;
-    std::fs::write(&path, filled).context("writing README.md")
+    std::fs::write(path(), wanted(figures)?).context("writing README.md")
+}
+
+/// Holds README against the recorded figures and the goals.
+pub(super) fn check(figures: &BTreeMap<String, Figure>) -> Result<()> {
+    let same = std::fs::read_to_string(path())? == wanted(figures)?;
+    ensure!(
+        same,
+        "README.md's table is not that of the recorded figures and goals: `cargo xtask bench --table` writes it"
+    );
+    Ok(())
+}
+
+fn path() -> PathBuf {
+    settings::repository().join("README.md")
+}
+
+fn wanted(figures: &BTreeMap<String, Figure>) -> Result<String> {
+    let text = std::fs::read_to_string(path()).context("reading README.md")?;
+    fill(&text, &table(figures, &goals::read()?)).context("README.md lacks the marks of the figures")
 }
 
 fn fill(text: &str, table: &str) -> Option<String> {
@@ -28,6 +44,9 @@ fn fill(text: &str, table: &str) -> Option<String> {
 
 /// Figures in the order of their names, then goals whose figure is not there.
 fn table(figures: &BTreeMap<String, Figure>, goals: &[Goal]) -> String {
+    if figures.is_empty() {
+        return "None are recorded yet.\n".to_owned();
+    }
     let mut text = String::from(
         "| figure | ours | floor | of floor | peer | of peer | goal | what stands in the way |\n|---|---|---|---|---|---|---|---|\n",
     );
