@@ -117,7 +117,7 @@ fn directory(args: &Run) -> Result<Arc<dyn Directory>> {
         namespace: args.namespace.clone(),
         token_dir: args.token_dir.clone(),
         cache: args.common.places.cache_dir.join("operators.json"),
-        publish: args.bootstrap.clone(),
+        publish: args.common.places.bootstrap.clone(),
     })))
 }
 

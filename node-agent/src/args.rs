@@ -26,7 +26,7 @@ pub enum Command {
     /// balancer, a virtual machine outside of any cluster.
     Standalone(Box<Standalone>),
     /// Remove everything that the agent has made on this host. Needs no API server.
-    Uninstall(Places),
+    Uninstall(Uninstall),
 }
 
 /// Where things are on this host.
@@ -49,6 +49,18 @@ pub struct Places {
     /// Owned directory below a BPF filesystem.
     #[arg(long, env = "AXONEME_BPF_DIR", default_value = "/sys/fs/bpf/axoneme")]
     pub bpf_dir: PathBuf,
+    /// Where the address of the API server is told to the operator on this node.
+    #[arg(long, env = "AXONEME_BOOTSTRAP", default_value = "/run/axoneme/bootstrap/apiserver")]
+    pub bootstrap: PathBuf,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Uninstall {
+    #[command(flatten)]
+    pub places: Places,
+    /// Then stay until SIGTERM: a DaemonSet's container is not started again and again.
+    #[arg(long)]
+    pub stay: bool,
 }
 
 /// What every way to run has in common.
@@ -98,9 +110,6 @@ pub struct Run {
     /// Directory with `token` and `ca.crt` for the API server and `axoneme-token` for the operator.
     #[arg(long, env = "AXONEME_TOKEN_DIR", default_value = "/var/run/secrets/kubernetes.io/serviceaccount")]
     pub token_dir: PathBuf,
-    /// Where the address of the API server is told to the operator on this node.
-    #[arg(long, env = "AXONEME_BOOTSTRAP", default_value = "/run/axoneme/bootstrap/apiserver")]
-    pub bootstrap: PathBuf,
     /// Leave the container runtime's configuration alone.
     #[arg(long, env = "AXONEME_NO_CNI_INSTALL")]
     pub no_cni_install: bool,

@@ -7,7 +7,10 @@ use axoneme_node_agent::{
     args::{Cli, Command},
     uninstall,
 };
-use axoneme_runtime::telemetry::{self, Format};
+use axoneme_runtime::{
+    drain,
+    telemetry::{self, Format},
+};
 use clap::Parser;
 
 /// Row stream, CNI and admin sockets: none is busy for long, and the engine has a thread of its own.
@@ -40,6 +43,12 @@ fn execute(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Run(args) => runtime()?.block_on(app::run(*args)),
         Command::Standalone(args) => runtime()?.block_on(app::standalone(*args)),
-        Command::Uninstall(places) => uninstall::uninstall(&places),
+        Command::Uninstall(args) => {
+            uninstall::uninstall(&args.places)?;
+            if args.stay {
+                runtime()?.block_on(drain::terminated())?;
+            }
+            Ok(())
+        }
     }
 }

@@ -73,8 +73,12 @@ fn remove_directories(places: &Places) -> Result<()> {
     for dir in all {
         std::fs::remove_dir_all(dir)?;
     }
-    for socket in [&places.cni_socket, &places.admin_socket] {
-        let _ = std::fs::remove_file(socket);
+    for file in [&places.cni_socket, &places.admin_socket, &places.bootstrap] {
+        let _ = std::fs::remove_file(file);
+        // the directories that hold nothing but them: only where nothing else is left in one
+        for dir in file.ancestors().skip(1).take_while(|d| d.ends_with("bootstrap") || d.ends_with("axoneme")) {
+            let _ = std::fs::remove_dir(dir);
+        }
     }
     Ok(())
 }

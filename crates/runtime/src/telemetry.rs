@@ -1,5 +1,7 @@
 //! Logs.
 
+use std::io::IsTerminal as _;
+
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// How a log line is written.
@@ -27,7 +29,11 @@ pub fn init(format: Format, filter: &str) -> Result<(), TelemetryError> {
         .map_err(|e| TelemetryError::Filter { filter: filter.to_owned(), message: e.to_string() })?;
     let registry = tracing_subscriber::registry().with(parsed);
     match format {
-        Format::Text => registry.with(fmt::layer().with_writer(std::io::stderr)).try_init(),
+        Format::Text => {
+            // colours are for terminals: in the log of a pod they are noise
+            let text = fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+            registry.with(text).try_init()
+        }
         Format::Json => registry.with(fmt::layer().json().with_writer(std::io::stderr)).try_init(),
     }
     .map_err(|_| TelemetryError::Twice)
