@@ -225,6 +225,11 @@ impl Cluster {
         bail!("no log {what:?}: choose one of {}, {}", control_plane::COMPONENTS.join(", "), nodes.join(", "))
     }
 
+    /// The API server's record of what service accounts write (audit events, one JSON object a line).
+    pub(crate) fn audit_log(&self) -> PathBuf {
+        control_plane::audit_log(&self.paths)
+    }
+
     fn node_alive(&self, node: &str) -> bool {
         Recorded::load(&self.paths.pid(&format!("{node}.init"))).is_some_and(Recorded::alive)
     }

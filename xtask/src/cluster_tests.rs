@@ -1,20 +1,40 @@
 //! The cluster rung: everything on a real cluster, each scenario positively and negatively.
+//!
+//! Suites of one lane share nothing and run one after the other; lanes run side by side, since most of a scenario is
+//! waiting: for a drop to be sure, for a Lease to end, for an API server that is away for minutes.
 
 mod api;
+mod audit;
+mod broken;
 mod connectivity;
+mod failover;
 mod faults;
 mod fixture;
+mod inventory;
 mod ipam;
+mod limits;
+mod outage;
 mod policy;
+mod quiet;
+mod runtime;
+mod traffic;
+mod upgrade;
+mod workloads;
 
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, bail, ensure};
 
 use self::fixture::Fixture;
 use crate::cluster::{Cluster, Family};
+use crate::command::output;
+use crate::image;
 use crate::lab::{Lab, Routing};
 use crate::progress::{say, seconds};
+use crate::setup::go;
+use crate::workspace;
 
 /// How a rung ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,7 +44,7 @@ pub(crate) struct Totals {
 }
 
 /// A scenario: its promise as a name, and what holds it.
-type Scenario = (String, Box<dyn Fn(&Lab, &Fixture) -> Result<()>>);
+type Scenario = (String, Box<dyn Fn(&Lab, &Fixture) -> Result<()> + Sync>);
 
 /// A scenario as its module lists it.
 type Named = (&'static str, fn(&Lab, &Fixture) -> Result<()>);
@@ -40,68 +60,136 @@ struct Suite {
     routing: Routing,
     /// `spec.ipam` of the AxonemeConfig.
     ipam: &'static str,
+    /// Whether the product is removed at the end without an API server, rather than by its overlay.
+    by_hand: bool,
     scenarios: Vec<Scenario>,
 }
 
-fn suites() -> Vec<Suite> {
-    let mut everything = connectivity::scenarios();
-    everything.extend(policy::scenarios());
-    everything.extend(api::scenarios());
-    everything.extend(faults::scenarios());
-    let mut basics = connectivity::scenarios();
-    basics.extend(policy::basics());
-    vec![
-        Suite {
-            name: "overlay-v4",
-            family: Family::V4,
-            routing: Routing::Overlay,
-            ipam: ipam::OF_THE_NODES,
-            scenarios: everything,
-        },
-        Suite {
-            name: "native-dual",
-            family: Family::Dual,
-            routing: Routing::Native,
-            ipam: ipam::OF_THE_NODES,
-            scenarios: basics,
-        },
-        Suite {
-            name: "ipam",
-            family: Family::V4,
-            routing: Routing::Overlay,
-            ipam: ipam::ONE_POOL,
-            scenarios: ipam::scenarios(),
-        },
-    ]
+fn overlay_v4() -> Suite {
+    let parts = [
+        connectivity::scenarios(),
+        policy::scenarios(),
+        api::scenarios(),
+        broken::scenarios(),
+        workloads::scenarios(),
+        limits::scenarios(),
+        quiet::scenarios(),
+        faults::scenarios(),
+        failover::scenarios(),
+        upgrade::scenarios(),
+        outage::scenarios(),
+    ];
+    let scenarios = parts.into_iter().flatten().collect();
+    Suite {
+        name: "overlay-v4",
+        family: Family::V4,
+        routing: Routing::Overlay,
+        ipam: ipam::OF_THE_NODES,
+        by_hand: false,
+        scenarios,
+    }
+}
+
+fn native_dual() -> Suite {
+    let scenarios = connectivity::scenarios().into_iter().chain(policy::scenarios()).collect();
+    Suite {
+        name: "native-dual",
+        family: Family::Dual,
+        routing: Routing::Native,
+        ipam: ipam::OF_THE_NODES,
+        by_hand: true,
+        scenarios,
+    }
+}
+
+fn overlay_v6() -> Suite {
+    let scenarios = connectivity::scenarios().into_iter().chain(policy::basics()).collect();
+    Suite {
+        name: "overlay-v6",
+        family: Family::V6,
+        routing: Routing::Overlay,
+        ipam: ipam::OF_THE_NODES,
+        by_hand: true,
+        scenarios,
+    }
+}
+
+fn addresses() -> Suite {
+    Suite {
+        name: "ipam",
+        family: Family::V4,
+        routing: Routing::Overlay,
+        ipam: ipam::ONE_POOL,
+        by_hand: true,
+        scenarios: ipam::scenarios(),
+    }
+}
+
+/// The suites that run side by side, lane by lane.
+fn lanes() -> Vec<Vec<Suite>> {
+    vec![vec![overlay_v4()], vec![native_dual(), overlay_v6(), addresses()]]
 }
 
 /// Runs the scenarios whose name holds the filter. A failed one is shown at once and the others go on.
 pub(crate) fn run(filter: &str) -> Result<Totals> {
-    let mut totals = Totals::default();
-    for mut suite in suites() {
+    let mut lanes = lanes();
+    for suite in lanes.iter_mut().flatten() {
         suite.scenarios.retain(|(name, _)| format!("{}::{name}", suite.name).contains(filter));
-        if suite.scenarios.is_empty() {
-            continue;
-        }
-        run_suite(&suite, &mut totals)?;
     }
-    Ok(totals)
+    for lane in &mut lanes {
+        lane.retain(|suite| !suite.scenarios.is_empty());
+    }
+    if lanes.iter().all(Vec::is_empty) && !KINDS.contains(filter) {
+        return Ok(Totals::default());
+    }
+    let archives = image::build()?;
+    let totals = Mutex::new(Totals::default());
+    if KINDS.contains(filter) {
+        judge(KINDS, &totals, kinds);
+    }
+    std::thread::scope(|scope| {
+        let running: Vec<_> = lanes.iter().map(|lane| scope.spawn(|| run_lane(lane, &archives, &totals))).collect();
+        let done: Vec<Result<()>> =
+            running.into_iter().map(|l| l.join().unwrap_or_else(|_| bail!("a lane ended early"))).collect();
+        done.into_iter().collect::<Result<()>>()
+    })?;
+    Ok(totals.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
-fn run_suite(suite: &Suite, totals: &mut Totals) -> Result<()> {
+const KINDS: &str = "crds::api_server_serves_all_kinds_and_refuses_what_is_wrong";
+
+/// A test of the kinds' own crate, which needs an API server and its store but no cluster around them.
+fn kinds() -> Result<()> {
+    let words = ["test", "--quiet", "--package", "axoneme-crds", "--test", "api_server", "--", "--ignored"];
+    let mut cargo = workspace::cargo();
+    let said = output(cargo.env("AXONEME_CLUSTER_BIN", go::binaries()?).args(words))?;
+    ensure!(said.contains("1 passed"), "no test was run: {said}");
+    Ok(())
+}
+
+fn run_lane(lane: &[Suite], archives: &[PathBuf], totals: &Mutex<Totals>) -> Result<()> {
+    lane.iter().try_for_each(|suite| run_suite(suite, archives, totals))
+}
+
+fn run_suite(suite: &Suite, archives: &[PathBuf], totals: &Mutex<Totals>) -> Result<()> {
     let name = format!("test-{}", suite.name);
     // what an interrupted run has left
     if let Ok(old) = Cluster::open(&name) {
         old.down()?;
     }
-    let lab = Lab::up_with(&name, 2, suite.family, suite.routing, suite.ipam)?;
-    let done = Fixture::make(&lab).map(|fixture| {
+    let lab = Lab::bare(&name, 2, suite.family, archives)?;
+    let before = upgrade::before(&lab)?;
+    let mut good = true;
+    let done = lab.networked(suite.routing, suite.ipam).and_then(|()| Fixture::make(&lab)).map(|fixture| {
         for (scenario, check) in &suite.scenarios {
-            judge(&format!("{}::{scenario}", suite.name), totals, || check(&lab, &fixture));
+            good &= judge(&format!("{}::{scenario}", suite.name), totals, || check(&lab, &fixture));
         }
     });
-    if done.is_err() || totals.failed > 0 {
+    if done.is_err() || !good {
         say(lab.diagnosis());
+    } else {
+        let uninstalled = || upgrade::uninstalled(&lab, &before, suite.by_hand);
+        judge(&format!("{}::uninstall_leaves_nothing_on_the_nodes", suite.name), totals, uninstalled);
     }
     let down = lab.down();
     done?;
@@ -109,9 +197,12 @@ fn run_suite(suite: &Suite, totals: &mut Totals) -> Result<()> {
     Ok(())
 }
 
-fn judge(name: &str, totals: &mut Totals, check: impl FnOnce() -> Result<()>) {
+/// Runs one scenario, says how it went, and whether it went well.
+fn judge(name: &str, totals: &Mutex<Totals>, check: impl FnOnce() -> Result<()>) -> bool {
     let began = Instant::now();
-    match check() {
+    let done = check();
+    let mut totals = totals.lock().unwrap_or_else(PoisonError::into_inner);
+    match &done {
         Ok(()) => {
             totals.passed += 1;
             println!("test {name} ... ok ({})", seconds(began.elapsed()));
@@ -121,4 +212,5 @@ fn judge(name: &str, totals: &mut Totals, check: impl FnOnce() -> Result<()>) {
             println!("test {name} ... FAILED ({})\n    {e:#}", seconds(began.elapsed()));
         }
     }
+    done.is_ok()
 }

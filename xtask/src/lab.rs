@@ -3,7 +3,7 @@
 mod pods;
 mod stream;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -37,22 +37,29 @@ impl Lab {
     /// # Errors
     /// What failed, with the state of the product's pods and the end of their logs.
     pub(crate) fn up(name: &str, nodes: u8, family: Family, routing: Routing) -> Result<Self> {
-        Self::up_with(name, nodes, family, routing, "{mode: Kubernetes}")
+        let lab = Self::bare(name, nodes, family, &image::build()?)?;
+        lab.networked(routing, "{mode: Kubernetes}")?;
+        Ok(lab)
     }
 
-    /// [`Lab::up`] with pod addresses from elsewhere: `spec.ipam` of the AxonemeConfig, in YAML on one line.
-    pub(crate) fn up_with(name: &str, nodes: u8, family: Family, routing: Routing, ipam: &str) -> Result<Self> {
-        let archives = image::build()?;
+    /// Makes the cluster and loads the images; nobody gives its pods a network yet.
+    pub(crate) fn bare(name: &str, nodes: u8, family: Family, archives: &[PathBuf]) -> Result<Self> {
         let options = Options { name: name.to_owned(), nodes, family, cni: Cni::None, ..Options::default() };
         let cluster = step(&format!("cluster {name}: {nodes} nodes"), || Cluster::up(&options))?;
         let lab = Self { cluster };
-        step("images onto the nodes", || lab.cluster.load(&archives))?;
-        step("install from deploy/overlays/dev", || lab.install(routing, ipam))?;
-        step("nodes Ready", || lab.ready())?;
-        step("cluster DNS", || {
-            lab.cluster.apply_dns().and_then(|()| lab.rollout("kube-system", "deployment/coredns"))
-        })?;
+        step(&format!("images onto the nodes of {name}"), || lab.cluster.load(archives))?;
         Ok(lab)
+    }
+
+    /// Installs from `deploy/`, waits until every node is Ready and DNS answers. `ipam` is `spec.ipam` of the
+    /// AxonemeConfig, in YAML on one line.
+    pub(crate) fn networked(&self, routing: Routing, ipam: &str) -> Result<()> {
+        let name = self.cluster.name();
+        step(&format!("install from deploy/overlays/dev: {name}"), || self.install(routing, ipam))?;
+        step(&format!("nodes Ready: {name}"), || self.ready())?;
+        step(&format!("cluster DNS: {name}"), || {
+            self.cluster.apply_dns().and_then(|()| self.rollout("kube-system", "deployment/coredns"))
+        })
     }
 
     fn install(&self, routing: Routing, ipam: &str) -> Result<()> {

@@ -5,7 +5,9 @@
 //! TCP: the same numbers as frames on one connection; a cut connection is counted, never hidden by a reconnect.
 
 use std::{
+    future::Future,
     net::SocketAddr,
+    pin::pin,
     time::{Duration, Instant},
 };
 
@@ -85,16 +87,18 @@ impl Tally {
     }
 }
 
-/// A UDP stream to an echo server.
-pub async fn udp(target: SocketAddr, plan: Plan) -> std::io::Result<Report> {
+/// A UDP stream to an echo server. When `stop` ends, nothing more is sent and the stream ends as if it had been that long.
+pub async fn udp(target: SocketAddr, plan: Plan, stop: impl Future<Output = ()>) -> std::io::Result<Report> {
     let local: SocketAddr = if target.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
     let socket = UdpSocket::bind(local).await?;
     socket.connect(target).await?;
     let mut tally = Tally::new(plan.packets);
     let mut tick = ticker(plan.rate);
     let mut buffer = [0u8; 64];
+    let mut stop = pin!(stop);
     while tally.report.sent < plan.packets {
         tokio::select! {
+            () = &mut stop => break,
             _ = tick.tick() => {
                 if socket.send(&frame(tally.report.sent)).await.is_err() { tally.report.send_errors += 1; }
                 tally.report.sent += 1;
@@ -125,8 +129,8 @@ fn ticker(rate: u32) -> tokio::time::Interval {
     t
 }
 
-/// A TCP stream of numbered frames on one connection to an echo server.
-pub async fn tcp(target: SocketAddr, plan: Plan) -> std::io::Result<Report> {
+/// A TCP stream of numbered frames on one connection to an echo server; `stop` is as for [`udp`].
+pub async fn tcp(target: SocketAddr, plan: Plan, stop: impl Future<Output = ()>) -> std::io::Result<Report> {
     let mut connection = TcpStream::connect(target).await?;
     connection.set_nodelay(true)?;
     connection.write_all(&[crate::serve::ECHO]).await?;
@@ -136,8 +140,10 @@ pub async fn tcp(target: SocketAddr, plan: Plan) -> std::io::Result<Report> {
     let mut tick = ticker(plan.rate);
     let mut held = Vec::with_capacity(4096);
     let mut end = None;
-    while tally.report.received < plan.packets {
-        let sending = tally.report.sent < plan.packets;
+    let mut stop = pin!(stop);
+    let mut wanted = plan.packets;
+    while tally.report.received < wanted {
+        let sending = tally.report.sent < wanted;
         if !sending && end.is_none() {
             end = Some(tokio::time::Instant::now() + plan.linger);
         }
@@ -150,6 +156,7 @@ pub async fn tcp(target: SocketAddr, plan: Plan) -> std::io::Result<Report> {
                 Ok(0) | Err(_) => { tally.report.cut = 1; break; }
                 Ok(_) => drain_frames(&mut tally, &mut held),
             },
+            () = &mut stop, if sending => wanted = tally.report.sent,
             () = deadline(end) => break,
         }
     }
@@ -190,8 +197,25 @@ mod tests {
         let at = s.local_addr().expect("address");
         let server = tokio::task::spawn(lossy_echo(s, 10));
         let plan = Plan { packets: 200, rate: 5000, linger: Duration::from_millis(300) };
-        let r = udp(at, plan).await.expect("stream");
+        let r = udp(at, plan, std::future::pending()).await.expect("stream");
         assert_eq!((r.sent, r.received, r.lost, r.duplicated), (200, 180, 20, 0));
+        server.abort();
+    }
+
+    #[tokio::test]
+    async fn stream_that_is_stopped_has_lost_nothing() {
+        let free = std::net::TcpListener::bind("[::]:0").expect("bind").local_addr().expect("bound").port();
+        let server = tokio::task::spawn(async move { crate::serve::serve("echo".into(), &[free], &[free]).await });
+        let at: SocketAddr = ([127, 0, 0, 1], free).into();
+        while TcpStream::connect(at).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+        let plan = Plan { packets: 1_000_000, rate: 1000, linger: Duration::from_secs(2) };
+        let soon = || tokio::time::sleep(Duration::from_millis(200));
+        for r in [udp(at, plan, soon()).await.expect("udp"), tcp(at, plan, soon()).await.expect("tcp")] {
+            assert!(r.sent > 0 && r.sent < 10_000, "{r:?}");
+            assert_eq!((r.received, r.lost, r.cut), (r.sent, 0, 0));
+        }
         server.abort();
     }
 
@@ -207,7 +231,7 @@ mod tests {
             c.read_exact(&mut [0u8; 64]).await.expect("four frames");
         });
         let plan = Plan { packets: 1000, rate: 2000, linger: Duration::from_millis(300) };
-        let r = tcp(at, plan).await.expect("stream");
+        let r = tcp(at, plan, std::future::pending()).await.expect("stream");
         assert_eq!((r.cut, r.received), (1, 0));
         assert!(r.lost > 0);
         server.await.expect("server");

@@ -68,7 +68,31 @@ fn apiserver(paths: &Paths, state: &State) -> Vec<String> {
         format!("--proxy-client-key-file={}", pki("front-proxy-client.key")),
         // Nothing translates service addresses where the API server runs: it dials endpoints.
         "--enable-aggregator-routing=true".to_owned(),
+        format!("--audit-policy-file={}", audit_policy(paths).display()),
+        format!("--audit-log-path={}", audit_log(paths).display()),
     ]
+}
+
+/// What the API server keeps a record of: writes of service accounts that are not Kubernetes' own, which is what an
+/// installed product writes.
+const AUDIT: &str = "apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+  - {level: None, userGroups: [\"system:serviceaccounts:kube-system\"]}
+  - level: Metadata
+    userGroups: [\"system:serviceaccounts\"]
+    verbs: [create, update, patch, delete, deletecollection]
+  - {level: None}
+";
+
+fn audit_policy(paths: &Paths) -> PathBuf {
+    paths.root.join("audit.yaml")
+}
+
+/// The record of writes, one JSON object a line.
+pub(crate) fn audit_log(paths: &Paths) -> PathBuf {
+    paths.log("audit")
 }
 
 fn with_config(paths: &Paths, component: &str) -> Vec<String> {
@@ -121,6 +145,9 @@ pub(crate) fn start(paths: &Paths, state: &State, component: &str) -> Result<()>
         "scheduler" => ("kube-scheduler", scheduler(paths, state)),
         other => bail!("no component {other:?}: choose one of {}", COMPONENTS.join(", ")),
     };
+    if component == "apiserver" {
+        std::fs::write(audit_policy(paths), AUDIT).context("writing the audit policy")?;
+    }
     let binary: PathBuf = state.bin.join(file);
     let mut command = program(paths.xtask());
     command.arg("__component").arg(&state.name).arg(component).arg(&binary).args(words);

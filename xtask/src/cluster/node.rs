@@ -15,6 +15,9 @@ use crate::setup::images::PAUSE;
 /// A file in the node's directory whose presence lets kubelet start: before the API server answers it would back off.
 pub(crate) const KUBELET_GO: &str = "kubelet.go";
 
+/// Manifests of pods that kubelet runs without an API server, as kubeadm places them.
+const STATIC_PODS: &str = "/etc/kubernetes/manifests";
+
 /// Writes all files that the node's first process and its services read.
 pub(crate) fn prepare(paths: &Paths, state: &State, name: &str, number: u8) -> Result<()> {
     let dir = paths.node(name);
@@ -32,6 +35,8 @@ pub(crate) fn prepare(paths: &Paths, state: &State, name: &str, number: u8) -> R
     // containerd brings up a pod's loopback by this plugin; a distribution's kubelet package installs it
     let plugins = dir.join("root/opt/cni/bin");
     fs::create_dir_all(&plugins)?;
+    // where kubelet looks for static pods: it watches only what is there when it starts
+    fs::create_dir_all(dir.join("root").join(STATIC_PODS.trim_start_matches('/')))?;
     fs::copy(state.bin.join("cni/loopback"), plugins.join("loopback")).context("copying the loopback plugin")?;
     if state.kube_proxy {
         let config = pki::config_path(paths, "kube-proxy");
@@ -120,6 +125,8 @@ imageGCHighThresholdPercent: 100
 serializeImagePulls: false
 maxPods: 200
 nodeStatusUpdateFrequency: 5s
+staticPodPath: {STATIC_PODS}
+fileCheckFrequency: 2s
 "#,
         pki = pki.display(),
         dir = dir.display(),

@@ -38,6 +38,19 @@ impl Lab {
     }
 }
 
+/// More than any scenario lasts.
+const ENDLESS: &str = "1000000";
+
+impl Lab {
+    /// As [`Lab::stream`], but it lasts until [`Stream::finish`].
+    pub(crate) fn stream_until_finished(&self, from: &Pod, target: &str, rate: u32) -> Result<Stream> {
+        let mut command = self.cluster.kubectl_command();
+        command.args(["-n", &from.namespace, "exec", "-i", &from.name, "--", "axoneme-workload", "stream", target]);
+        command.args(["--packets", ENDLESS, "--until-closed", "--rate", &rate.to_string()]);
+        Stream::endless(command, format!("{}/{} to {target}", from.namespace, from.name))
+    }
+}
+
 impl Stream {
     /// Starts the workload's `stream`, wherever the command runs it.
     pub(crate) fn start(mut command: Command, what: String) -> Result<Self> {
@@ -45,8 +58,20 @@ impl Stream {
         Ok(Self { what, child })
     }
 
-    /// Waits for the end.
+    /// Starts the workload's `stream --until-closed`, wherever the command runs it.
+    pub(crate) fn endless(mut command: Command, what: String) -> Result<Self> {
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        Ok(Self { what, child })
+    }
+
+    /// Nothing more is sent by a stream that lasts until it is finished.
+    pub(crate) fn stop(&mut self) {
+        drop(self.child.stdin.take());
+    }
+
+    /// Waits for the end, which is now for a stream that lasts until then.
     pub(crate) fn finish(mut self) -> Result<Report> {
+        self.stop();
         let mut text = String::new();
         if let Some(mut out) = self.child.stdout.take() {
             out.read_to_string(&mut text)?;

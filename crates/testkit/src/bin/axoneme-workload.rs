@@ -40,8 +40,12 @@ enum Command {
     /// Send a numbered stream to an echo server and count losses. Exit status 0 whatever was lost.
     Stream {
         target: String,
+        /// How many at most.
         #[arg(long, default_value_t = 1000)]
         packets: u64,
+        /// Stop sending when standard input is closed: the stream lasts as long as what is done under it.
+        #[arg(long)]
+        until_closed: bool,
         #[arg(long, default_value_t = 1000)]
         rate: u32,
         #[arg(long, default_value_t = 2000)]
@@ -110,12 +114,13 @@ async fn run(command: Command) -> anyhow::Result<bool> {
             }
             Ok(all)
         }
-        Command::Stream { target: t, packets, rate, linger_ms } => {
+        Command::Stream { target: t, packets, until_closed, rate, linger_ms } => {
             let (manner, address) = target(&t)?;
             let plan = Plan { packets, rate, linger: Duration::from_millis(linger_ms) };
+            let stop = stopped(until_closed);
             let report = match manner {
-                Manner::Tcp => stream::tcp(address, plan).await,
-                Manner::Udp => stream::udp(address, plan).await,
+                Manner::Tcp => stream::tcp(address, plan, stop).await,
+                Manner::Udp => stream::udp(address, plan, stop).await,
                 Manner::Connect | Manner::Fragments => anyhow::bail!("a stream is tcp: or udp:"),
             };
             println!("{}", serde_json::to_string(&report.with_context(|| format!("stream to {t}"))?)?);
@@ -125,6 +130,20 @@ async fn run(command: Command) -> anyhow::Result<bool> {
             until(&t, &outcome, timeout_ms, deadline_ms).await
         }
     }
+}
+
+/// Ends when standard input does, if that is wanted.
+async fn stopped(until_closed: bool) {
+    if !until_closed {
+        return std::future::pending().await;
+    }
+    let (closed, wait) = tokio::sync::oneshot::channel();
+    // a thread of its own, which nothing waits for: the runtime's would hold up the end of the process
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        let _ = closed.send(());
+    });
+    let _ = wait.await;
 }
 
 async fn until(t: &str, wanted: &str, timeout_ms: u64, deadline_ms: u64) -> anyhow::Result<bool> {
