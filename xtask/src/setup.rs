@@ -11,12 +11,16 @@ pub(crate) mod images;
 pub(crate) mod rootfs;
 mod rust;
 
+use std::fs::File;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::ValueEnum;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 
 use crate::progress::{say, seconds};
+use crate::settings;
 
 /// What to prepare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -49,6 +53,7 @@ pub(crate) fn run(part: Part) -> Result<()> {
 
 /// As [`run`], and says nothing when nothing was missing: other commands begin with it.
 pub(crate) fn run_quietly(part: Part) -> Result<()> {
+    let _alone = lock()?;
     let mut packages: Vec<&str> = Vec::new();
     for (of, names) in [(Part::Build, apt::BUILD), (Part::Cluster, apt::CLUSTER), (Part::Vm, apt::VM)] {
         if part.includes(of) {
@@ -68,4 +73,27 @@ pub(crate) fn run_quietly(part: Part) -> Result<()> {
         images::build_missing()?;
     }
     Ok(())
+}
+
+/// Builds kube-proxy, which only the testbed's own judges need.
+pub(crate) fn kube_proxy() -> Result<()> {
+    let _alone = lock()?;
+    go::build_missing(&[go::KUBE_PROXY])
+}
+
+/// One setup at a time on a machine: they install into the same places. The kernel frees the lock when its holder dies.
+fn lock() -> Result<Flock<File>> {
+    std::fs::create_dir_all(settings::cache()).with_context(|| format!("making {}", settings::cache().display()))?;
+    let path = settings::cache().join("setup.lock");
+    let file =
+        File::options().create(true).append(true).open(&path).with_context(|| format!("opening {}", path.display()))?;
+    let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(held) => return Ok(held),
+        Err((file, Errno::EWOULDBLOCK)) => file,
+        Err((_, error)) => return Err(error).with_context(|| format!("locking {}", path.display())),
+    };
+    say("  .. waiting: another command sets this machine up");
+    Flock::lock(file, FlockArg::LockExclusive)
+        .map_err(|(_, error)| error)
+        .with_context(|| format!("locking {}", path.display()))
 }

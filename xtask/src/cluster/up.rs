@@ -50,7 +50,7 @@ pub(crate) fn run(options: &Options) -> Result<Cluster> {
     }
     setup::run_quietly(setup::Part::Cluster)?;
     if options.kube_proxy {
-        go::build_missing(&[go::KUBE_PROXY])?;
+        setup::kube_proxy()?;
     }
     let started = Instant::now();
     let lock = lock_one(&options.name)?;

@@ -238,9 +238,13 @@ impl Component {
         flags
     }
 
-    /// Builds into a directory of its own, then renames: an interrupted build leaves nothing that looks finished.
+    /// Builds into a directory of its own, then renames: an interrupted build leaves nothing that looks finished, and
+    /// the next one takes its place. Setup runs once at a time.
     fn build(&self, bin: &Path, version: &str) -> Result<()> {
-        let fresh = bin.with_file_name(format!("fresh-{}", std::process::id()));
+        let fresh = bin.with_file_name("fresh");
+        if fresh.exists() {
+            fs::remove_dir_all(&fresh).with_context(|| format!("removing {}", fresh.display()))?;
+        }
         fs::create_dir_all(&fresh)?;
         // Ending in a slash: several binaries, each by its package's name.
         let destination = fresh.join(if let [only] = self.binaries { only } else { "" });
