@@ -96,8 +96,8 @@ pub(super) struct Reader {
     /// Where the tests run, before their names.
     pub(super) place: String,
     pub(super) failures: usize,
-    in_failures: bool,
-    last: String,
+    pub(super) in_failures: bool,
+    pub(super) last: String,
 }
 
 impl Reader {
