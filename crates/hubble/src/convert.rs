@@ -277,7 +277,7 @@ pub(crate) fn policy_labels(kind: &str, namespace: &str, name: &str) -> Vec<Stri
 }
 
 /// Both ends' counters of a connection that ended, for those who ask for details.
+#[expect(clippy::cast_precision_loss, reason = "protobuf's Struct has no other numbers: exact up to 2⁵³")]
 pub(crate) fn counters(c: &Counters) -> [(&'static str, f64); 2] {
-    // protobuf's Struct knows doubles only: exact up to 2⁵³
     [("packets", c.packets as f64), ("bytes", c.bytes as f64)]
 }

@@ -214,7 +214,9 @@ impl Set {
             labels.extend(self.context.labels(flow));
             if !self.known.contains(&labels) {
                 if self.known.len() >= budget {
-                    labels.iter_mut().for_each(|l| OTHER.clone_into(&mut l.1));
+                    for (_, value) in &mut labels {
+                        OTHER.clone_into(value);
+                    }
                 } else {
                     self.known.insert(labels.clone());
                     self.series.set(i64::try_from(self.known.len()).unwrap_or(i64::MAX));

@@ -5,7 +5,7 @@
 
 macro_rules! package {
     ($name:ident) => {
-        #[allow(clippy::pedantic, missing_debug_implementations, reason = "generated")]
+        #[allow(clippy::pedantic, clippy::large_enum_variant, missing_debug_implementations, reason = "generated")]
         pub mod $name {
             include!(concat!(env!("OUT_DIR"), "/", stringify!($name), ".rs"));
         }

@@ -1,5 +1,6 @@
 //! The protocol against the written table: each line of `names.txt` is a field, an enum's value or a method, as
 //! `message number name type [repeated] [oneof=…]`, `enum number NAME enum` or `service - method request response kind`.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests")]
 
 use std::collections::BTreeSet;
 
@@ -33,7 +34,10 @@ fn message(prefix: &str, m: &DescriptorProto, out: &mut BTreeSet<String>) {
     }
     for f in &m.field {
         let repeated = if f.label() == Label::Repeated { " repeated" } else { "" };
-        let oneof = f.oneof_index.map(|i| format!(" oneof={}", m.oneof_decl[i as usize].name())).unwrap_or_default();
+        let oneof = f
+            .oneof_index
+            .map(|i| format!(" oneof={}", m.oneof_decl[usize::try_from(i).unwrap()].name()))
+            .unwrap_or_default();
         out.insert(format!("{name} {} {} {}{repeated}{oneof}", f.number(), f.name(), type_of(f)));
     }
     m.nested_type.iter().for_each(|inner| message(&name, inner, out));

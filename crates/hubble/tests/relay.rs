@@ -1,4 +1,5 @@
 //! A relay before three nodes: one order, lost nodes named, followers carried over.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests")]
 
 mod common;
 

@@ -1,10 +1,16 @@
 //! The services over real sockets: many clients, slow ones, vanished ones, wrong ones.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests")]
 
 mod common;
 
-use std::{os::unix::fs::PermissionsExt as _, time::Duration};
+use std::{
+    os::unix::fs::PermissionsExt as _,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use axoneme_hubble::{
+    metrics::{self, Feeder, Metrics},
     pb::{
         flow::FlowFilter,
         observer::{
@@ -239,4 +245,57 @@ async fn relays_need_a_certificate_of_the_right_authority() {
     assert_eq!(ask(Some(ours.sign("relay"))).await, Ok(16));
     assert_eq!(ask(Some(other.sign("relay"))).await, Err(()));
     assert_eq!(ask(None).await, Err(()));
+}
+
+/// The body of a page, read as Prometheus does.
+async fn page(address: std::net::SocketAddr, path: &str) -> String {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: n1\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    text
+}
+
+#[tokio::test]
+async fn prometheus_reads_what_was_counted_and_nothing_of_pods_that_are_gone() {
+    let mut rig = Rig::new(1024).await;
+    let metrics = Metrics::parse(["flow:labelsContext=source_pod,source_namespace", "drop"], 5000).unwrap();
+    let metrics = Arc::new(Mutex::new(metrics));
+    tokio::spawn(Feeder::new(rig.node.clone(), metrics.clone()).run(rig.cancel.clone()));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(metrics::serve(listener, metrics, rig.cancel.clone()));
+    // one that connects and says nothing holds up nobody
+    let _silent = tokio::net::TcpStream::connect(address).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let records = records(200);
+    rig.push(&records);
+    let sent = rig.flows(&records);
+    let (of_pod, _) = sent.iter().find(|(f, _)| !f.source.pod_name.is_empty()).unwrap();
+    let series = format!("source_pod=\"{}\",source_namespace=\"{}\"", of_pod.source.pod_name, of_pod.source.namespace);
+    let address_of_pod = of_pod.ip.as_ref().unwrap().source;
+    let sum = |text: &str| -> usize {
+        let lines = text.lines().filter(|l| l.starts_with("hubble_flows_processed_total{"));
+        lines.map(|l| l.rsplit_once(' ').unwrap().1.parse::<usize>().unwrap()).sum()
+    };
+    let until = async |wanted: &dyn Fn(&str) -> bool| {
+        let reading = async {
+            loop {
+                let text = page(address, "/metrics").await;
+                if wanted(&text) {
+                    return text;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(SOON, reading).await.expect("in time")
+    };
+    let text = until(&|t| sum(t) == sent.len()).await;
+    assert!(text.starts_with("HTTP/1.1 200 OK") && text.contains("openmetrics-text"), "{text}");
+    assert!(text.contains(&series), "{text}");
+    rig.hub.names(|names| names.remove_ip(address_of_pod.into(), axoneme_flow::Time(u64::MAX)));
+    until(&|t| !t.contains(&series)).await;
+    assert!(page(address, "/").await.starts_with("HTTP/1.1 404"));
 }

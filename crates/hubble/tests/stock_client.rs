@@ -1,6 +1,7 @@
 //! A stock Hubble client against a node: what it prints is what was sent, and its filters filter.
 //!
 //! `tools/hubble` pins the client. `AXONEME_HUBBLE_CLIENT` names a binary that is there already.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests")]
 
 mod common;
 
@@ -64,6 +65,8 @@ async fn observe(rig: &Rig, args: &[&str]) -> Vec<Value> {
 fn id(flow: &Value) -> &str {
     flow["uuid"].as_str().unwrap()
 }
+
+type Test<'a> = Box<dyn Fn(&Value) -> bool + 'a>;
 
 /// What the client must print of a flow: this product's own JSON of it, where that differs by design said so.
 fn expected(flow: &Flow, facet: Facet) -> Map<String, Value> {
@@ -160,6 +163,7 @@ async fn the_stock_client_prints_what_was_sent() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs the stock Hubble client (Go and its modules, or AXONEME_HUBBLE_CLIENT)"]
+#[expect(clippy::too_many_lines, reason = "a table of filters")]
 async fn each_filter_of_the_stock_client_filters() {
     let mut rig = Rig::new(1024).await;
     let records = records(400);
@@ -171,7 +175,6 @@ async fn each_filter_of_the_stock_client_filters() {
     let port = |f: &Value, name: &str, p: u64| {
         ["TCP", "UDP", "SCTP"].iter().any(|l4| f["l4"].get(*l4).is_some_and(|l| l[name].as_u64().unwrap_or(0) == p))
     };
-    type Test<'a> = Box<dyn Fn(&Value) -> bool + 'a>;
     let cases: Vec<(&[&str], Test<'_>)> = vec![
         (
             &["--pod", "shop/web-3"],

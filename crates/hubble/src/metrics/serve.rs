@@ -89,16 +89,14 @@ impl Feeder {
 pub async fn serve(listener: TcpListener, metrics: Arc<Mutex<Metrics>>, cancel: CancellationToken) {
     let mut connections = JoinSet::new();
     loop {
-        let stream = tokio::select! {
+        let accepted = tokio::select! {
             () = cancel.cancelled() => return,
             Some(_) = connections.join_next(), if !connections.is_empty() => continue,
-            accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
-                Ok((stream, _)) => stream,
-                Err(_) => {
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            },
+            accepted = listener.accept(), if connections.len() < CONNECTIONS => accepted,
+        };
+        let Ok((stream, _)) = accepted else {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
         };
         let metrics = metrics.clone();
         connections.spawn(async move {

@@ -28,9 +28,15 @@ fn sum(text: &str, metric: &str, parts: &[&str]) -> u64 {
     lines.map(|l| l.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum()
 }
 
+fn count(metrics: &mut Metrics, flows: &[pb::Flow]) {
+    for flow in flows {
+        metrics.count(flow);
+    }
+}
+
 fn counted(sets: &[&str], budget: usize, flows: &[pb::Flow]) -> String {
     let mut metrics = Metrics::parse(sets.iter().copied(), budget).unwrap();
-    flows.iter().for_each(|f| metrics.count(f));
+    count(&mut metrics, flows);
     metrics.text()
 }
 
@@ -114,7 +120,7 @@ fn series_of_a_pod_go_with_it() {
     let flows = flows(300);
     let set = "drop:sourceContext=pod;labelsContext=destination_pod,destination_namespace";
     let mut metrics = Metrics::parse([set], 10_000).unwrap();
-    flows.iter().for_each(|f| metrics.count(f));
+    count(&mut metrics, &flows);
     let named =
         |text: &str| text.matches("source=\"shop/web-3\"").count() + text.matches("destination_pod=\"web-3\"").count();
     assert!(named(&metrics.text()) > 0);

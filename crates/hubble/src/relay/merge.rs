@@ -28,7 +28,7 @@ const NAME_AGAIN: Duration = Duration::from_secs(10);
 /// What a node's stream tells the merge.
 #[derive(Debug)]
 pub(super) enum News {
-    Line(GetFlowsResponse),
+    Line(Box<GetFlowsResponse>),
     State(NodeState, String),
 }
 
@@ -126,7 +126,7 @@ impl Merge {
                     Poll::Ready(Some(News::State(state, message))) => told.push((state, node.to_string(), message)),
                     Poll::Ready(Some(News::Line(line))) => {
                         let time = line.time.as_ref().and_then(convert::time).unwrap_or_default();
-                        source.head = Some((time, line));
+                        source.head = Some((time, *line));
                         source.silent = Instant::now();
                     }
                 }
@@ -204,11 +204,11 @@ mod tests {
     use crate::pb::flow::Flow;
 
     fn line(node: &str, at: u64) -> News {
-        News::Line(GetFlowsResponse {
+        News::Line(Box::new(GetFlowsResponse {
             node_name: node.into(),
             time: Some(convert::timestamp(Time(at))),
             response_types: Some(ResponseTypes::Flow(Flow::default())),
-        })
+        }))
     }
 
     fn add(merge: &mut Merge, node: &str) -> mpsc::Sender<News> {

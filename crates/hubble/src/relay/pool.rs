@@ -62,7 +62,6 @@ impl Pool {
                 () = follow(peers, tls, sender) => {}
             }
         };
-        #[expect(clippy::disallowed_methods, reason = "the caller owns the task by its handle and the token")]
         let task = tokio::spawn(follow);
         (Arc::new(Self { targets }), task)
     }

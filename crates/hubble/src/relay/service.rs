@@ -254,20 +254,17 @@ impl observer_server::Observer for Service {
         let mut sum = ServerStatusResponse { version: self.version.to_string(), ..ServerStatusResponse::default() };
         let (mut connected, mut unavailable) = (0, 0);
         for (name, _, status) in self.statuses().await {
-            match status {
-                Ok(s) => {
-                    connected += 1;
-                    sum.num_flows += s.num_flows;
-                    sum.max_flows += s.max_flows;
-                    sum.seen_flows += s.seen_flows;
-                    sum.uptime_ns = sum.uptime_ns.max(s.uptime_ns);
-                    sum.flows_rate += s.flows_rate;
-                }
-                Err(_) => {
-                    unavailable += 1;
-                    if sum.unavailable_nodes.len() < NAMED {
-                        sum.unavailable_nodes.push(name.to_string());
-                    }
+            if let Ok(s) = status {
+                connected += 1;
+                sum.num_flows += s.num_flows;
+                sum.max_flows += s.max_flows;
+                sum.seen_flows += s.seen_flows;
+                sum.uptime_ns = sum.uptime_ns.max(s.uptime_ns);
+                sum.flows_rate += s.flows_rate;
+            } else {
+                unavailable += 1;
+                if sum.unavailable_nodes.len() < NAMED {
+                    sum.unavailable_nodes.push(name.to_string());
                 }
             }
         }

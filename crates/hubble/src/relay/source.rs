@@ -74,7 +74,7 @@ async fn pass_on(
         match stream.message().await {
             Ok(Some(line)) => {
                 *last = time(&line).or(*last);
-                send(News::Line(line)).await?;
+                send(News::Line(Box::new(line))).await?;
             }
             Ok(None) => return Ok(Ok(())),
             Err(status) => return Ok(Err(status)),

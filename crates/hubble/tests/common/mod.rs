@@ -78,7 +78,9 @@ impl Rig {
     }
 
     pub(crate) fn push(&mut self, records: &[Record]) {
-        records.iter().for_each(|r| self.feed.push(r));
+        for record in records {
+            self.feed.push(record);
+        }
     }
 
     /// The flows of the first records, as this product's own JSON has them, with their facets.
