@@ -29,6 +29,7 @@ mod common;
 mod digest;
 mod engine;
 mod feature;
+mod few;
 mod identity;
 mod ids;
 mod peer;

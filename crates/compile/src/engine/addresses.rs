@@ -19,6 +19,7 @@ use crate::{
     changes::Counter,
     everywhere,
     feature::{Block, Feature, Features, Property, Reach},
+    few::Few,
 };
 
 /// Whose an address is, by name.
@@ -59,7 +60,7 @@ pub(super) struct Member {
 #[derive(Debug, Default)]
 struct Claims {
     nodes: BTreeSet<Arc<str>>,
-    pods: BTreeSet<PodKey>,
+    pods: Few<PodKey>,
 }
 
 /// Who contributes addresses to features that mean sets of addresses.
@@ -101,10 +102,10 @@ impl Addresses {
     pub(super) fn claim_pod(&mut self, address: IpAddr, pod: &PodKey, claims: bool) {
         let entry = self.claims.entry(address).or_default();
         if claims {
-            entry.pods.insert(pod.clone())
+            entry.pods.insert(pod.clone());
         } else {
-            entry.pods.remove(pod)
-        };
+            entry.pods.remove(pod);
+        }
         self.drop_unclaimed(address);
     }
 

@@ -11,6 +11,7 @@ use super::sets::SetId;
 use crate::{
     PodKey,
     feature::{Feature, Features, Property},
+    few::Few,
     ids::Ids,
     peer::{Base, ClassKey, Families, name},
 };
@@ -29,13 +30,20 @@ pub(super) struct ClassState {
 #[derive(Debug, Default)]
 pub(super) struct BaseState {
     /// Addresses and prefixes that have the base.
-    pub(super) prefixes: BTreeSet<Cidr>,
-    /// The classes that they got when the base was last built.
-    pub(super) members: BTreeMap<Cidr, PeerClass>,
+    pub(super) prefixes: Few<Cidr>,
+    /// The classes that they got when the base was last built, in order of prefixes.
+    members: Box<[(Cidr, PeerClass)]>,
     /// Pods with the identity, whether they have addresses or not.
-    pub(super) pods: BTreeSet<PodKey>,
-    classes: BTreeSet<PeerClass>,
+    pub(super) pods: Few<PodKey>,
+    classes: Box<[PeerClass]>,
     keys: BTreeSet<ClassKey>,
+}
+
+impl BaseState {
+    pub(super) fn class_of(&self, prefix: Cidr) -> Option<PeerClass> {
+        let place = self.members.binary_search_by(|(p, _)| p.cmp(&prefix)).ok()?;
+        self.members.get(place).map(|(_, class)| *class)
+    }
 }
 
 #[derive(Debug)]
@@ -44,8 +52,8 @@ pub(super) struct Classes {
     pub(super) by_id: HashMap<PeerClass, ClassState>,
     ids: Ids<ClassKey>,
     /// Classes by what rules match them by.
-    by_set: HashMap<SetId, BTreeSet<PeerClass>>,
-    by_feature: HashMap<Feature, BTreeSet<PeerClass>>,
+    by_set: HashMap<SetId, Few<PeerClass>>,
+    by_feature: HashMap<Feature, Few<PeerClass>>,
     pub(super) pods: BTreeSet<PeerClass>,
     pub(super) reserved: BTreeMap<Base, BTreeSet<PeerClass>>,
     /// Classes with named ports that rules read.
@@ -93,7 +101,7 @@ impl Classes {
         let keys = name(base, &members);
         let again = self.renumber(base, &keys.iter().filter(|k| k.plain().is_none()).cloned().collect());
         let mut now: BTreeMap<PeerClass, ClassState> = BTreeMap::new();
-        let mut placed = BTreeMap::new();
+        let mut placed = Vec::with_capacity(keys.len());
         for ((prefix, features, set), key) in material.members.iter().zip(&keys) {
             let id = crate::class_id(&self.ids, key);
             let families = Families::default();
@@ -101,7 +109,7 @@ impl Classes {
             let class = now.entry(id).or_insert_with(new);
             class.sets.extend(set);
             class.families.add(prefix.is_ipv6());
-            placed.insert(*prefix, id);
+            placed.push((*prefix, id));
         }
         if let Some((_, first)) = material.pods.first() {
             let mut common = (*first).clone();
@@ -111,8 +119,8 @@ impl Classes {
             now.entry(base.identity().into()).or_insert_with(new).sets.extend(material.pods.iter().map(|(s, _)| *s));
         }
         let state = self.bases.entry(base).or_default();
-        let moved = placed.iter().filter(|(p, id)| state.members.get(p) != Some(id)).map(|(p, _)| *p).collect();
-        state.members = placed;
+        let moved = placed.iter().filter(|(p, id)| state.class_of(*p) != Some(*id)).map(|(p, _)| *p).collect();
+        state.members = placed.into();
         let before = std::mem::replace(&mut state.classes, now.keys().copied().collect());
         if state.prefixes.is_empty() && state.pods.is_empty() {
             self.bases.remove(&base);
@@ -197,7 +205,7 @@ impl Classes {
 }
 
 fn toggle<K: std::hash::Hash + Eq + Clone>(
-    map: &mut HashMap<K, BTreeSet<PeerClass>>,
+    map: &mut HashMap<K, Few<PeerClass>>,
     key: &K,
     id: PeerClass,
     present: bool,

@@ -9,7 +9,7 @@ use std::{
 use axoneme_model::{Cidr, Identity, Labels, cidr, rows::TableId};
 
 use super::sets::{SetId, Sets};
-use crate::{Held, PodKey, feature::Features};
+use crate::{Held, PodKey, feature::Features, few::Few};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PodState {
@@ -20,26 +20,26 @@ pub(super) struct PodState {
     /// What its labels ask for.
     pub(super) set: SetId,
     /// What it has: none while it is not bound or there was never a number for it.
-    pub(super) identity: Option<(Identity, Arc<Labels>)>,
+    pub(super) identity: Option<(Identity, Labels)>,
     /// Named ports that rules of others read.
     pub(super) ports: Features,
     /// Addresses that it claims: none while it is not bound.
-    pub(super) addresses: BTreeSet<IpAddr>,
-    pub(super) port_names: BTreeSet<Arc<str>>,
+    pub(super) addresses: Box<[IpAddr]>,
+    pub(super) port_names: Box<[Arc<str>]>,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Pods {
     states: HashMap<PodKey, PodState>,
-    by_set: HashMap<SetId, BTreeSet<PodKey>>,
-    by_node: HashMap<Arc<str>, BTreeSet<PodKey>>,
-    by_port: HashMap<Arc<str>, BTreeSet<PodKey>>,
+    by_set: HashMap<SetId, Few<PodKey>>,
+    by_node: HashMap<Arc<str>, Few<PodKey>>,
+    by_port: HashMap<Arc<str>, Few<PodKey>>,
     /// How many pods have an identity.
     identities: HashMap<Identity, usize>,
     /// The table of each endpoint and the node that needs it.
     pub(super) tables: HashMap<PodKey, (TableId, Arc<str>)>,
     /// What pods had before this compiler saw them.
-    known: HashMap<PodKey, (Arc<str>, Identity, Arc<Labels>)>,
+    known: HashMap<PodKey, (Arc<str>, Identity, Labels)>,
 }
 
 impl Pods {
@@ -48,7 +48,7 @@ impl Pods {
     }
 
     /// The identity that the pod keeps for want of a better one. A new pod of the same name keeps nothing.
-    pub(super) fn previous(&self, key: &PodKey, uid: &Arc<str>) -> Option<(Identity, Arc<Labels>)> {
+    pub(super) fn previous(&self, key: &PodKey, uid: &Arc<str>) -> Option<(Identity, Labels)> {
         match self.states.get(key) {
             Some(state) => state.identity.clone().filter(|_| state.uid == *uid),
             None => self.known.get(key).filter(|k| k.0 == *uid).map(|k| (k.1, k.2.clone())),
@@ -56,7 +56,7 @@ impl Pods {
     }
 
     /// Identities of pods, for a compiler that takes over.
-    pub(super) fn identities(&self) -> HashMap<PodKey, (Arc<str>, Identity, Arc<Labels>)> {
+    pub(super) fn identities(&self) -> HashMap<PodKey, (Arc<str>, Identity, Labels)> {
         let mut known = self.known.clone();
         for (key, state) in &self.states {
             if let Some((identity, labels)) = &state.identity {
@@ -66,7 +66,7 @@ impl Pods {
         known
     }
 
-    pub(super) fn remember(&mut self, known: HashMap<PodKey, (Arc<str>, Identity, Arc<Labels>)>) {
+    pub(super) fn remember(&mut self, known: HashMap<PodKey, (Arc<str>, Identity, Labels)>) {
         self.known = known;
     }
 
@@ -127,19 +127,14 @@ impl Pods {
         for (key, state) in &self.states {
             let own = sets.labels(state.set);
             if let Some((identity, labels)) = state.identity.as_ref().filter(|(_, labels)| Some(labels) != own) {
-                held.insert(key.clone(), (*identity, (**labels).clone()));
+                held.insert(key.clone(), (*identity, labels.clone()));
             }
         }
         held
     }
 }
 
-fn toggle<K: std::hash::Hash + Eq + Clone>(
-    map: &mut HashMap<K, BTreeSet<PodKey>>,
-    key: &K,
-    pod: &PodKey,
-    present: bool,
-) {
+fn toggle<K: std::hash::Hash + Eq + Clone>(map: &mut HashMap<K, Few<PodKey>>, key: &K, pod: &PodKey, present: bool) {
     if present {
         map.entry(key.clone()).or_default().insert(pod.clone());
     } else if let Some(pods) = map.get_mut(key) {

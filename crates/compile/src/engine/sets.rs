@@ -19,7 +19,7 @@ type SelectorId = u64;
 #[derive(Debug, Default)]
 pub(super) struct Sets {
     by_id: HashMap<SetId, SetState>,
-    by_labels: HashMap<Arc<Labels>, SetId>,
+    by_labels: HashMap<Labels, SetId>,
     free: BTreeSet<SetId>,
     /// Sets that may be without pods.
     left: BTreeSet<SetId>,
@@ -36,7 +36,7 @@ pub(super) struct Sets {
 
 #[derive(Debug)]
 pub(super) struct SetState {
-    pub(super) labels: Arc<Labels>,
+    pub(super) labels: Labels,
     pods: usize,
     selectors: BTreeSet<SelectorId>,
 }
@@ -56,8 +56,13 @@ pub(super) enum Use {
 }
 
 impl Sets {
-    pub(super) fn labels(&self, set: SetId) -> Option<&Arc<Labels>> {
+    pub(super) fn labels(&self, set: SetId) -> Option<&Labels> {
         self.by_id.get(&set).map(|s| &s.labels)
+    }
+
+    /// The same labels, sharing memory with those of the set if it is there.
+    pub(super) fn known(&self, labels: Labels) -> Labels {
+        self.by_labels.get_key_value(&labels).map_or(labels, |(known, _)| known.clone())
     }
 
     pub(super) fn find(&self, labels: &Labels) -> Option<SetId> {
@@ -72,7 +77,6 @@ impl Sets {
             return (id, set.pods == 1);
         }
         let id = self.free.pop_first().unwrap_or(self.by_id.len() as SetId);
-        let labels = Arc::new(labels);
         let selectors = self.matching(&labels);
         for selector in &selectors {
             if let Some(s) = self.selectors.get_mut(selector) {
@@ -89,7 +93,7 @@ impl Sets {
 
     /// One pod less; the labels, if it was the last. The set stays until [`Sets::sweep`], so that what it matched can
     /// still be told and its number means one thing throughout a change.
-    pub(super) fn leave(&mut self, id: SetId) -> Option<Arc<Labels>> {
+    pub(super) fn leave(&mut self, id: SetId) -> Option<Labels> {
         let set = self.by_id.get_mut(&id)?;
         set.pods -= 1;
         if set.pods > 0 {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -156,7 +157,7 @@ impl Compiler {
                 self.rows.endpoints.set(old.uid.clone(), None);
             }
             if let Some(labels) = before.as_ref().and_then(|b| self.sets.leave(b.set)) {
-                self.rows.wanted.set((*labels).clone(), None);
+                self.rows.wanted.set(labels, None);
             }
             self.dirty.endpoints.insert(key.clone());
             if before != now {
@@ -172,7 +173,9 @@ impl Compiler {
         let names = &self.book.names;
         let labels = identity_labels(&security, |name| names.contains(name));
         let bound = !pod.node.is_empty();
-        let own = self.assignments.get(&labels).map(|n| (*n, Arc::new(labels.clone())));
+        // pods that ask for the same share the memory
+        let labels = self.sets.known(labels);
+        let own = self.assignments.get(&labels).map(|n| (*n, labels.clone()));
         let identity = own.or_else(|| self.pods.previous(key, &pod.uid)).filter(|_| bound);
         let read = pod.named_ports.iter().filter(|(name, _)| self.book.ports.contains(&***name));
         let ports: Features = read
@@ -182,7 +185,7 @@ impl Compiler {
                 })
             })
             .collect();
-        let addresses = if bound { pod.addresses.clone() } else { BTreeSet::new() };
+        let addresses = pod.addresses.iter().filter(|_| bound).copied().collect();
         let port_names = pod.named_ports.keys().cloned().collect();
         let (uid, node) = (pod.uid.clone(), pod.node.clone());
         let (set, new) = self.sets.enter(labels.clone());
@@ -194,8 +197,8 @@ impl Compiler {
 
     /// Marks what depends on a pod.
     fn mark_pod(&mut self, key: &PodKey, before: Option<&PodState>, now: Option<&PodState>) {
-        let addresses = |s: Option<&PodState>| s.map(|s| s.addresses.clone()).unwrap_or_default();
-        let (old, new) = (addresses(before), addresses(now));
+        let addresses = |s: Option<&PodState>| s.into_iter().flat_map(|s| s.addresses.iter().copied()).collect();
+        let (old, new): (BTreeSet<IpAddr>, BTreeSet<IpAddr>) = (addresses(before), addresses(now));
         old.difference(&new).for_each(|a| self.addresses.claim_pod(*a, key, false));
         new.difference(&old).for_each(|a| self.addresses.claim_pod(*a, key, true));
         let prefixes: Vec<Cidr> = old.union(&new).copied().map(cidr::host).collect();
@@ -205,10 +208,10 @@ impl Compiler {
             let Some((identity, labels)) = &state.identity else { continue };
             let base = self.classes.bases.entry(Base::Pod(*identity)).or_default();
             if present {
-                base.pods.insert(key.clone())
+                base.pods.insert(key.clone());
             } else {
-                base.pods.remove(key)
-            };
+                base.pods.remove(key);
+            }
             self.dirty.bases.insert(Base::Pod(*identity));
             let row = self.pods.has_identity(*identity).then(|| row::identity(*identity, labels));
             self.rows.identities.set(*identity, row);
@@ -238,10 +241,10 @@ impl Compiler {
             for (base, present) in old.iter().map(|b| (b, false)).chain(bases.iter().map(|b| (b, true))) {
                 let state = self.classes.bases.entry(*base).or_default();
                 if present {
-                    state.prefixes.insert(prefix)
+                    state.prefixes.insert(prefix);
                 } else {
-                    state.prefixes.remove(&prefix)
-                };
+                    state.prefixes.remove(&prefix);
+                }
                 self.dirty.bases.insert(*base);
             }
             // of two pods that claim an address only one goes by its class
@@ -302,7 +305,7 @@ impl Compiler {
     fn ip_row(&self, prefix: Cidr) -> Option<axoneme_model::rows::IpRow> {
         let member = self.addresses.members.get(&prefix)?;
         let bases = self.placed.get(&prefix)?;
-        let class = |base: &Base| self.classes.bases.get(base)?.members.get(&prefix).copied();
+        let class = |base: &Base| self.classes.bases.get(base)?.class_of(prefix);
         match (&member.owner, &**bases) {
             (Owner::Node(name), [remote, host]) => {
                 Some(row::node_ip(prefix, self.world.nodes.get(name)?, class(remote)?, class(host)?))
@@ -390,7 +393,7 @@ impl Compiler {
         };
         let first = state.addresses.iter().copied().map(cidr::host).find(own);
         let base = self.classes.bases.get(&Base::Pod(identity));
-        first.and_then(|p| base?.members.get(&p).copied()).unwrap_or_else(|| identity.into())
+        first.and_then(|p| base?.class_of(p)).unwrap_or_else(|| identity.into())
     }
 
     fn count_need(&mut self, node: Arc<str>, table: TableId, more: bool) {

@@ -359,7 +359,7 @@ impl Resolver<'_> {
     }
 
     fn class<'b>(&'b self, id: PeerClass, class: &'b ClassState) -> Class<'b> {
-        let labels = class.sets.iter().filter_map(|s| self.context.sets.labels(*s)).map(|l| &**l).collect();
+        let labels = class.sets.iter().filter_map(|s| self.context.sets.labels(*s)).collect();
         Class { id, base: class.base, families: class.families, labels, features: &class.features }
     }
 
@@ -508,7 +508,7 @@ pub(super) fn candidates(entry: &Entry, classes: &Classes, sets: &Sets) -> BTree
     // while identities move a class may have several label sets, of which the entry means some
     found.retain(|id| match classes.by_id.get(id) {
         Some(class) if class.sets.len() > 1 && !broad => {
-            let labels = class.sets.iter().filter_map(|s| sets.labels(*s)).map(|l| &**l).collect();
+            let labels = class.sets.iter().filter_map(|s| sets.labels(*s)).collect();
             let (base, families) = (class.base, class.families);
             matches(entry, &Class { id: *id, base, families, labels, features: &class.features })
         }
