@@ -94,6 +94,7 @@ fn config() -> NodeConfigRow {
         always_allow_own_host: true,
         conntrack_entries: 65_536,
         devices: vec![],
+        blocks: axoneme_model::rows::BlockUse::default(),
     }
 }
 
@@ -207,7 +208,9 @@ async fn operate(rows: Vec<RowChange>, cancel: CancellationToken, up: mpsc::Send
             Some(m) = messages.recv() => match m {
                 Inbound::Subscribe(s) => hub.subscribe(s),
                 Inbound::Message { .. } => {}
-                Inbound::Closed { node, session } => hub.closed(&node, session),
+                Inbound::Closed { node, session } => {
+                    hub.closed(&node, session);
+                }
             },
         }
     }

@@ -122,7 +122,9 @@ async fn operate(
             Some(m) = messages.recv() => match m {
                 Inbound::Subscribe(s) => hub.subscribe(s),
                 Inbound::Message { message, .. } => drop(said.send(message)),
-                Inbound::Closed { node, session } => hub.closed(&node, session),
+                Inbound::Closed { node, session } => {
+                    hub.closed(&node, session);
+                }
             },
         }
     }

@@ -165,6 +165,11 @@ pub trait Network: Send + Sync + Debug {
     fn create_pod_link(&self, netns: BorrowedFd<'_>, link: &PodLink) -> Result<u32>;
     /// Inside the pod: addresses, up, gateway neighbours, default routes.
     fn configure_pod(&self, netns: BorrowedFd<'_>, link: &PodLink) -> Result<()>;
+    /// The same beside `work`, which is done on the calling thread. Both are over when it returns.
+    fn configure_pod_beside(&self, netns: BorrowedFd<'_>, link: &PodLink, work: &mut dyn FnMut()) -> Result<()> {
+        work();
+        self.configure_pod(netns, link)
+    }
     /// On the node: up, routes and permanent neighbours to the pod's addresses.
     fn connect_pod_link(&self, ifindex: u32, link: &PodLink) -> Result<()>;
     /// What is not as [`Network::configure_pod`] and [`Network::connect_pod_link`] left it, in words; empty: nothing.

@@ -239,11 +239,17 @@ impl Engine {
         if let Some(flows) = &self.parts.flows {
             flows.names(|names| names.upsert_interface(ifindex, &link.host_name));
         }
-        // programs before the link is up: no packet meets an empty hook
-        self.attach_programs(&*datapath, Hook::Endpoint, ifindex)?;
-        self.wish_endpoint(attachment);
-        self.apply_entries(attachment)?;
-        network.configure_pod(netns.as_fd(), &link)?;
+        // programs before the host side is up: no packet meets an empty hook; the pod's side may come first, since it has
+        // no carrier until then
+        let mut live = Ok(());
+        let configured = network.configure_pod_beside(netns.as_fd(), &link, &mut || {
+            live = self.attach_programs(&*datapath, Hook::Endpoint, ifindex).and_then(|()| {
+                self.wish_endpoint(attachment);
+                self.apply_entries(attachment)
+            });
+        });
+        live?;
+        configured?;
         network.connect_pod_link(ifindex, &link)?;
         let Some(endpoint) = self.endpoints.get_mut(attachment) else {
             return Err(Error::Node(format!("{attachment} has no intent")));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axoneme_kernel::datapath::Hook;
+use axoneme_kernel::{datapath::Hook, grace::GracePeriods};
 
 use super::Engine;
 use crate::{
@@ -56,7 +56,10 @@ impl Engine {
         }
         if self.base.datapath.as_ref() != Some(&wanted) {
             let first = self.datapath.is_none();
+            let grace = self.parts.grace.clone();
+            let short = grace.as_deref().map(GracePeriods::shorten);
             let datapath = self.factory.open(&wanted)?;
+            drop(short);
             self.datapath = Some(datapath);
             if first {
                 self.adopt_datapath()?;

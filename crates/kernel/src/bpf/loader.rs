@@ -6,6 +6,7 @@ use std::{
     fs, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
 
 use axoneme_abi::constants::{TICK_SHIFT, feature, global};
@@ -16,7 +17,7 @@ use aya::{
 
 use super::{
     clock::Clock,
-    datapath::{BpfDatapath, Maps},
+    datapath::{BpfDatapath, Maps, lock},
     links, migration, sys,
     system::{Version, explain, io_error, require_bpffs, require_cgroup2},
 };
@@ -94,6 +95,7 @@ impl Loader {
         if adopted {
             datapath.update_links()?;
         }
+        give_memory_back();
         Ok(datapath)
     }
 }
@@ -153,8 +155,13 @@ pub(super) fn ticks(seconds: u32, hertz: u32) -> u32 {
     u32::try_from(jiffies.div_ceil(1 << TICK_SHIFT)).unwrap_or(u32::MAX)
 }
 
+/// Frontends and places of backends that a family can have. The kernel takes 16 bytes a place at once, elements as they
+/// come: 10 MiB a family.
+const SERVICES: u32 = 131_072;
+const BACKENDS: u32 = 524_288;
+
 /// Sizes of the maps that depend on the configuration.
-fn sizes(config: &DatapathConfig) -> [(&'static str, u32); 12] {
+fn sizes(config: &DatapathConfig) -> [(&'static str, u32); 16] {
     let full = config.conntrack_entries.max(1024);
     let part = (full / 4).max(1024);
     let of = |on: bool, n: u32| if on { n } else { 64 };
@@ -163,6 +170,10 @@ fn sizes(config: &DatapathConfig) -> [(&'static str, u32); 12] {
     [
         ("CT4", of(config.ipv4, full)),
         ("CT6", of(config.ipv6, full)),
+        ("SERVICES4", services(config.ipv4, SERVICES)),
+        ("SERVICES6", services(config.ipv6, SERVICES)),
+        ("BACKENDS4", services(config.ipv4, BACKENDS)),
+        ("BACKENDS6", services(config.ipv6, BACKENDS)),
         ("AFFINITY4", services(config.ipv4, part)),
         ("AFFINITY6", services(config.ipv6, part)),
         ("TRANSLATIONS4", services(config.ipv4, part)),
@@ -208,14 +219,54 @@ fn load(
         loader.override_global(name, value, true);
     }
     let mut ebpf = loader.load(object).map_err(|e| map_failure(&e))?;
-    let mut programs = Programs::new();
-    let mut budget = Vec::new();
-    for name in wanted {
-        let (fd, cost) = load_program(&mut ebpf, name)?;
+    load_programs(&mut ebpf, wanted)
+}
+
+/// Loads all of them side by side: the verifier is most of what a start takes, and it takes one CPU a program.
+fn load_programs(ebpf: &mut Ebpf, wanted: &[&'static str]) -> Result<(Programs, Vec<Budget>)> {
+    let mut found: BTreeMap<&'static str, &mut Program> = BTreeMap::new();
+    for (name, program) in ebpf.programs_mut() {
+        if let Some(known) = wanted.iter().find(|w| **w == name) {
+            found.insert(known, program);
+        }
+    }
+    if let Some(missing) = wanted.iter().find(|w| !found.contains_key(**w)) {
+        let message = "the object has no such program".into();
+        return Err(DatapathError::Load { program: missing, message, log: String::new() });
+    }
+    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(LOADERS);
+    let queue = Mutex::new(found.into_iter());
+    let loaded = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                loop {
+                    let next = lock(&queue).next();
+                    let Some((name, program)) = next else { return };
+                    let outcome = load_program(program, name);
+                    lock(&loaded).push((name, outcome));
+                }
+            });
+        }
+    });
+    let (mut programs, mut budget) = (Programs::new(), Vec::new());
+    for (name, outcome) in loaded.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        let (fd, cost) = outcome?;
         budget.push(cost);
         programs.insert(name, fd);
     }
+    budget.sort_by(|a, b| a.program.cmp(&b.program));
     Ok((programs, budget))
+}
+
+/// Gives back what reading the object took: it is the largest thing that the process ever holds, for a moment.
+fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: no preconditions (malloc_trim(3)); allocations of other threads stay as they are.
+    #[allow(unsafe_code, reason = "a call of the C library")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 fn map_failure(e: &EbpfError) -> DatapathError {
@@ -231,13 +282,8 @@ fn map_failure(e: &EbpfError) -> DatapathError {
     io_error("read the BPF object", io::Error::other(e.to_string()))
 }
 
-fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(OwnedFd, Budget)> {
+fn load_program(program: &mut Program, name: &'static str) -> Result<(OwnedFd, Budget)> {
     let failed = |e: ProgramError| load_failure(name, &e);
-    let program = ebpf.program_mut(name).ok_or_else(|| DatapathError::Load {
-        program: name,
-        message: "the object has no such program".into(),
-        log: String::new(),
-    })?;
     match program {
         Program::SchedClassifier(p) => p.load().map_err(failed)?,
         Program::CgroupSockAddr(p) => p.load().map_err(failed)?,
@@ -259,6 +305,9 @@ fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(OwnedFd, Budget)
     let fd = fd.map_err(|e| io_error(format!("keep program {name}"), e))?;
     Ok((fd, budget))
 }
+
+/// Programs that are verified at once.
+const LOADERS: usize = 4;
 
 /// Lines of the verifier's log that an error carries.
 const LOG_LINES: usize = 40;

@@ -95,6 +95,10 @@ impl Network for Netlink {
         pod::inside(netns, || pod::configure(link))
     }
 
+    fn configure_pod_beside(&self, netns: BorrowedFd<'_>, link: &PodLink, work: &mut dyn FnMut()) -> Result<()> {
+        pod::inside_beside(netns, || pod::configure(link), work)
+    }
+
     fn connect_pod_link(&self, ifindex: u32, link: &PodLink) -> Result<()> {
         // strict reverse path filtering would drop what other nodes' pods send through this link's peer
         let key = format!("net/ipv4/conf/{}/rp_filter", link.host_name);

@@ -14,6 +14,15 @@ use super::{HOST_MAC, Link, NetworkError, PodLink, Result, Route, gateway, messa
 /// Runs `work` on a thread of its own that has entered the namespace. The thread ends afterwards, so no thread of the
 /// agent is ever left in a pod's namespace, whatever happens.
 pub(super) fn inside<T: Send>(netns: BorrowedFd<'_>, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    inside_beside(netns, work, &mut || ())
+}
+
+/// The same; meanwhile `outside` is done on the calling thread.
+pub(super) fn inside_beside<T: Send>(
+    netns: BorrowedFd<'_>,
+    work: impl FnOnce() -> Result<T> + Send,
+    outside: &mut dyn FnMut(),
+) -> Result<T> {
     let entered = |source: nix::Error| {
         if source == nix::Error::EPERM {
             return NetworkError::Permission { operation: "enter the pod's network namespace".to_owned() };
@@ -21,20 +30,18 @@ pub(super) fn inside<T: Send>(netns: BorrowedFd<'_>, work: impl FnOnce() -> Resu
         NetworkError::Io { operation: "enter the pod's network namespace".to_owned(), source: source.into() }
     };
     std::thread::scope(|scope| {
-        std::thread::Builder::new()
-            .name("pod-netns".to_owned())
-            .spawn_scoped(scope, move || {
-                setns(netns, CloneFlags::CLONE_NEWNET).map_err(entered)?;
-                work()
+        let thread = std::thread::Builder::new().name("pod-netns".to_owned()).spawn_scoped(scope, move || {
+            setns(netns, CloneFlags::CLONE_NEWNET).map_err(entered)?;
+            work()
+        });
+        outside();
+        let thread = thread.map_err(|source| NetworkError::Io { operation: "start a thread".to_owned(), source })?;
+        thread.join().unwrap_or_else(|_| {
+            Err(NetworkError::Io {
+                operation: format!("work in network namespace fd {}", netns.as_raw_fd()),
+                source: std::io::Error::other("the thread panicked"),
             })
-            .map_err(|source| NetworkError::Io { operation: "start a thread".to_owned(), source })?
-            .join()
-            .unwrap_or_else(|_| {
-                Err(NetworkError::Io {
-                    operation: format!("work in network namespace fd {}", netns.as_raw_fd()),
-                    source: std::io::Error::other("the thread panicked"),
-                })
-            })
+        })
     })
 }
 
