@@ -19,8 +19,8 @@ use crate::workspace::cargo;
 const KERNELS: &[&str] = &["5.10", "6.1", "6.12"];
 const PACKAGE: &str = "axoneme-kernel";
 const PROGRAM: &str = "root_vm_kernels";
-/// For boot and all tests of one kernel; a quiet machine takes a quarter of it.
-const SECONDS: u64 = 240;
+/// For boot and all tests of one kernel; a quiet machine takes a third of it.
+const SECONDS: u64 = 200;
 
 #[derive(Deserialize)]
 struct Message {
