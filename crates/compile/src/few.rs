@@ -4,17 +4,12 @@ use std::collections::{BTreeSet, btree_set};
 
 /// An ordered set. A tree's node has room for eleven elements: with a set of its own for each of 10^5 pods that is most
 /// of their memory, so a set of one is kept in place.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) enum Few<T> {
+    #[default]
     None,
     One(T),
     Many(BTreeSet<T>),
-}
-
-impl<T> Default for Few<T> {
-    fn default() -> Self {
-        Self::None
-    }
 }
 
 impl<T: Ord> Few<T> {
