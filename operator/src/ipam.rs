@@ -184,8 +184,11 @@ impl<'a> Planner<'a> {
     }
 
     fn keep(&mut self) {
-        let keep =
-            |n: &NodeState| NodePlan { blocks: n.blocks.clone(), pools: n.pools.clone(), releasing: n.releasing.clone() };
+        let keep = |n: &NodeState| NodePlan {
+            blocks: n.blocks.clone(),
+            pools: n.pools.clone(),
+            releasing: n.releasing.clone(),
+        };
         self.plan.nodes = self.managed().map(|(name, n)| (name.clone(), keep(n))).collect();
     }
 
@@ -276,7 +279,9 @@ impl<'a> Planner<'a> {
     /// The next block for a node: one that it was promised, else the first that is free.
     fn take(&mut self, node: &str, pool: &str, usable: &[Cidr], mask: u8) -> Option<Cidr> {
         let planned = self.plan.nodes.get(node);
-        let has = |b: &Cidr| planned.is_some_and(|p| p.blocks.iter().chain(p.pools.values().flatten()).any(|h| overlap(*h, *b)));
+        let has = |b: &Cidr| {
+            planned.is_some_and(|p| p.blocks.iter().chain(p.pools.values().flatten()).any(|h| overlap(*h, *b)))
+        };
         let fits = |b: &&Cidr| b.prefix() == mask && usable.iter().any(|u| contains(*u, **b)) && !has(b);
         let promised = self.nodes.get(node).and_then(|n| n.promised.get(pool));
         if let Some(block) = promised.into_iter().flatten().find(fits) {

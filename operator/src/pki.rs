@@ -29,7 +29,6 @@ pub const NAME: &str = "axoneme-ca";
 /// Annotation of the Secret that asks for a new authority; taken off when that is under way.
 pub const ROTATE: &str = "axoneme.io/rotate";
 
-const DAY: Duration = Duration::from_hours(24);
 /// How long a certificate of a replica is good, and when it is replaced: by the clock of the wall, which may jump, or by
 /// the time that has passed, whichever comes first.
 const LEAF_LIFE: Duration = Duration::from_hours(90 * 24);
@@ -172,6 +171,8 @@ pub fn is_stale(until: SystemTime, wall: SystemTime, age: Duration) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const DAY: Duration = Duration::from_hours(24);
 
     fn at(days: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + DAY * 20_000 + DAY * u32::try_from(days).unwrap()

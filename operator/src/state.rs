@@ -102,6 +102,7 @@ pub struct Cluster {
 }
 
 /// What has to be planned anew.
+#[expect(clippy::struct_excessive_bools, reason = "each is a plan of its own")]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Touched {
     /// Addresses: nodes, pools or settings changed.

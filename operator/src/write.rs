@@ -29,10 +29,7 @@ pub enum Operation {
     /// Strategic merge patch: lists of built-in kinds are merged by their keys.
     Strategic(Value),
     /// Only this very version of this very object.
-    Delete {
-        uid: Option<String>,
-        resource_version: Option<String>,
-    },
+    Delete { uid: Option<String>, resource_version: Option<String> },
     Event {
         warning: bool,
         reason: String,

@@ -159,9 +159,16 @@ mod tests {
             *uid = Some("u-1".into());
         }
         let body = event_body("op-1", &w).unwrap();
-        assert_eq!(body["regarding"], json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "namespace": "ns", "uid": "u-1"}));
+        assert_eq!(
+            body["regarding"],
+            json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "namespace": "ns", "uid": "u-1"})
+        );
         assert_eq!((&body["type"], &body["reason"]), (&json!("Warning"), &json!("Exhausted")));
-        assert_eq!(body["metadata"]["name"], event_body("op-2", &w).unwrap()["metadata"]["name"], "once for all replicas");
+        assert_eq!(
+            body["metadata"]["name"],
+            event_body("op-2", &w).unwrap()["metadata"]["name"],
+            "once for all replicas"
+        );
         let cluster = Write::event(ObjectRef::new(Kind::CiliumPodIPPool, "", "p"), false, "X", String::new());
         let body = event_body("op-1", &cluster).unwrap();
         assert_eq!(body["metadata"]["namespace"], "default");

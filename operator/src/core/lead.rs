@@ -159,7 +159,8 @@ impl Core {
         if !std::mem::take(&mut self.todo.ipam) {
             return;
         }
-        let plan = ipam::plan(&self.cluster.settings.ipam, &self.cluster.pools, &nodes::states(&self.cluster, &self.promises));
+        let plan =
+            ipam::plan(&self.cluster.settings.ipam, &self.cluster.pools, &nodes::states(&self.cluster, &self.promises));
         for p in plan.problems.difference(&self.addresses.problems) {
             warn!(problem = %p, "addresses");
         }

@@ -14,7 +14,7 @@ use super::{NodeState, Planner, Pool, Trouble, edges, overlap, same_family};
 /// `ipam.multiPoolPreAllocation`, default 8).
 const PRE_ALLOCATE: u32 = 8;
 /// A block goes back when so many addresses more than are needed would be left (or a whole block of them, if it is
-/// smaller): pods that come and go in a hurry must not make blocks wander.
+/// smaller): pods that come and go in a hurry must not make blocks wander. The last one goes when none is needed.
 const SLACK: u64 = 8;
 
 /// What became of a pool.
@@ -76,7 +76,8 @@ impl Planner<'_> {
             let first = self.first_served(of, pools);
             let usable = self.usable(Some(of.name), of.family, &first);
             if of.capacity(block_of(of.family)) == 0 {
-                let message = format!("maskSize {} leaves no address in a block: choose a smaller one", of.family.mask_size);
+                let message =
+                    format!("maskSize {} leaves no address in a block: choose a smaller one", of.family.mask_size);
                 self.problem(Some(of.name), None, Trouble::TooSmall, message);
                 continue;
             }
@@ -204,7 +205,7 @@ impl Planner<'_> {
         let mut have: u64 = open.iter().map(|b| of.capacity(*b)).sum();
         for block in open.iter().rev() {
             let capacity = of.capacity(*block);
-            let slack = if pressed { 0 } else { SLACK.min(capacity) };
+            let slack = if pressed || needed == 0 { 0 } else { SLACK.min(capacity) };
             // what was given just now is not known to the node yet, and needed
             let known = node.pools.get(of.name).is_some_and(|p| p.contains(block));
             let idle = known && is_idle(node, *block);

@@ -276,6 +276,21 @@ fn what_one_node_keeps_in_store_is_given_back_when_pods_of_another_wait() {
 }
 
 #[test]
+fn a_block_more_than_needed_stays_for_pods_in_a_hurry_and_none_stays_without_a_need() {
+    let mut all = nodes(&["n"]);
+    let held = vec![cidr("10.0.0.0/28"), cidr("10.0.0.16/28"), cidr("10.0.0.32/28")];
+    let n = all.get_mut("n").unwrap();
+    let used: Vec<String> = (17..25).map(|i| format!("10.0.0.{i}")).collect();
+    n.pools = [("p".into(), held.clone())].into();
+    n.in_use = use_of(&used.iter().map(String::as_str).collect::<Vec<_>>());
+    let pools = [pool("p", &["10.0.0.0/24"], 28)].into();
+    let s = settings(IpamMode::MultiPool, &[], 24);
+    assert_eq!(plan(&s, &pools, &all).nodes["n"].releasing, [held[2]].into());
+    all.get_mut("n").unwrap().in_use = use_of(&[]);
+    assert_eq!(plan(&s, &pools, &all).nodes["n"].releasing.len(), 3);
+}
+
+#[test]
 fn blocks_of_one_pool_for_all_become_those_of_the_default_pool() {
     let mut all = nodes(&["a", "b"]);
     let p = plan(&settings(IpamMode::ClusterPool, &["10.0.0.0/16"], 24), &BTreeMap::new(), &all);
@@ -315,9 +330,13 @@ fn free_blocks_are_counted_as_they_can_be_given() {
 
 #[test]
 fn pools_are_chosen_by_annotation_then_selector_then_default() {
-    use axoneme_model::{LabelKey, Requirement, Selector, world::{Namespace, Pod}};
+    use axoneme_model::{
+        LabelKey, Requirement, Selector,
+        world::{Namespace, Pod},
+    };
     let selector = |k: &str, v: &str| Some(Selector::new(vec![Requirement::equals(LabelKey::k8s(k), v)]));
-    let mut pools: BTreeMap<Arc<str>, Pool> = ["blue", "default", "red", "six"].into_iter().map(|n| pool(n, &["10.0.0.0/16"], 28)).collect();
+    let mut pools: BTreeMap<Arc<str>, Pool> =
+        ["blue", "default", "red", "six"].into_iter().map(|n| pool(n, &["10.0.0.0/16"], 28)).collect();
     pools.get_mut("blue").unwrap().spec.pods = selector("color", "blue");
     pools.get_mut("red").unwrap().spec.namespaces = selector("team", "red");
     let six = &mut pools.get_mut("six").unwrap().spec;
@@ -325,15 +344,26 @@ fn pools_are_chosen_by_annotation_then_selector_then_default() {
     let pod = |labels: &[(&str, &str)], annotations: &[(&str, &str)]| {
         let map = |l: &[(&str, &str)]| l.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
         Pod {
-            namespace: "ns".into(), name: "p".into(), uid: "u".into(), labels: map(labels), annotations: map(annotations),
-            service_account: "default".into(), node: "n".into(), addresses: BTreeSet::new(), named_ports: BTreeMap::new(),
+            namespace: "ns".into(),
+            name: "p".into(),
+            uid: "u".into(),
+            labels: map(labels),
+            annotations: map(annotations),
+            service_account: "default".into(),
+            node: "n".into(),
+            addresses: BTreeSet::new(),
+            named_ports: BTreeMap::new(),
         }
     };
     let mut ns = Namespace::default();
     let default: Arc<str> = "default".into();
-    let choice = |p: &Pod, ns: &Namespace| choose(p, Some(ns), &pools, &default).map(|c| match c {
-        Choice::Pool(n) => n.to_string(), Choice::Ambiguous(all) => all.join("|"), Choice::NoMatch => "none".into(),
-    });
+    let choice = |p: &Pod, ns: &Namespace| {
+        choose(p, Some(ns), &pools, &default).map(|c| match c {
+            Choice::Pool(n) => n.to_string(),
+            Choice::Ambiguous(all) => all.join("|"),
+            Choice::NoMatch => "none".into(),
+        })
+    };
     assert_eq!(choice(&pod(&[], &[]), &ns), ["default", "default"]);
     assert_eq!(choice(&pod(&[("color", "blue")], &[]), &ns), ["blue", "six"], "each family by the pools that have it");
     assert_eq!(choice(&pod(&[("color", "blue")], &[("ipam.cilium.io/ipv4-pool", "red")]), &ns), ["red", "six"]);
@@ -568,11 +598,8 @@ proptest! {
 }
 
 fn holds(world: &World) -> Result<(), TestCaseError> {
-    let held: Vec<(&Arc<str>, Cidr)> = world
-        .objects
-        .iter()
-        .flat_map(|(n, (_, o))| o.pools.values().flatten().map(move |b| (n, *b)))
-        .collect();
+    let held: Vec<(&Arc<str>, Cidr)> =
+        world.objects.iter().flat_map(|(n, (_, o))| o.pools.values().flatten().map(move |b| (n, *b))).collect();
     for (i, (n, a)) in held.iter().enumerate() {
         for (m, b) in &held[i + 1..] {
             prop_assert!(!overlap(*a, *b), "{} of {} and {} of {}", a, n, b, m);

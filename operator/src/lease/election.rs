@@ -22,7 +22,10 @@ pub(super) enum Move {
     /// There is none.
     Create,
     /// Take or renew it, onto this version.
-    Write { version: String, transitions: i64 },
+    Write {
+        version: String,
+        transitions: i64,
+    },
     Leave(Leadership),
 }
 

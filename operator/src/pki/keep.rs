@@ -46,8 +46,7 @@ pub async fn authorities(client: &Client, namespace: &str) -> anyhow::Result<Aut
 
 async fn create(secrets: &Api<Secret>) -> anyhow::Result<Secret> {
     let now = clock::wall();
-    let new =
-        Authorities { current: Authority::generate()?, next: None, old: None, created: now, rotate: false };
+    let new = Authorities { current: Authority::generate()?, next: None, old: None, created: now, rotate: false };
     match secrets.create(&PostParams::default(), &to_secret(&new, None)).await {
         Ok(s) => Ok(s),
         // another replica was faster

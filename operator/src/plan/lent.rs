@@ -38,10 +38,10 @@ fn status(name: &str, n: &NodeEntry, owners: &BTreeMap<IpAddr, Key>) -> Option<W
         let now = |field: &str| n.cilium_raw.pointer(&format!("/status/ipam/{field}"));
         let of_family = owners.iter().filter(|(a, _)| a.is_ipv4() == v4);
         let wanted = of_family.map(|(a, (ns, pod))| (a.to_string(), json!({"owner": format!("{ns}/{pod}")})));
-        difference(&mut changes, used, now(used), wanted.collect());
+        difference(&mut changes, used, now(used), &wanted.collect());
         let of_family = release.iter().filter(|(a, _)| a.is_ipv4() == v4);
         let wanted = of_family.map(|(a, s)| (a.to_string(), s.as_str().into()));
-        difference(&mut changes, releases, now(releases), wanted.collect());
+        difference(&mut changes, releases, now(releases), &wanted.collect());
     }
     if changes.is_empty() {
         return None;
@@ -74,10 +74,10 @@ fn answers(
 }
 
 /// A merge patch of one map, entry by entry; nothing if it is as wanted.
-fn difference(changes: &mut Map<String, Value>, field: &str, now: Option<&Value>, wanted: BTreeMap<String, Value>) {
+fn difference(changes: &mut Map<String, Value>, field: &str, now: Option<&Value>, wanted: &BTreeMap<String, Value>) {
     let now = now.and_then(Value::as_object);
     let mut patch = Map::new();
-    for (key, value) in &wanted {
+    for (key, value) in wanted {
         if !now.and_then(|n| n.get(key)).is_some_and(|n| holds(n, value)) {
             patch.insert(key.clone(), value.clone());
         }

@@ -81,12 +81,9 @@ fn available(count: Option<&PoolUse>, problems: &[&Problem]) -> Condition {
             let message = cut([vec![text], counts].concat().join("; "));
             Condition { kind: "AddressesAvailable", status: false, reason: trouble.reason(), message }
         }
-        None => Condition {
-            kind: "AddressesAvailable",
-            status: true,
-            reason: "Available",
-            message: cut(counts.join("; ")),
-        },
+        None => {
+            Condition { kind: "AddressesAvailable", status: true, reason: "Available", message: cut(counts.join("; ")) }
+        }
     }
 }
 

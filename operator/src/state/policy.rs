@@ -78,7 +78,9 @@ impl Cluster {
 
 fn load(object: &ObjectRef, raw: Value, generation: i64, old: Option<&PolicyEntry>, options: Options) -> PolicyEntry {
     match parse_as(object.kind, &raw, &options) {
-        Ok(Parsed::Policy(p)) => PolicyEntry { raw, generation, loaded: Loaded::Current(p), errors: None, fresh: false },
+        Ok(Parsed::Policy(p)) => {
+            PolicyEntry { raw, generation, loaded: Loaded::Current(p), errors: None, fresh: false }
+        }
         // not a policy kind: never called for one
         Ok(_) => PolicyEntry { raw, generation, loaded: Loaded::Nothing, errors: None, fresh: false },
         Err(errors) => {

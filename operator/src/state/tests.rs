@@ -138,7 +138,12 @@ fn the_ipam_mode_says_which_prefixes_a_node_has() {
             "metadata": {"name": "default"}, "spec": {"ipam": {"mode": mode}}}),
         );
         let mode = c.settings.ipam.mode;
-        c.nodes["n"].pools(mode, &BTreeSet::new()).into_iter().map(|(p, c)| format!("{p}={}", c[0])).collect::<Vec<_>>().concat()
+        c.nodes["n"]
+            .pools(mode, &BTreeSet::new())
+            .into_iter()
+            .map(|(p, c)| format!("{p}={}", c[0]))
+            .collect::<Vec<_>>()
+            .concat()
     };
     assert_eq!(cidrs("ClusterPool"), "default=10.0.1.0/24");
     assert_eq!(cidrs("Kubernetes"), "default=10.9.0.0/24");

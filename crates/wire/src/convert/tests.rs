@@ -3,8 +3,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use axoneme_model::{
     Direction, Identity, PeerClass, RuleRef,
     rows::{
-        Backend, BlockUse, DirectionDefault, Edges, EndpointRow, Frontend, IdentityRow, IpRow, NodeConfigRow, NodeRow, PolicyEntry,
-        PolicyKey, Routing, RuleId, RuleRow, ServiceRow, TableId, TableRow,
+        Backend, BlockUse, DirectionDefault, Edges, EndpointRow, Frontend, IdentityRow, IpRow, NodeConfigRow, NodeRow,
+        PolicyEntry, PolicyKey, Routing, RuleId, RuleRow, ServiceRow, TableId, TableRow,
     },
 };
 use proptest::{collection as many, option, prelude::*};

@@ -95,7 +95,8 @@ fn scalars_mean_what_they_mean_to_kubectl() {
     let (t, f) = (Value::from(true), Value::from(false));
     let mut expected: Vec<(&str, Value)> = Vec::new();
     expected.extend(["y", "Y", "yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON"].map(|s| (s, t.clone())));
-    expected.extend(["n", "N", "no", "No", "NO", "false", "False", "FALSE", "off", "Off", "OFF"].map(|s| (s, f.clone())));
+    expected
+        .extend(["n", "N", "no", "No", "NO", "false", "False", "FALSE", "off", "Off", "OFF"].map(|s| (s, f.clone())));
     expected.extend(["~", "null", "Null", "NULL", ""].map(|s| (s, Value::Null)));
     expected.extend(["nope", "2001-01-01", "10.0.0.0/8", "1.2.3", "fd00::1", "12:30"].map(|s| (s, s.into())));
     expected.extend([("'yes'", "yes".into()), ("\"on\"", "on".into())]);
