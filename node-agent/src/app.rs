@@ -24,6 +24,7 @@ use crate::{
     cni::{install, server},
     discovery,
     engine::{Engine, Parts},
+    hubble,
     preflight,
     run::{self, Running},
     source::RowSource,
@@ -73,6 +74,7 @@ async fn serve(
     let (driver, client, events) = Driver::new(settings, directory, credentials);
     tasks.spawn(driver.run(cancel.clone()));
     let (running, admin) = engine(args, findings, RowSource { events, operator: Box::new(client) })?;
+    let hubble = hubble::start(&args.hubble, &args.places.admin_socket, admin.flows.clone(), cancel.clone())?;
     let (trigger, watcher) = drain::channel();
     let (cni_path, admin_path) = (args.places.cni_socket.clone(), args.places.admin_socket.clone());
     let (cni, adm) = (admin_socket::bind(&cni_path).await?, admin_socket::bind(&admin_path).await?);
@@ -86,6 +88,7 @@ async fn serve(
     trigger.drain(DRAIN).await;
     cancel.cancel();
     running.stop().await;
+    hubble.stopped().await;
     tasks.shutdown().await;
     Ok(())
 }

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::{hubble::HubbleArgs, relay::RelayArgs};
+
 /// The node agent of Axoneme.
 #[derive(Debug, Parser)]
 #[command(name = "axoneme-agent", version, about)]
@@ -25,6 +27,8 @@ pub enum Command {
     /// Serve one node from a directory of manifests, with the operator's part in the same process: a laptop, a load
     /// balancer, a virtual machine outside of any cluster.
     Standalone(Box<Standalone>),
+    /// Serve the flows of all nodes at one address.
+    Relay(Box<RelayArgs>),
     /// Remove everything that the agent has made on this host. Needs no API server.
     Uninstall(Uninstall),
 }
@@ -89,6 +93,8 @@ pub struct Common {
     /// Flow events to remember.
     #[arg(long, env = "AXONEME_FLOW_HISTORY", default_value_t = 16384)]
     pub flow_history: usize,
+    #[command(flatten)]
+    pub hubble: HubbleArgs,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use axoneme_node_agent::{
     app,
     args::{Cli, Command},
+    relay,
     uninstall,
 };
 use axoneme_runtime::{
@@ -43,6 +44,7 @@ fn execute(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Run(args) => runtime()?.block_on(app::run(*args)),
         Command::Standalone(args) => runtime()?.block_on(app::standalone(*args)),
+        Command::Relay(args) => runtime()?.block_on(relay::run(*args)),
         Command::Uninstall(args) => {
             uninstall::uninstall(&args.places)?;
             if args.stay {

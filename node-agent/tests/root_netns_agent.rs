@@ -442,3 +442,89 @@ fn a_directory_of_manifests_polices_one_node_without_a_cluster() {
     );
     uninstall_leaves_nothing(&mut rig);
 }
+
+/// The client of Hubble's own project; see `tools/hubble`.
+fn hubble_client() -> PathBuf {
+    let named = std::env::var_os("AXONEME_HUBBLE_CLIENT").map(PathBuf::from);
+    let built = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/tools/hubble-1.20.2"));
+    let client = named.unwrap_or(built);
+    assert!(client.exists(), "{}: build the Hubble client as tools/hubble/README.md says", client.display());
+    client
+}
+
+/// Flows as the stock client prints them.
+fn observe(rig: &Rig, server: &str, args: &[&str]) -> Vec<Value> {
+    let mut p = Process::new("nsenter");
+    p.arg(format!("--net=/run/netns/{}", rig.node())).arg(hubble_client()).env("HOME", rig.path(""));
+    let out = p.args(["observe", "--all", "-o", "jsonpb", "--server", server]).args(args).output().unwrap();
+    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    let lines = String::from_utf8(out.stdout).unwrap();
+    lines.lines().map(|l| serde_json::from_str::<Value>(l).unwrap()["flow"].take()).collect()
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and a BPF filesystem; and the stock Hubble client of tools/hubble"]
+fn the_stock_hubble_client_sees_what_pods_did_and_what_kept_them_from_it() {
+    let mut rig = Rig::new();
+    let dir = rig.path("manifests");
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::write(dir.join("shop.yaml"), MANIFESTS).unwrap();
+    let peers_socket = rig.path("cilium/hubble.sock").display().to_string();
+    rig.start_with(&[
+        "standalone",
+        "--node",
+        "n1",
+        "--manifests",
+        dir.to_str().unwrap(),
+        "--cni-install",
+        "--hubble-disable-tls",
+        "--hubble-socket",
+        &peers_socket,
+    ]);
+    rig.until("the plugin is installed", |r| r.path("net.d/05-axoneme.conflist").exists());
+    let mut addresses = Vec::new();
+    for (pod, uid) in [(0, "a"), (1, "b")] {
+        let (ok, result) = rig.call("ADD", pod, uid);
+        assert!(ok, "{result}");
+        addresses.push(result["ips"][0]["address"].as_str().unwrap().split('/').next().unwrap().to_owned());
+    }
+    let own_socket = format!("unix://{}", rig.path("hubble.sock").display());
+    std::fs::write(dir.join("policy.yaml"), POLICY.replace("PEER", "front")).unwrap();
+    rig.until("the policy allows by name", |r| {
+        r.ping(0, &addresses[1])
+            && !observe(r, &own_socket, &["--type", "policy-verdict", "--to-pod", "shop/web-b"]).is_empty()
+    });
+    std::fs::write(dir.join("policy.yaml"), POLICY.replace("PEER", "nobody")).unwrap();
+    rig.until("the policy denies", |r| !r.ping(0, &addresses[1]));
+    let drops = ["--verdict", "DROPPED", "--from-pod", "shop/web-a", "--to-label", "app=back", "--protocol", "icmp"];
+    rig.until("the drop is seen", |r| !observe(r, &own_socket, &drops).is_empty());
+
+    let seen = observe(&rig, &own_socket, &drops);
+    let dropped = seen.iter().find(|f| f["event_type"]["type"] == 1).expect("a drop");
+    let judged = seen.iter().find(|f| f["event_type"]["type"] == 5).expect("a policy verdict");
+    for flow in [dropped, judged] {
+        assert_eq!(flow["drop_reason_desc"], "POLICY_DENIED", "{flow}");
+        assert_eq!((&flow["source"]["pod_name"], &flow["source"]["namespace"]), (&json!("web-a"), &json!("shop")));
+        assert_eq!(flow["destination"]["pod_name"], "web-b");
+        assert!(flow["source"]["labels"].as_array().unwrap().contains(&json!("k8s:app=front")), "{flow}");
+        assert_eq!(flow["IP"], json!({"source": addresses[0], "destination": addresses[1], "ipVersion": "IPv4"}));
+        assert_eq!(flow["l4"], json!({"ICMPv4": {"type": 8}}));
+        assert_eq!(flow["traffic_direction"], "INGRESS");
+        let policy = &flow["ingress_denied_by"][0];
+        assert_eq!(
+            (&policy["name"], &policy["namespace"], &policy["kind"]),
+            (&json!("back"), &json!("shop"), &json!("NetworkPolicy"))
+        );
+        assert!(flow["node_name"].as_str().unwrap().ends_with("n1"), "{flow}");
+    }
+    let allowed =
+        observe(&rig, &own_socket, &["--type", "policy-verdict", "--verdict", "FORWARDED", "--to-pod", "shop/web-b"]);
+    assert!(allowed.iter().any(|f| f["ingress_allowed_by"][0]["name"] == "back"), "{allowed:#?}");
+    // the same on the peers' socket and on the port of relays
+    let whole = |server: &str| observe(&rig, server, &["--ip", &addresses[1]]);
+    let own = whole(&own_socket);
+    for server in [format!("unix://{peers_socket}"), "192.168.77.1:4244".to_owned()] {
+        assert_eq!(whole(&server)[..own.len()], own, "{server}");
+    }
+    uninstall_leaves_nothing(&mut rig);
+}

@@ -1,0 +1,194 @@
+//! Serves flows to Hubble clients and relays.
+//!
+//! It has a thread of its own: followers of flows must not make a pod wait that is being added, however many they are.
+
+use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    thread,
+};
+
+use anyhow::{Context, Result, bail};
+use axoneme_flow::Hub;
+use axoneme_hubble::{
+    metrics::{self, Feeder, Metrics},
+    node::{Node, Settings},
+    server::{self, PORT, Tls, TlsFiles},
+};
+use clap::Args;
+use tokio::{net::TcpListener, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+/// Where flows are served. The names are those of the peers' settings where they mean the same.
+#[derive(Clone, Debug, Args)]
+pub struct HubbleArgs {
+    /// Further unix sockets to serve flows on, such as /var/run/cilium/hubble.sock, where Hubble clients in a pod of
+    /// the node look; always served: `hubble.sock` beside the admin socket. May be given several times.
+    #[arg(long, env = "AXONEME_HUBBLE_SOCKET", value_delimiter = ',')]
+    pub hubble_socket: Vec<PathBuf>,
+    /// Address that relays connect to; needs the three files below, or --hubble-disable-tls.
+    #[arg(long, env = "AXONEME_HUBBLE_LISTEN_ADDRESS", default_value_t = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), PORT))]
+    pub hubble_listen_address: SocketAddr,
+    /// PEM file with the certificate chain of this node's server.
+    #[arg(long, env = "AXONEME_HUBBLE_TLS_CERT_FILE")]
+    pub hubble_tls_cert_file: Option<PathBuf>,
+    #[arg(long, env = "AXONEME_HUBBLE_TLS_KEY_FILE")]
+    pub hubble_tls_key_file: Option<PathBuf>,
+    /// PEM file of the authorities that clients' certificates must come from.
+    #[arg(long, env = "AXONEME_HUBBLE_TLS_CLIENT_CA_FILES")]
+    pub hubble_tls_client_ca_files: Option<PathBuf>,
+    /// Sets of metrics to count, as Hubble names them: `flow drop:sourceContext=workload|namespace
+    /// flows-to-world:port`. None: no metrics.
+    #[arg(long, env = "AXONEME_HUBBLE_METRICS", value_delimiter = ' ')]
+    pub hubble_metrics: Vec<String>,
+    /// Where Prometheus reads them, in clear text.
+    #[arg(long, env = "AXONEME_HUBBLE_METRICS_SERVER", default_value_t = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), metrics::PORT))]
+    pub hubble_metrics_server: SocketAddr,
+    /// Series that each set may have before it counts as `other`.
+    #[arg(long, env = "AXONEME_HUBBLE_METRICS_SERIES", default_value_t = Metrics::SERIES)]
+    pub hubble_metrics_series: usize,
+    /// Serve relays in clear text to anybody who reaches the address.
+    #[arg(long, env = "AXONEME_HUBBLE_DISABLE_TLS")]
+    pub hubble_disable_tls: bool,
+}
+
+/// How relays are served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Port {
+    Off,
+    Clear,
+    Tls(TlsFiles),
+}
+
+impl HubbleArgs {
+    fn port(&self) -> Result<Port> {
+        match (&self.hubble_tls_cert_file, &self.hubble_tls_key_file, &self.hubble_tls_client_ca_files) {
+            _ if self.hubble_disable_tls => Ok(Port::Clear),
+            (None, None, None) => Ok(Port::Off),
+            (Some(certificate), Some(key), Some(client_ca)) => Ok(Port::Tls(TlsFiles {
+                certificate: certificate.clone(),
+                key: key.clone(),
+                client_ca: client_ca.clone(),
+            })),
+            _ => bail!(
+                "--hubble-tls-cert-file, --hubble-tls-key-file and --hubble-tls-client-ca-files belong together; give all or none"
+            ),
+        }
+    }
+}
+
+/// A server that runs.
+#[derive(Debug)]
+pub struct Serving(thread::JoinHandle<()>);
+
+impl Serving {
+    /// Waits for its end, after the token was cancelled.
+    pub async fn stopped(self) {
+        let _ = tokio::task::spawn_blocking(move || self.0.join()).await;
+    }
+}
+
+/// Starts to serve, until cancelled. What cannot be served is told in the log, and does not keep the agent from its
+/// other work: a node without observers is better than one without network. Settings that contradict each other are
+/// an error.
+pub fn start(args: &HubbleArgs, beside: &Path, hub: Arc<Hub>, cancel: CancellationToken) -> Result<Serving> {
+    let (port, address) = (args.port()?, args.hubble_listen_address);
+    let sets = args.hubble_metrics.iter().map(|s| s.trim()).filter(|s| !s.is_empty());
+    let counted = Metrics::parse(sets, args.hubble_metrics_series)?;
+    let metrics = (!args.hubble_metrics.is_empty()).then_some((counted, args.hubble_metrics_server));
+    let own = beside.with_file_name("hubble.sock");
+    let further = args.hubble_socket.iter().filter(|s| **s != own).cloned();
+    let sockets = std::iter::once(own.clone()).chain(further).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let serving = async move {
+        if let Err(error) = serve(hub, sockets, (port, address), metrics, cancel).await {
+            tracing::error!(error = format!("{error:#}"), "flows are not served");
+        }
+    };
+    let thread = thread::Builder::new().name("hubble".to_owned()).spawn(move || runtime.block_on(serving))?;
+    Ok(Serving(thread))
+}
+
+async fn serve(
+    hub: Arc<Hub>,
+    sockets: Vec<PathBuf>,
+    (port, address): (Port, SocketAddr),
+    metrics: Option<(Metrics, SocketAddr)>,
+    cancel: CancellationToken,
+) -> Result<()> {
+    let settings = Settings {
+        port: address.port(),
+        tls: matches!(port, Port::Tls(_)),
+        version: format!("axoneme {}", env!("CARGO_PKG_VERSION")),
+    };
+    let (node, keeper) = Node::start(hub, settings, cancel.clone());
+    let routes = server::routes(&node).await?;
+    let mut tasks = JoinSet::new();
+    for path in sockets {
+        match server::bind_unix(&path) {
+            Ok(listener) => {
+                tracing::info!(path = %path.display(), "flows are served");
+                tasks.spawn(server::serve_unix(listener, path, routes.clone(), cancel.clone()));
+            }
+            Err(error) => tracing::warn!(%error, "flows are not served on this socket"),
+        }
+    }
+    if let Some((metrics, address)) = metrics {
+        let metrics = Arc::new(Mutex::new(metrics));
+        tasks.spawn(Feeder::new(node.clone(), metrics.clone()).run(cancel.clone()));
+        match TcpListener::bind(address).await {
+            Ok(listener) => drop(tasks.spawn(metrics::serve(listener, metrics, cancel.clone()))),
+            Err(error) => tracing::warn!(%error, %address, "metrics of flows are not served"),
+        }
+    }
+    match tcp(port, address).await {
+        Ok(Some((listener, tls))) => {
+            tracing::info!(%address, tls = tls.is_some(), "flows are served to relays");
+            tasks.spawn(server::serve_tcp(listener, tls, routes, cancel));
+        }
+        Ok(None) => {}
+        Err(error) => tracing::warn!(error = format!("{error:#}"), "flows are not served to relays"),
+    }
+    while tasks.join_next().await.is_some() {}
+    keeper.await?;
+    Ok(())
+}
+
+async fn tcp(port: Port, address: SocketAddr) -> Result<Option<(TcpListener, Option<Tls>)>> {
+    let tls = match port {
+        Port::Off => return Ok(None),
+        Port::Clear => None,
+        Port::Tls(files) => Some(files.load()?),
+    };
+    let listener = TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))?;
+    Ok(Some((listener, tls)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        hubble: HubbleArgs,
+    }
+
+    fn port(args: &[&str]) -> Result<Port> {
+        let line = <Line as clap::Parser>::parse_from(std::iter::once(&"x").chain(args));
+        line.hubble.port()
+    }
+
+    #[test]
+    fn relays_are_served_with_mutual_tls_or_by_an_explicit_wish() {
+        let files = ["--hubble-tls-cert-file=c", "--hubble-tls-key-file=k", "--hubble-tls-client-ca-files=a"];
+        assert_eq!(port(&[]).unwrap(), Port::Off);
+        assert_eq!(port(&["--hubble-disable-tls"]).unwrap(), Port::Clear);
+        let expected = TlsFiles { certificate: "c".into(), key: "k".into(), client_ca: "a".into() };
+        assert_eq!(port(&files).unwrap(), Port::Tls(expected));
+        for n in 0..files.len() {
+            assert!(port(&files[..n.max(1)]).is_err());
+        }
+    }
+}
