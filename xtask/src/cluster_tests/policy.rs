@@ -240,10 +240,12 @@ fn manifest(f: &Fixture, name: &str) -> Result<String> {
     let body = part.split_once('\n').map(|(_, b)| b).unwrap_or_default();
     let client = f.client.first().context("a client")?;
     let host = |a: &String| format!("{a}/{}", if a.contains(':') { 128 } else { 32 });
-    let first = client.addresses.first().map(host).unwrap_or_default();
-    let blocks: Vec<String> =
-        client.addresses.iter().map(|a| format!("{{ipBlock: {{cidr: \"{}\"}}}}", host(a))).collect();
-    let outside = f.outside.first().map(host).unwrap_or_default();
-    let all = if first.contains(':') { "\"::/0\"" } else { "0.0.0.0/0" };
-    Ok(body.replace("${CLIENT_1}", &blocks.join(", ")).replace("${OUTSIDE}", &outside).replace("${ALL}", all))
+    let blocks = client.addresses.iter().map(|a| format!("{{ipBlock: {{cidr: \"{}\"}}}}", host(a)));
+    let outside = f.outside.iter().map(|a| format!("\"{}\"", host(a)));
+    let all = client.addresses.iter().map(|a| if a.contains(':') { "{cidr: \"::/0\"}" } else { "{cidr: 0.0.0.0/0}" });
+    let list = |items: Vec<String>| items.join(", ");
+    Ok(body
+        .replace("${CLIENT_1}", &list(blocks.collect()))
+        .replace("${OUTSIDE}", &list(outside.collect()))
+        .replace("${ALL}", &list(all.map(str::to_owned).collect())))
 }
