@@ -13,10 +13,11 @@ const ADVISORIES: &str = "no dependency has a known advisory";
 /// Reports two tests. Advisories need a database that is fetched over the network: without it, and without an earlier
 /// copy, they are skipped by name; with an earlier copy, that is used.
 pub(super) fn run(report: &mut Report) {
-    report.case("licences, bans and sources of dependencies", || check(&["licenses", "bans", "sources"]));
+    // This one downloads crates that no build needs (optional ones): it looks at all of them.
+    report.case("licences, bans and sources of dependencies", || check(&[], &["licenses", "bans", "sources"]));
     let fetched = output(cargo_deny().args(["fetch", "db"]));
     match (fetched, known()) {
-        (Ok(_), _) | (Err(_), true) => report.case(ADVISORIES, || check(&["advisories"])),
+        (Ok(_), _) | (Err(_), true) => report.case(ADVISORIES, || check(&["--offline"], &["advisories"])),
         (Err(error), false) => {
             let why = tail(&format!("{error:#}"), 1);
             report.skip(ADVISORIES, &format!("the advisory database cannot be fetched, and no copy is here: {why}"));
@@ -38,6 +39,6 @@ fn cargo_deny() -> std::process::Command {
     command
 }
 
-fn check(which: &[&str]) -> Result<()> {
-    show(cargo_deny().args(["--offline", "check", "--hide-inclusion-graph"]).args(which))
+fn check(global: &[&str], which: &[&str]) -> Result<()> {
+    show(cargo_deny().args(global).args(["check", "--hide-inclusion-graph"]).args(which))
 }
