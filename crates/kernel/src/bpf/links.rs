@@ -12,7 +12,7 @@ use super::{
     sys,
     system::{Version, explain, io_error},
 };
-use crate::datapath::{Hook, Result};
+use crate::datapath::{DatapathError, Hook, Result};
 
 /// Where a program hangs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +84,12 @@ impl BpfDatapath {
     pub(super) fn update_links(&self) -> Result<()> {
         let programs = self.programs();
         for (ifindex, _, place, path) in self.pins()? {
-            if !self.renew(&programs, ifindex, place, &path)? {
+            let there = if self.version < Version::TCX {
+                refilter(&programs, ifindex, place)?
+            } else {
+                self.renew(&programs, ifindex, place, &path)?
+            };
+            if !there {
                 unpin(&path)?;
             }
         }
@@ -219,9 +224,19 @@ fn socket_link(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, kind: u32, name:
     sys::pin(link.as_fd(), path).map_err(|e| explain(&format!("pin {}", path.display()), e))
 }
 
-/// Removes a pin; the link goes with it if nothing else holds it.
+/// Replaces a filter, where there are no links. False: the interface is gone.
+fn refilter(programs: &Programs, ifindex: u32, place: Place) -> Result<bool> {
+    match super::clsact::attach(program(programs, place.program)?, place.program, ifindex, place.ingress) {
+        Ok(()) => Ok(true),
+        Err(DatapathError::Io { source, .. }) if source.raw_os_error() == Some(libc::ENODEV) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Removes a pin, with which its link goes if nothing else holds it, or the note of an attachment without link.
 fn unpin(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
+    let removed = if path.is_dir() { fs::remove_dir(path) } else { fs::remove_file(path) };
+    match removed {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io_error(format!("unpin {}", path.display()), e)),
         _ => Ok(()),
     }
