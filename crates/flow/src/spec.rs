@@ -380,7 +380,7 @@ mod tests {
             ("app=web", "any:app=web"),
             ("app==web", "any:app=web"),
             ("k8s:app", "k8s:app"),
-            ("!k8s.app", "!k8s:app"),
+            ("!k8s.app", "!any:k8s.app"),
             ("reserved:host", "reserved:host"),
             ("a!=b, c in (x, y)", "any:a notin (b),any:c in (x,y)"),
             ("io.kubernetes.pod.namespace=kube-system", "any:io.kubernetes.pod.namespace=kube-system"),
