@@ -19,7 +19,7 @@ pub(super) const OF_THE_NODES: &str = "{mode: Kubernetes}";
 pub(super) const ONE_POOL: &str = "{mode: ClusterPool, clusterPool: {ipv4: {cidrs: [10.40.0.0/16], maskSize: 26}}}";
 
 /// A released address rests for 30 s on its node before its block can go.
-const RESTED: Duration = Duration::from_secs(60);
+const RESTED: Duration = Duration::from_mins(1);
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     let named: &[super::Named] = &[
@@ -214,7 +214,7 @@ fn exhausted(lab: &Lab, f: &Fixture) -> Result<()> {
         let pods = pods.get("items").and_then(Value::as_array).cloned().unwrap_or_default();
         Ok(pods.into_iter().filter(|p| p.pointer("/status/phase").is_some_and(|s| s == "Running")).count())
     };
-    Lab::eventually("six of seven run", Duration::from_secs(60), ready, |n| *n == 6)?;
+    Lab::eventually("six of seven run", Duration::from_mins(1), ready, |n| *n == 6)?;
     let waiting: Vec<&String> =
         names.iter().filter(|n| events_of(lab, n).is_ok_and(|t| t.contains("Exhausted"))).collect();
     ensure!(!waiting.is_empty(), "no pod was told");

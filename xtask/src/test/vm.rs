@@ -2,7 +2,7 @@
 //!
 //! Software emulation: pass or fail, never speed. Each kernel has its time, after which it counts as failed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
@@ -42,15 +42,15 @@ pub(super) fn run(report: &mut Report, filter: Option<&str>) -> Result<()> {
 fn build() -> Result<PathBuf> {
     let words = ["test", "--no-run", "--quiet", "--message-format=json", "--package", PACKAGE, "--test", PROGRAM];
     let text = output(cargo().args(words)).context("building the test program")?;
-    let built = text.lines().filter_map(|line| serde_json::from_str::<Message>(line).ok()?.executable).last();
+    let built = text.lines().filter_map(|line| serde_json::from_str::<Message>(line).ok()?.executable).next_back();
     built.context("cargo did not say where the test program is")
 }
 
-fn on_kernel(report: &mut Report, name: &str, binary: &PathBuf, filter: Option<&str>) -> Result<()> {
+fn on_kernel(report: &mut Report, name: &str, binary: &Path, filter: Option<&str>) -> Result<()> {
     let guest = Guest {
         kernel: Kernel::fetch(name)?,
         modules: Vec::new(),
-        files: vec![binary.clone()],
+        files: vec![binary.to_path_buf()],
         append: String::new(),
         memory: "1G".to_owned(),
         timeout_seconds: SECONDS,
