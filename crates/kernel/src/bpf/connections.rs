@@ -135,16 +135,15 @@ impl BpfDatapath {
     pub(super) fn forget(&self, addresses: &[IpAddr]) -> Result<u32> {
         let mut removed = 0;
         if addresses.iter().any(IpAddr::is_ipv4) {
-            removed += self.forget_family(addresses, &self.maps.ct4, &self.maps.reverse4, &self.maps.translations4)?;
+            removed += Self::forget_family(addresses, &self.maps.ct4, &self.maps.reverse4, &self.maps.translations4)?;
         }
         if addresses.iter().any(IpAddr::is_ipv6) {
-            removed += self.forget_family(addresses, &self.maps.ct6, &self.maps.reverse6, &self.maps.translations6)?;
+            removed += Self::forget_family(addresses, &self.maps.ct6, &self.maps.reverse6, &self.maps.translations6)?;
         }
         Ok(u32::try_from(removed).unwrap_or(u32::MAX))
     }
 
     fn forget_family<K: Ends, R: aya::Pod, T: aya::Pod>(
-        &self,
         addresses: &[IpAddr],
         connections: &super::table::Table<K, Conntrack>,
         reverse: &super::table::Table<K, R>,
