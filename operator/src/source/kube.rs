@@ -21,6 +21,10 @@ use super::{SourceEvent, slim::slim};
 /// How often a kind is looked for whose definition is absent.
 const ABSENT_PAUSE: Duration = Duration::from_secs(5);
 
+/// After 410, doubled with each in a row up to 16 s.
+const EXPIRED_PAUSE: Duration = Duration::from_millis(250);
+const EXPIRED_DOUBLINGS: u32 = 6;
+
 /// The nobody who listens has gone.
 struct Gone;
 
@@ -49,7 +53,7 @@ pub fn resource(kind: Kind) -> ApiResource {
 /// Watches one kind in all namespaces until cancelled. Relists after 410, on errors with backoff; what vanished in the
 /// meantime is deleted.
 pub async fn watch(client: Client, kind: Kind, events: mpsc::Sender<SourceEvent>, cancel: CancellationToken) {
-    let mut watch = Watch { kind, events, known: HashSet::new(), seen: HashSet::new(), synced: false };
+    let mut watch = Watch { kind, events, known: HashSet::new(), seen: HashSet::new(), synced: false, expired: 0 };
     let mut streaming = true;
     loop {
         let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource(kind));
@@ -93,6 +97,8 @@ struct Watch {
     /// Objects of the list that is under way.
     seen: HashSet<ObjectRef>,
     synced: bool,
+    /// How often in a row the history was lost.
+    expired: u32,
 }
 
 impl Watch {
@@ -105,8 +111,11 @@ impl Watch {
                 Err(e) => match status_of(&e) {
                     Some(404) => return self.absent().await,
                     Some(400 | 422) if streaming && !self.synced => return End::Unsupported,
-                    _ => {
+                    status => {
                         warn!(kind = self.kind.as_str(), error = %e, "watch interrupted, trying again");
+                        if status == Some(410) {
+                            self.rest().await;
+                        }
                         Ok(())
                     }
                 },
@@ -118,6 +127,13 @@ impl Watch {
         End::Gone
     }
 
+    /// The backoff of the watcher begins anew with each list that the API server starts; one that has lost its history
+    /// again and again must not be made to send all objects every second.
+    async fn rest(&mut self) {
+        tokio::time::sleep(EXPIRED_PAUSE * 2u32.pow(self.expired)).await;
+        self.expired = (self.expired + 1).min(EXPIRED_DOUBLINGS);
+    }
+
     async fn event(&mut self, event: watcher::Event<DynamicObject>) -> Result<(), Gone> {
         match event {
             watcher::Event::Init => self.seen.clear(),
@@ -126,8 +142,12 @@ impl Watch {
                 self.apply(o).await?;
             }
             watcher::Event::InitDone => self.listed().await?,
-            watcher::Event::Apply(o) => self.apply(o).await?,
+            watcher::Event::Apply(o) => {
+                self.expired = 0;
+                self.apply(o).await?;
+            }
             watcher::Event::Delete(o) => {
+                self.expired = 0;
                 let object = self.object_ref(&o);
                 self.known.remove(&object);
                 self.say(SourceEvent::Delete(object)).await?;
