@@ -58,3 +58,8 @@ pub(crate) fn cargo_home() -> Option<PathBuf> {
 pub(crate) fn binaries() -> Option<PathBuf> {
     variable("AXONEME_BINARIES").map(PathBuf::from)
 }
+
+/// A Hubble client that is there already: `AXONEME_HUBBLE_CLIENT`.
+pub(crate) fn hubble_client() -> Option<PathBuf> {
+    variable("AXONEME_HUBBLE_CLIENT").map(PathBuf::from)
+}

@@ -7,6 +7,7 @@ pub(crate) mod apt;
 pub(crate) mod bpf;
 pub(crate) mod deny;
 pub(crate) mod go;
+pub(crate) mod hubble;
 pub(crate) mod images;
 pub(crate) mod rootfs;
 mod rust;

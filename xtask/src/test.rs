@@ -66,7 +66,7 @@ impl Rung {
                     !file.starts_with("root_bpf") && !file.starts_with("root_vm")
                 });
                 report.cases(filter, standalone::CASES);
-                done
+                done.and_then(|()| stock_clients(report, filter))
             }
             Rung::Vm => vm::run(report, filter),
             Rung::Cluster => {
@@ -145,5 +145,29 @@ fn root_tests(report: &mut Report, filter: Option<&str>, rung: &str, belongs: &d
     // One at a time: they share the machine's links and the two cores.
     selection.programs = vec!["--ignored".to_owned(), "--test-threads=1".to_owned()];
     selection.programs.extend(filter.map(str::to_owned));
+    match setup::hubble::client() {
+        Ok(client) => selection.hubble_client = Some(client),
+        Err(_) => selection.programs.extend(["--skip".to_owned(), STOCK_CLIENT.to_owned()]),
+    }
     libtest::run(report, rung, &selection)
+}
+
+/// Tests that ask as a user would, by a client of another project, have this in their names.
+const STOCK_CLIENT: &str = "stock_hubble_client";
+
+/// The flow servers before the stock Hubble client. Without its modules they, and the agent's test with the same client
+/// in the rung netns, are a skip.
+fn stock_clients(report: &mut Report, filter: Option<&str>) -> Result<()> {
+    let client = match setup::hubble::client() {
+        Ok(client) => client,
+        Err(why) => {
+            let why = format!("{why:#}");
+            let last = why.lines().last().unwrap_or_default();
+            report.skip(STOCK_CLIENT, &format!("no client: name one in AXONEME_HUBBLE_CLIENT; {last}"));
+            return Ok(());
+        }
+    };
+    let cargo = ["--package", "axoneme-hubble", "--test", "stock_client"].map(str::to_owned).to_vec();
+    let programs = std::iter::once("--ignored").chain(filter).map(str::to_owned).collect();
+    libtest::run(report, STOCK_CLIENT, &Selection { cargo, programs, hubble_client: Some(client) })
 }

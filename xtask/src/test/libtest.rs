@@ -1,6 +1,7 @@
 //! Reading what `cargo test` prints: totals, ignored tests with their reasons, and the report of each failure.
 
 use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -34,6 +35,9 @@ fn read(line: &str) -> Line<'_> {
     }
 }
 
+/// What tests need that run in a place of their own, and so are no skips where they are passed over.
+const ELSEWHERE: &[&str] = &["needs root", "needs the stock Hubble client"];
+
 /// A test that prints nothing for so long hangs; the longest honest one takes a fraction of it.
 const SILENCE: Duration = Duration::from_mins(10);
 
@@ -42,6 +46,8 @@ const SILENCE: Duration = Duration::from_mins(10);
 pub(crate) struct Selection {
     pub(crate) cargo: Vec<String>,
     pub(crate) programs: Vec<String>,
+    /// A stock Hubble client, for the tests that ask by it.
+    pub(crate) hubble_client: Option<PathBuf>,
 }
 
 /// Builds and runs tests and reports what they did. Tests that need root have their own rung and are not skips here.
@@ -54,6 +60,7 @@ pub(crate) fn run(report: &mut Report, rung: &str, selection: &Selection) -> Res
         .arg("--")
         .args(&selection.programs)
         .env("CARGO_TERM_COLOR", "never")
+        .envs(selection.hubble_client.iter().map(|path| ("AXONEME_HUBBLE_CLIENT", path)))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
@@ -112,7 +119,7 @@ impl Reader {
                 self.failures += 1;
                 report.fail(&format!("{}{test}", self.place), "see above");
             }
-            Line::Ignored { reason, .. } if reason.starts_with("needs root") => {}
+            Line::Ignored { reason, .. } if ELSEWHERE.iter().any(|what| reason.starts_with(what)) => {}
             Line::Ignored { test, reason } => {
                 report.skip(test, if reason.is_empty() { "no reason given" } else { reason });
             }
