@@ -120,7 +120,7 @@ impl Bench {
             let row = self.compiler.table(patch.id).expect("a table that is patched");
             return self.kernel.put_table(slot, &whole(&row)).expect("replace a table");
         }
-        let upserts: Vec<_> = patch.upserts.iter().map(|(k, v)| (key(k), value(v))).collect();
+        let upserts: Vec<_> = patch.upserts.iter().map(|(k, v)| (key(k), value(*v))).collect();
         let removals: Vec<_> = patch.removals.iter().map(key).collect();
         self.kernel.patch_table(slot, &upserts, &removals).expect("patch a table");
     }
@@ -230,7 +230,7 @@ fn key(k: &rows::PolicyKey) -> PolicyKey {
     PolicyKey { direction, peer: k.peer.0, protocol, port: k.port, port_bits: k.port_bits }
 }
 
-fn value(v: &rows::PolicyEntry) -> PolicyValue {
+fn value(v: rows::PolicyEntry) -> PolicyValue {
     PolicyValue { allow: v.allow, rule: v.rule.0, proxy_port: v.proxy_port, auth: v.auth }
 }
 
@@ -239,7 +239,7 @@ fn whole(row: &TableRow) -> PolicyTable {
     PolicyTable {
         ingress_default: default(row.ingress_default),
         egress_default: default(row.egress_default),
-        entries: row.entries.iter().map(|(k, v)| (key(k), value(v))).collect(),
+        entries: row.entries.iter().map(|(k, v)| (key(k), value(*v))).collect(),
     }
 }
 
