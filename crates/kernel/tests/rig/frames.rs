@@ -32,7 +32,7 @@ impl Tap {
             let r = unsafe {
                 let mut a: libc::sockaddr_ll = std::mem::zeroed();
                 a.sll_family = libc::AF_PACKET as u16;
-                a.sll_protocol = protocol as u16;
+                a.sll_protocol = u16::try_from(protocol).unwrap();
                 a.sll_ifindex = i32::try_from(index).unwrap();
                 libc::bind(fd.as_raw_fd(), (&raw const a).cast(), size_of::<libc::sockaddr_ll>() as u32)
             };

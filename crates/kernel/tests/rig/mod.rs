@@ -169,6 +169,7 @@ pub struct Node {
 
 /// How a rig is set up.
 #[derive(Clone, Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "independent switches")]
 pub struct Options {
     pub native: bool,
     pub services: bool,
