@@ -69,6 +69,7 @@ pub struct Flushed {
 }
 
 /// See the module.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Debug)]
 pub struct Core {
     pub(crate) cluster: Cluster,

@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn agents_learn_of_an_authority_before_it_signs_and_keep_the_old_one_after() {
-        let (mut a, soon, later) = (authorities(), Duration::from_mins(59), Duration::from_mins(60));
+        let (mut a, soon, later) = (authorities(), Duration::from_mins(59), Duration::from_hours(1));
         assert_eq!(a.due(at(5), later), None);
         a.rotate = true;
         assert_eq!(a.due(at(5), Duration::ZERO), Some(Step::Prepare));

@@ -199,7 +199,9 @@ proptest! {
             }
             if world >= due + 35_000 {
                 // all is well again
-                replicas.iter_mut().for_each(|r| (r.delay, r.cut_until) = (5, 0));
+                for r in &mut replicas {
+                    (r.delay, r.cut_until) = (5, 0);
+                }
             }
             leaders = 0;
             for i in 0..3 {

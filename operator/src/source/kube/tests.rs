@@ -131,7 +131,7 @@ async fn a_storm_of_410_is_met_with_pauses_and_deletes_nothing() {
     answers.push(Answer::Watch(vec![event("ADDED", &a), event("ADDED", &namespace("b", 7)), bookmark(9)]));
     let (script, began) = (Script::new(answers), tokio::time::Instant::now());
     assert_eq!(said(&script, 4).await, ["+a", "synced", "+a", "+b"]);
-    assert!(began.elapsed() > Duration::from_secs(60), "12 refusals in {:?}", began.elapsed());
+    assert!(began.elapsed() > Duration::from_mins(1), "12 refusals in {:?}", began.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
