@@ -110,7 +110,13 @@ impl Cluster {
 
     fn node(ns: Namespace, number: u8, mode: Mode, routed: bool) -> Node {
         let other = 3 - number;
-        let overlay = if mode != Mode::Native {
+        let overlay = if mode == Mode::Native {
+            let i = if routed { usize::from(number) - 1 } else { 0 };
+            let last = if routed { 254 } else { u16::from(other) };
+            ns.ip(&format!("route add 10.{other}.0.0/24 via 10.201.{i}.{last} src {}", node_v4(number)));
+            ns.ip(&format!("route add fd10:{other}::/64 via fd21:{i}::{last} src {}", node_v6(number)));
+            0
+        } else {
             ns.ip(&format!(
                 "link add vx0 address {HOST_MAC} type vxlan external dstport 8472 nolearning udp6zerocsumrx"
             ));
@@ -118,12 +124,6 @@ impl Cluster {
             ns.ip(&format!("route add 10.{other}.0.0/24 dev vx0 src {}", node_v4(number)));
             ns.ip(&format!("route add fd10:{other}::/64 dev vx0 src {}", node_v6(number)));
             index(&ns, "vx0")
-        } else {
-            let i = if routed { usize::from(number) - 1 } else { 0 };
-            let last = if routed { 254 } else { u16::from(other) };
-            ns.ip(&format!("route add 10.{other}.0.0/24 via 10.201.{i}.{last} src {}", node_v4(number)));
-            ns.ip(&format!("route add fd10:{other}::/64 via fd21:{i}::{last} src {}", node_v6(number)));
-            0
         };
         let uplink = index(&ns, "up0");
         let options = Options {

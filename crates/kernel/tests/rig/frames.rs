@@ -135,7 +135,7 @@ pub fn fragment(macs: &[u8; 12], ends: (IpAddr, IpAddr), id: u32, offset: usize,
         let mut h = vec![0x45, 0];
         h.extend((20 + piece.len() as u16).to_be_bytes());
         h.extend((id as u16).to_be_bytes());
-        h.extend((place / 8 | u16::from(more) << 13).to_be_bytes());
+        h.extend(((place / 8) | (u16::from(more) << 13)).to_be_bytes());
         h.extend([64, 17, 0, 0]);
         h.extend(octets(ends.0));
         h.extend(octets(ends.1));

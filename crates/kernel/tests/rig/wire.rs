@@ -145,7 +145,7 @@ fn ip(layer: &Layer<'_>, ends: (IpAddr, IpAddr), next: u8, payload: &[u8], bad: 
         let more = u16::from(place.ends_with('+'));
         let place: u16 = place.trim_end_matches('+').parse().unwrap();
         let flags = if layer.setting("df").is_some() { 0x4000 } else { more << 13 };
-        h.extend((place / 8 | flags).to_be_bytes());
+        h.extend(((place / 8) | flags).to_be_bytes());
         h.extend([layer.number("ttl", 64) as u8, next, 0, 0]);
         h.extend(octets(ends.0));
         h.extend(octets(ends.1));
