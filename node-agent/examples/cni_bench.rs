@@ -4,6 +4,7 @@
 //!
 //! Prints one JSON object a line, as `cargo xtask bench` reads it.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a bench ends with its first failure")]
+#![allow(clippy::cast_precision_loss, reason = "bytes of memory in MiB")]
 #![allow(clippy::disallowed_methods, reason = "a program for developers, not part of the product")]
 
 use std::{
@@ -326,14 +327,15 @@ impl Rig {
         self.made += count;
         let mark = if side == Side::Ours { "p" } else { "q" };
         let names: Vec<String> = (from..from + count).map(|n| format!("{}{mark}{n}", self.prefix)).collect();
-        sh(&names.iter().map(|n| format!("ip netns add {n}; ip -n {n} link set lo up\n")).collect::<String>());
+        let lines: Vec<String> = names.iter().map(|n| format!("ip netns add {n}; ip -n {n} link set lo up")).collect();
+        sh(&lines.join("\n"));
         self.pods.extend(names.iter().cloned());
         names
     }
 
     fn remove_pods(&mut self) {
-        let all: String = self.pods.iter().map(|n| format!("ip netns del {n}\n")).collect();
-        sh(&all);
+        let lines: Vec<String> = self.pods.iter().map(|n| format!("ip netns del {n}")).collect();
+        sh(&lines.join("\n"));
         self.pods.clear();
     }
 

@@ -5,8 +5,7 @@ use std::process::ExitCode;
 use axoneme_node_agent::{
     app,
     args::{Cli, Command},
-    relay,
-    uninstall,
+    relay, uninstall,
 };
 use axoneme_runtime::{
     drain,

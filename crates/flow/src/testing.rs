@@ -1,5 +1,7 @@
 //! Random records, and names for them, for the tests of this crate and of those that show flows.
 
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "compiled for tests only, which fail by panicking")]
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use axoneme_model::{

@@ -57,8 +57,10 @@ const LOCAL: [(&str, u8); 3] = [("a", 1), ("b", 2), ("c", 3)];
 const KNOWN: [(&str, u8, u32, u16, bool); 3] =
     [("remote", 11, 1011, 1, false), ("node", 21, 1, 0, true), ("neighbour", 22, 6, 2, true)];
 const VIP: u8 = 41;
-/// Protocol, port, backend's name, its port; no backend: refused.
-const SERVICES: [(u8, u16, Option<(&str, u16)>); 6] = [
+/// Name and port.
+type Backend = (&'static str, u16);
+/// Protocol, port, backend; no backend: refused.
+const SERVICES: [(u8, u16, Option<Backend>); 6] = [
     (6, 80, Some(("b", 8080))),
     (17, 53, Some(("b", 5353))),
     (6, 81, Some(("a", 8080))),
@@ -504,7 +506,6 @@ fn files() -> Vec<PathBuf> {
     files
 }
 
-#[expect(clippy::disallowed_methods, reason = "the switch that blesses, and the place where it must not")]
 fn blessing() -> bool {
     let wanted = std::env::var_os("AXONEME_BLESS").is_some();
     assert!(!wanted || std::env::var_os("CI").is_none(), "fixtures are blessed by people, not by CI");

@@ -76,7 +76,9 @@ impl<'a> Way<'a> {
     }
 
     fn send(&self, frames: &[Vec<u8>]) {
-        frames.iter().for_each(|f| self.tap.send(f));
+        for frame in frames {
+            self.tap.send(frame);
+        }
     }
 
     /// Whether any packet between the two ends reached the receiving pod since the last time.
@@ -109,10 +111,13 @@ fn receive(s: &UdpSocket) -> Option<Vec<u8>> {
     s.recv(&mut b).ok().map(|n| b[..n].to_vec())
 }
 
+/// Brings the fragments of a datagram into an order.
+type Shuffle = fn(&mut Vec<Vec<u8>>);
+
 /// The same promises for a way and both families.
 fn every_order(way: &mut Way<'_>, what: &str) {
     let open = way.socket(OPEN);
-    let orders: [(&str, fn(&mut Vec<Vec<u8>>)); 5] = [
+    let orders: [(&str, Shuffle); 5] = [
         ("in order", |_| ()),
         ("reversed", |f| f.reverse()),
         ("the first in the middle", |f| f.rotate_left(2)),

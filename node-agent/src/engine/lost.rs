@@ -11,7 +11,7 @@ use crate::endpoint::Phase;
 /// Between looks at the node's links.
 const LOOK: Duration = Duration::from_secs(30);
 /// A link that was missing for so long does not come back, and its runtime has had the time for a DEL.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 impl Engine {
     /// Looks for live endpoints without a link, and removes those that have been so for a while.

@@ -79,7 +79,7 @@ fn refused_and_taken_again(lab: &Lab, f: &Fixture) -> Result<()> {
         Ok((text("reason"), text("message")))
     };
     let limit = TABLE_ENTRIES.to_string();
-    let names_the_limit = |(reason, message): &(String, String)| reason == "Refused" && message.contains(&limit);
+    let names_the_limit = |(reason, message): &(String, String)| reason == "TableTooLarge" && message.contains(&limit);
     Lab::eventually("refused with the limit's name", SOON, refused, names_the_limit)
         .with_context(|| format!("first {condition}"))?;
     let kept = verdict(lab, f)?;

@@ -22,7 +22,10 @@ use super::{
     datapath::BpfDatapath,
     system::io_error,
 };
-use crate::{datapath::Result, net::LINK_PREFIX};
+use crate::{
+    datapath::Result,
+    net::{LINK_PREFIX, Netlink, Network as _},
+};
 
 const NEW_LINK: u16 = 16;
 const DELETE_LINK: u16 = 17;
@@ -59,6 +62,8 @@ const OVERHEAD: u16 = 8000;
 const LONGEST: u32 = 65_535;
 /// Bytes that wait at most.
 const CAPACITY: u32 = 1 << 20;
+
+const ALIAS_TEXT: &str = "axoneme waiting room";
 
 pub(super) const PROGRAM: &str = "from_waiting";
 
@@ -98,13 +103,19 @@ fn pair([near, far]: &[String; 2]) -> Vec<u8> {
     header(NEW_LINK, CREATE | EXCLUSIVE, &body)
 }
 
-fn named(ifindex: u32) -> Vec<u8> {
+fn without_address(ifindex: u32) -> Vec<u8> {
     let (mut inet6, mut spec) = (Vec::new(), Vec::new());
     attribute(&mut inet6, ADDR_GEN_MODE, &NO_ADDRESS);
     attribute(&mut spec, AF_INET6, &inet6);
     let mut body = link_header(ifindex, 0);
-    attribute(&mut body, ALIAS, b"axoneme waiting room\0");
     attribute(&mut body, AF_SPEC, &spec);
+    header(SET_LINK, 0, &body)
+}
+
+/// The name by which the agent's `uninstall` knows its links.
+fn named(ifindex: u32) -> Vec<u8> {
+    let mut body = link_header(ifindex, 0);
+    attribute(&mut body, ALIAS, &text(ALIAS_TEXT));
     header(SET_LINK, 0, &body)
 }
 
@@ -130,7 +141,14 @@ fn index(name: &str) -> io::Result<u32> {
     nix::net::if_::if_nametoindex(name).map_err(io::Error::from)
 }
 
-/// The room's ends in this network namespace, made if they are not there.
+/// Whether both ends were made to the last step, which gives them their alias.
+fn is_whole(names: &[String]) -> bool {
+    let links = Netlink::open().and_then(|n| n.links()).unwrap_or_default();
+    let whole = |name: &String| links.iter().any(|l| l.name == *name && l.alias == ALIAS_TEXT && l.up);
+    names.iter().all(whole)
+}
+
+/// The room's ends in this network namespace, made if they are not there. A whole room is left as it is.
 fn build() -> io::Result<[u32; 2]> {
     let names = names();
     match call(&pair(&names)) {
@@ -139,8 +157,11 @@ fn build() -> io::Result<[u32; 2]> {
     }
     let [near, far] = &names;
     let ends = [index(near)?, index(far)?];
+    if is_whole(&names) {
+        return Ok(ends);
+    }
     for ifindex in ends {
-        call(&named(ifindex))?;
+        call(&without_address(ifindex))?;
     }
     let [to, _] = ends;
     call(&queue(to))?;
@@ -148,6 +169,9 @@ fn build() -> io::Result<[u32; 2]> {
     std::fs::write(format!("/proc/sys/net/ipv4/conf/{far}/rp_filter"), "0")?;
     for ifindex in ends {
         call(&header(SET_LINK, 0, &link_header(ifindex, UP)))?;
+    }
+    for ifindex in ends {
+        call(&named(ifindex))?;
     }
     Ok(ends)
 }
@@ -192,7 +216,9 @@ mod tests {
 
     #[test]
     fn messages_are_as_long_as_they_say() {
-        for message in [pair(&names()), named(3), queue(3), header(SET_LINK, 0, &link_header(3, UP))] {
+        for message in
+            [pair(&names()), without_address(3), named(3), queue(3), header(SET_LINK, 0, &link_header(3, UP))]
+        {
             let length = u32::from_ne_bytes(message[..4].try_into().unwrap());
             assert_eq!(length as usize, message.len());
             assert_eq!(message.len() % 4, 0);

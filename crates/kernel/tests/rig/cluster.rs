@@ -27,6 +27,7 @@ pub fn index(ns: &Namespace, link: &str) -> u32 {
 }
 
 impl Cluster {
+    #[allow(clippy::too_many_lines, reason = "a network is laid out in one piece")]
     /// `routed`: a router stands between the nodes; its link to the second one carries so many bytes.
     pub fn new(mode: Mode, routed: Option<u32>) -> Self {
         let spaces = [Namespace::new("n1"), Namespace::new("n2")];

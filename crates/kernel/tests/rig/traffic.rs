@@ -54,7 +54,7 @@ pub fn serve_udp(ns: &Namespace, port: u16) {
     ns.spawn(move || {
         let s = UdpSocket::bind(("::", port)).unwrap();
         ready.send(()).unwrap();
-        let mut b = [0; 65536];
+        let mut b = vec![0; 65536];
         while let Ok((n, from)) = s.recv_from(&mut b) {
             let _ = s.send_to(&b[..n], from);
         }
