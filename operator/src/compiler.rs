@@ -6,7 +6,7 @@ use std::{
 };
 
 use axoneme_compile::{Change, ChangeSet, Compiler, Event, TableChange};
-use axoneme_model::{Identity, Labels, world::ClusterConfig};
+use axoneme_model::{Identity, Labels, Policy, world::ClusterConfig};
 use axoneme_wire::{Row, RowChange, RowKey, TablePatch};
 
 use crate::state::WorldChange;
@@ -40,6 +40,12 @@ impl Rows {
         let rows = self.rows(&changes);
         self.first = false;
         Applied { rows, wanted: changes.wanted }
+    }
+
+    /// Whether the policy reads labels that no identity holds yet.
+    #[must_use]
+    pub fn reads_new(&self, policy: &Policy) -> bool {
+        !self.first && self.compiler.reads_new(policy)
     }
 
     /// Of these sets, those that a pod asks for that has another identity now.

@@ -4,6 +4,7 @@
 //! write that failed, a node that doesn't acknowledge.
 
 mod deliver;
+mod hold;
 mod lead;
 
 use std::{
@@ -76,6 +77,7 @@ pub struct Core {
     pub(crate) hub: Hub,
     rows: Rows,
     identities: Identities,
+    holding: hold::Holding,
     timing: Timing,
     /// Rows of settings with the revision that brought them.
     configs: BTreeMap<Arc<str>, (NodeConfigRow, u64)>,
@@ -123,6 +125,7 @@ impl Core {
             hub: Hub::new(operator),
             rows: Rows::default(),
             identities: Identities::default(),
+            holding: hold::Holding::default(),
             timing,
             configs: BTreeMap::new(),
             addresses: ipam::Plan::default(),

@@ -106,6 +106,12 @@ impl Identities {
         &self.active
     }
 
+    /// Whether pods may use the set's number, or none asks for it.
+    #[must_use]
+    pub fn is_usable(&self, labels: &Labels) -> bool {
+        self.active.contains_key(labels) || !self.wanted.contains(labels)
+    }
+
     /// What changed in the numbers that pods may use, since the last call.
     pub fn take_changes(&mut self) -> Vec<(Labels, Option<Identity>)> {
         std::mem::take(&mut self.changes)

@@ -32,9 +32,11 @@ use axoneme_model::{
 use crate::{
     Assignments, Compiled, Held, PodKey,
     changes::{Change, ChangeSet, Changes, NodeChanges, TableChange, Tracked},
+    identity::{always, names_read},
     peer::Base,
     row,
     service::service_row,
+    spec::RuleSpec,
 };
 
 /// Something in the cluster changed. None: it is gone.
@@ -363,6 +365,15 @@ impl Compiler {
     pub fn unnumbered(&self) -> BTreeSet<Labels> {
         let wanted = self.rows.wanted.rows().keys();
         wanted.filter(|l| !self.assignments.contains_key(*l)).cloned().collect()
+    }
+
+    /// Whether the policy reads a label of pods that nothing in the world reads yet: identities would split.
+    #[must_use]
+    pub fn reads_new(&self, policy: &Policy) -> bool {
+        let groups = BTreeMap::new();
+        let new = |name: &Arc<str>| !always(name) && !self.book.names.contains(name);
+        let rules = (0..).zip(&policy.rules).map(|(i, rule)| RuleSpec::of(policy, i, rule, &groups));
+        rules.into_iter().any(|rule| rule.selectors().flat_map(names_read).any(new))
     }
 
     /// The numbers that no pod has or asks for: they may be taken back after a while.

@@ -19,6 +19,6 @@ pub(crate) fn identity_labels(security: &Labels, read: impl Fn(&str) -> bool) ->
     security.retain(|k| always(&k.name) || read(&k.name))
 }
 
-fn always(name: &str) -> bool {
+pub(crate) fn always(name: &str) -> bool {
     [names::NAMESPACE, names::SERVICE_ACCOUNT, names::CLUSTER].contains(&name)
 }

@@ -7,7 +7,7 @@ use axoneme_model::rows::{EndpointRow, IdentityRow};
 use axoneme_wire::{Row, RowChange, RowKey};
 
 use super::Core;
-use crate::configs;
+use crate::{configs, state::WorldChange};
 
 /// Rounds of compiling in one flush: numbers that became usable change rows, which changes nothing further.
 const ROUNDS: usize = 4;
@@ -17,13 +17,23 @@ impl Core {
         let mut rows = Vec::new();
         let mut announce = Vec::new();
         for _ in 0..ROUNDS {
-            let (changes, numbers) = (self.cluster.take_changes(), self.identities.take_changes());
+            let numbers = self.identities.take_changes();
+            let mut changes = self.holding.release(self.hub.acked_by_all(), now);
+            self.statuses.extend(changes.iter().filter_map(|c| match c {
+                WorldChange::Policy(object, Some(_)) => Some(object.clone()),
+                _ => None,
+            }));
+            let until = now + self.timing.announce;
+            let (fresh, wait) = self.holding.hold(self.cluster.take_changes(), |p| self.rows.reads_new(p), until);
+            changes.extend(fresh);
             if changes.is_empty() && numbers.is_empty() && announce.is_empty() && !rows.is_empty() {
                 break;
             }
             if !changes.is_empty() || !numbers.is_empty() {
                 let applied = self.rows.apply(changes, numbers);
                 rows.extend(applied.rows);
+                let asked = applied.wanted.iter().filter(|(_, wanted)| **wanted).map(|(l, _)| l.clone()).collect();
+                self.holding.wait_for(&wait, &asked);
                 applied.wanted.into_iter().for_each(|(labels, wanted)| self.identities.want(labels, wanted));
             }
             if self.local {
@@ -32,7 +42,7 @@ impl Core {
                 }
             }
             let pending = self.identities.pending();
-            if pending.is_empty() {
+            if pending.is_empty() && wait.is_empty() {
                 break;
             }
             let moves = self.rows.moves_to(&pending);
@@ -47,10 +57,8 @@ impl Core {
         let configs = self.config_rows();
         rows.extend(configs.iter().cloned());
         self.choose_pools(&mut rows);
-        if rows.is_empty() {
-            return;
-        }
-        let revision = self.hub.publish(rows);
+        let revision = if rows.is_empty() { self.hub.revision() } else { self.hub.publish(rows) };
+        self.holding.published(revision, |set| self.identities.is_usable(set));
         for (id, labels) in announce {
             self.identities.announced(id, labels, revision, now + self.timing.announce);
         }

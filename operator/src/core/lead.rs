@@ -208,6 +208,10 @@ impl Core {
         self.status_due = Some(now + self.timing.status);
         for object in std::mem::take(&mut self.statuses) {
             let Some(entry) = self.cluster.policies.get(&object) else { continue };
+            // told when its rules are compiled: what nodes have until then is not this generation
+            if self.holding.holds(&object) {
+                continue;
+            }
             let generation = entry.loaded.policy().map_or(entry.generation, |p| p.generation);
             let e = self.hub.enforcement(&object, generation);
             writes.extend(status::policy(&object, entry, &e, wall));

@@ -128,7 +128,7 @@ impl Replica {
                 let outcome = server.write(w);
                 self.core.wrote(&w.key, outcome, self.now);
             }
-            if writes.is_empty() && self.read == server.log.len() {
+            if writes.is_empty() && self.read == server.log.len() && self.core.holding.is_empty() {
                 return;
             }
         }
@@ -351,6 +351,7 @@ fn a_policy_that_starts_to_read_a_label_splits_identities_make_before_break() {
     r.hear(&s);
     let writes = r.flush();
     assert_eq!(identity_of(&r), before, "pods keep what they have while there is no number");
+    assert!(!in_force(&r), "rules wait for what they tell apart");
     for w in &writes {
         let outcome = s.write(w);
         r.core.wrote(&w.key, outcome, r.now);
@@ -358,6 +359,70 @@ fn a_policy_that_starts_to_read_a_label_splits_identities_make_before_break() {
     r.settle(&mut s);
     let after = identity_of(&r);
     assert_ne!(after["a"], after["b"]);
+    assert!(in_force(&r));
+    assert!(has_no_reader(&r));
+}
+
+/// Whether some pod's table has the rules of a policy.
+fn in_force(r: &Replica) -> bool {
+    r.core.rows.all().tables.values().any(|t| !t.policies.is_empty())
+}
+
+fn has_no_reader(r: &Replica) -> bool {
+    r.core.rows.all().rules.values().all(|rule| !rule.rule.object.name.contains('('))
+}
+
+#[test]
+fn rules_wait_for_identities_no_longer_than_an_announcement() {
+    let mut s = cluster();
+    let mut r = Replica::new("a");
+    r.core.lead(Leadership::Me);
+    r.settle(&mut s);
+    s.put(Kind::CiliumNetworkPolicy, policy("web", "db", 1));
+    r.hear(&s);
+    r.flush();
+    r.now += Duration::from_secs(2);
+    r.flush();
+    assert!(!in_force(&r));
+    r.now += Duration::from_secs(1);
+    r.flush();
+    assert!(in_force(&r), "no number came, but a policy is a policy");
+    assert!(has_no_reader(&r));
+}
+
+#[test]
+fn a_policy_that_goes_while_its_rules_wait_leaves_nothing() {
+    let mut s = cluster();
+    let mut r = Replica::new("a");
+    r.core.lead(Leadership::Me);
+    r.settle(&mut s);
+    let before = r.core.rows.all();
+    let object = ObjectRef::new(Kind::CiliumNetworkPolicy, "ns", "p");
+    s.put(Kind::CiliumNetworkPolicy, policy("web", "db", 1));
+    r.hear(&s);
+    r.flush();
+    s.delete(&object);
+    r.hear(&s);
+    r.flush();
+    assert_eq!(r.core.rows.all(), before);
+    r.now += Timing::default().announce;
+    r.flush();
+    assert_eq!(r.core.rows.all(), before);
+}
+
+#[test]
+fn a_policy_of_labels_that_are_read_already_does_not_wait() {
+    let mut s = cluster();
+    let mut r = Replica::new("a");
+    r.core.lead(Leadership::Me);
+    s.put(Kind::CiliumNetworkPolicy, policy("web", "db", 1));
+    r.settle(&mut s);
+    let generation = |r: &Replica| r.core.rows.all().tables.values().flat_map(|t| t.policies.values().copied()).max();
+    assert_eq!(generation(&r), Some(1));
+    s.put(Kind::CiliumNetworkPolicy, policy("db", "web", 2));
+    r.hear(&s);
+    r.flush();
+    assert_eq!(generation(&r), Some(2));
 }
 
 /// What must hold of the server at any time.
@@ -467,6 +532,10 @@ proptest! {
         for i in order {
             let (kind, object) = objects[i].clone();
             r.core.source(SourceEvent::Apply { kind, object });
+            r.flush();
+        }
+        // rules that wait come into force after what they wait for
+        while !r.core.holding.is_empty() {
             r.flush();
         }
         let rows = r.core.rows.all();

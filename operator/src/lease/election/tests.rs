@@ -54,6 +54,8 @@ struct Replica {
     /// Milliseconds that its steady clock has missed: its machine slept.
     missed: u64,
     asleep_until: u64,
+    /// When its clock of the wall was set.
+    set_at: Option<u64>,
     seen: Seen,
     hold: Option<Renewed>,
     leadership: Leadership,
@@ -161,7 +163,7 @@ proptest! {
         let base = Renewed { steady: Instant::now(), wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000) };
         let mut server = Server::default();
         let mut replicas: Vec<Replica> = fast.iter().enumerate().map(|(i, fast)| Replica {
-            name: format!("r{i}"), fast: *fast, off: 0, missed: 0, asleep_until: 0, seen: Seen::default(), hold: None,
+            name: format!("r{i}"), fast: *fast, off: 0, missed: 0, asleep_until: 0, set_at: None, seen: Seen::default(), hold: None,
             leadership: Leadership::Unknown, attempt: None, next: i as u64 * 300, cut_until: 0, delay: 5,
         }).collect();
         let (mut world, mut due) = (0u64, 0u64);
@@ -181,10 +183,11 @@ proptest! {
                 match fault {
                     Fault::Cut(ms) => r.cut_until = world + ms,
                     Fault::Slow(ms) => r.delay = ms,
-                    // nobody sets back the clock of a machine that slept by just that time before its replica has looked
-                    // at the Lease again: two clocks that are held back alike can't be told
-                    Fault::Set(ms) if world >= r.asleep_until + 5000 => r.off = ms,
+                    // nobody sets back the clock of a machine by just the time that it slept, or is about to sleep, before
+                    // its replica has looked at the Lease again: two clocks that are held back alike can't be told
+                    Fault::Set(ms) if world >= r.asleep_until + 5000 => (r.off, r.set_at) = (ms, Some(world)),
                     Fault::Set(_) => {}
+                    Fault::Sleep(_) if r.set_at.is_some_and(|at| world < at + 5000) => {}
                     Fault::Sleep(ms) => {
                         r.asleep_until = r.asleep_until.max(world + ms);
                         // what it has sent arrives or is lost; what it has not sent, it asks again before it does
