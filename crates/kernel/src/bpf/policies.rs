@@ -28,10 +28,14 @@ pub(super) struct Tables {
 }
 
 impl Tables {
-    /// The tables that are pinned.
+    /// The tables that are pinned and in use. Spare ones are made anew. Kernels before 6.7 wait for an RCU grace period at
+    /// each look into the outer map, so that is done where a slot says that there is a table.
     pub(super) fn read(maps: &Maps) -> Result<Self> {
         let mut tries = BTreeMap::new();
         for place in 1..SLOTS {
+            if maps.slots.get(&place)?.is_none_or(|slot| slot.flags & SLOT_VALID == 0) {
+                continue;
+            }
             let Some(id) = maps.policy.get(&place)? else { continue };
             let found = sys::map_by_id(id).map_err(|e| io_error(format!("open policy table of slot {place}"), e))?;
             if let Some(fd) = found {
