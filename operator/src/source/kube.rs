@@ -6,13 +6,14 @@ use std::{
 };
 
 use axoneme_model::{Kind, ObjectRef};
+use backon::ExponentialBuilder;
 use futures::StreamExt;
 use kube::{
     Api, Client,
     core::{ApiResource, DynamicObject, GroupVersionKind},
     runtime::{WatchStreamExt, watcher},
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -21,11 +22,20 @@ use super::{SourceEvent, slim::slim};
 /// How often a kind is looked for whose definition is absent.
 const ABSENT_PAUSE: Duration = Duration::from_secs(5);
 
+/// Between attempts while the API server cannot be reached, each made longer at random by up to itself. The usual half a
+/// minute would be spent twice after an outage, since a watch that is taken up again is then told that its history is
+/// gone: a policy applied in that minute would wait for the end of it. A request a second and kind is nothing to a
+/// server that answers, and less to one that does not.
+const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
+
 /// After 410, doubled with each in a row up to 16 s.
 const EXPIRED_PAUSE: Duration = Duration::from_millis(250);
 const EXPIRED_DOUBLINGS: u32 = 6;
 
-/// The nobody who listens has gone.
+/// An outage is told again after this long.
+const WARN_EVERY: Duration = Duration::from_mins(1);
+
+/// Nobody listens any more.
 struct Gone;
 
 /// The API resource of a kind.
@@ -53,7 +63,8 @@ pub fn resource(kind: Kind) -> ApiResource {
 /// Watches one kind in all namespaces until cancelled. Relists after 410, on errors with backoff; what vanished in the
 /// meantime is deleted.
 pub async fn watch(client: Client, kind: Kind, events: mpsc::Sender<SourceEvent>, cancel: CancellationToken) {
-    let mut watch = Watch { kind, events, known: HashSet::new(), seen: HashSet::new(), synced: false, expired: 0 };
+    let mut watch =
+        Watch { kind, events, known: HashSet::new(), seen: HashSet::new(), synced: false, expired: 0, warned: None };
     let mut streaming = true;
     loop {
         let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource(kind));
@@ -99,12 +110,14 @@ struct Watch {
     synced: bool,
     /// How often in a row the history was lost.
     expired: u32,
+    /// When an interruption was last said aloud.
+    warned: Option<Instant>,
 }
 
 impl Watch {
     async fn run(&mut self, api: Api<DynamicObject>, config: watcher::Config) -> End {
         let streaming = config.initial_list_strategy == watcher::InitialListStrategy::StreamingList;
-        let mut stream = watcher(api, config).default_backoff().boxed();
+        let mut stream = watcher(api, config).backoff(pauses()).boxed();
         while let Some(event) = stream.next().await {
             let said = match event {
                 Ok(e) => self.event(e).await,
@@ -112,7 +125,7 @@ impl Watch {
                     Some(404) => return self.absent().await,
                     Some(400 | 422) if streaming && !self.synced => return End::Unsupported,
                     status => {
-                        warn!(kind = self.kind.as_str(), error = %e, "watch interrupted, trying again");
+                        self.interrupted(&e);
                         if status == Some(410) {
                             self.rest().await;
                         }
@@ -125,6 +138,16 @@ impl Watch {
             }
         }
         End::Gone
+    }
+
+    /// Each attempt of an outage is one; said once a minute.
+    fn interrupted(&mut self, error: &watcher::Error) {
+        if self.warned.is_some_and(|at| at.elapsed() < WARN_EVERY) {
+            debug!(kind = self.kind.as_str(), %error, "watch interrupted, trying again");
+        } else {
+            self.warned = Some(Instant::now());
+            warn!(kind = self.kind.as_str(), %error, "watch interrupted, trying again");
+        }
     }
 
     /// The backoff of the watcher begins anew with each list that the API server starts; one that has lost its history
@@ -194,6 +217,11 @@ impl Watch {
     async fn say(&self, event: SourceEvent) -> Result<(), Gone> {
         self.events.send(event).await.map_err(|_| Gone)
     }
+}
+
+fn pauses() -> watcher::ExponentialBackoff {
+    let (least, most) = RETRY_PAUSE;
+    ExponentialBuilder::default().with_min_delay(least).with_max_delay(most).with_jitter().without_max_times().into()
 }
 
 fn status_of(e: &watcher::Error) -> Option<u16> {

@@ -19,6 +19,8 @@ enum Answer {
     Status(u16),
     /// A plain list.
     List(Vec<Value>),
+    /// Until then: 503 to everybody.
+    Away(tokio::time::Instant),
 }
 
 /// Plays the answers one by one; then watches stay silent.
@@ -44,7 +46,14 @@ impl Script {
         let next = {
             let mut s = self.0.lock().unwrap();
             s.1.push(query);
-            s.0.pop_front()
+            let back = tokio::time::Instant::now();
+            if matches!(s.0.front(), Some(Answer::Away(until)) if *until <= back) {
+                s.0.pop_front();
+            }
+            match s.0.front() {
+                Some(Answer::Away(_)) => Some(Answer::Status(503)),
+                _ => s.0.pop_front(),
+            }
         };
         let (code, body) = match next {
             None => std::future::pending().await,
@@ -54,6 +63,7 @@ impl Script {
                 json!({"apiVersion": "v1", "kind": "NamespaceList", "metadata": {"resourceVersion": "50"}, "items": items})
                     .to_string(),
             ),
+            Some(Answer::Away(_)) => unreachable!("answered with its status"),
             Some(Answer::Status(code)) => (
                 code,
                 json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "no", "reason": "no",
@@ -132,6 +142,26 @@ async fn a_storm_of_410_is_met_with_pauses_and_deletes_nothing() {
     let (script, began) = (Script::new(answers), tokio::time::Instant::now());
     assert_eq!(said(&script, 4).await, ["+a", "synced", "+a", "+b"]);
     assert!(began.elapsed() > Duration::from_mins(1), "12 refusals in {:?}", began.elapsed());
+}
+
+/// A server that was away has forgotten the history, too. What is applied right after it is back must not wait for
+/// pauses that grew while it was away.
+#[tokio::test(start_paused = true)]
+async fn an_outage_of_minutes_is_over_seconds_after_the_server_is_back() {
+    let gone = json!({"kind": "Status", "apiVersion": "v1", "code": 410, "status": "Failure", "reason": "Expired", "message": "too old"});
+    let began = tokio::time::Instant::now();
+    let back = began + Duration::from_mins(5);
+    let script = Script::new(vec![
+        Answer::Watch(vec![event("ADDED", &namespace("a", 1)), bookmark(5)]),
+        Answer::Away(back),
+        Answer::Watch(vec![event("ERROR", &gone)]),
+        Answer::Watch(vec![event("ADDED", &namespace("a", 1)), event("ADDED", &namespace("b", 9)), bookmark(9)]),
+    ]);
+    assert_eq!(said(&script, 4).await, ["+a", "synced", "+a", "+b"]);
+    let late = tokio::time::Instant::now() - back;
+    assert!(late < Duration::from_secs(6), "{late:?} after the server was back");
+    let asked = script.queries().len();
+    assert!((150..1000).contains(&asked), "{asked} requests in five minutes");
 }
 
 #[tokio::test(start_paused = true)]
