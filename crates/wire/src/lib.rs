@@ -17,6 +17,7 @@
 //!
 //! It does not decide anything, touch the API server or the kernel.
 
+pub mod archive;
 pub mod change;
 pub mod client;
 mod convert;
