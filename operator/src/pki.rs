@@ -11,6 +11,7 @@
 //! are open go on. A replica whose clock jumps makes certificates that agents with the right time take, and new ones
 //! when the clock is right again. *Assumptions*: agents read the ConfigMap before they connect.
 
+mod flows;
 mod keep;
 
 use std::time::{Duration, SystemTime};
@@ -18,8 +19,8 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context as _;
 use axoneme_wire::{SERVER_NAME, server::Tls};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    date_time_ymd,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, date_time_ymd,
 };
 
 pub use keep::{Keeper, authorities};
@@ -76,11 +77,15 @@ impl Authority {
     /// A certificate for a replica, good for [`SERVER_NAME`] from long ago (an agent's clock may be behind) until that
     /// time.
     pub fn issue(&self, until: SystemTime) -> anyhow::Result<Tls> {
+        self.sign(vec![SERVER_NAME.to_owned()], ExtendedKeyUsagePurpose::ServerAuth, until)
+    }
+
+    fn sign(&self, names: Vec<String>, usage: ExtendedKeyUsagePurpose, until: SystemTime) -> anyhow::Result<Tls> {
         let key = KeyPair::from_pem(&self.key_pem).context("key of the authority")?;
         let issuer = Issuer::new(params(), key);
-        let mut leaf = CertificateParams::new([SERVER_NAME.to_owned()])?;
+        let mut leaf = CertificateParams::new(names)?;
         leaf.is_ca = IsCa::ExplicitNoCa;
-        leaf.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+        leaf.extended_key_usages = vec![usage];
         let since_epoch = until.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         leaf.not_before = date_time_ymd(2020, 1, 1);
         leaf.not_after = date_time_ymd(1970, 1, 1) + since_epoch;

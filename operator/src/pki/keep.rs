@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{Authorities, Authority, NAME, ROTATE, Step, is_stale};
+use super::{Authorities, Authority, NAME, ROTATE, Step, flows, is_stale};
 use crate::lease::LeaseHold;
 
 const CERTIFICATE: &str = "ca.crt";
@@ -154,6 +154,7 @@ impl Keeper {
 
     /// Runs until cancelled.
     pub async fn run(mut self, cancel: CancellationToken) {
+        self.flows().await;
         loop {
             tokio::select! {
                 () = tokio::time::sleep(LOOK) => {}
@@ -162,6 +163,15 @@ impl Keeper {
             if let Err(e) = self.look().await {
                 warn!(error = format!("{e:#}"), "authorities can't be looked after; what is there stays");
             }
+            self.flows().await;
+        }
+    }
+
+    /// Those of flows are of use beside the rest: what goes wrong with them is told and tried again.
+    async fn flows(&self) {
+        let kept = flows::keep(&self.client, &self.namespace, &self.now, clock::wall(), self.hold.is_sure());
+        if let Err(e) = kept.await {
+            warn!(error = format!("{e:#}"), "certificates for flows can't be made; what is there stays");
         }
     }
 
