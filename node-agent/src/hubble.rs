@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -14,11 +15,14 @@ use axoneme_flow::Hub;
 use axoneme_hubble::{
     metrics::{self, Feeder, Metrics},
     node::{Node, Settings},
-    server::{self, PORT, Tls, TlsFiles},
+    server::{self, PORT, Routes, Tls, TlsFiles},
 };
 use clap::Args;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
+
+/// Serving relays is tried again so often.
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// Where flows are served. The names are those of the peers' settings where they mean the same.
 #[derive(Clone, Debug, Args)]
@@ -142,24 +146,44 @@ async fn serve(
             Err(error) => tracing::warn!(%error, %address, "metrics of flows are not served"),
         }
     }
-    match tcp(port, address).await {
-        Ok(Some((listener, tls))) => {
-            tracing::info!(%address, tls = tls.is_some(), "flows are served to relays");
-            tasks.spawn(server::serve_tcp(listener, tls, routes, cancel));
+    tasks.spawn(async move {
+        tokio::select! {
+            () = cancel.cancelled() => {}
+            () = tcp(port, address, routes, cancel.clone()) => {}
         }
-        Ok(None) => {}
-        Err(error) => tracing::warn!(error = format!("{error:#}"), "flows are not served to relays"),
-    }
+    });
     while tasks.join_next().await.is_some() {}
     keeper.await?;
     Ok(())
 }
 
-async fn tcp(port: Port, address: SocketAddr) -> Result<Option<(TcpListener, Option<Tls>)>> {
+/// Serves relays. Certificates may come later than this agent, which starts before anything else in a new cluster; an
+/// address may be in use by another product that is about to go.
+async fn tcp(port: Port, address: SocketAddr, routes: Routes, cancel: CancellationToken) {
+    let mut told = String::new();
+    let (listener, tls) = loop {
+        match listen(&port, address).await {
+            Ok(Some(listening)) => break listening,
+            Ok(None) => return,
+            Err(error) => {
+                let error = format!("{error:#}");
+                if error != told {
+                    tracing::warn!(error, "flows are not served to relays yet");
+                    told = error;
+                }
+            }
+        }
+        tokio::time::sleep(AGAIN).await;
+    };
+    tracing::info!(%address, tls = tls.is_some(), "flows are served to relays");
+    server::serve_tcp(listener, tls, routes, cancel).await;
+}
+
+async fn listen(port: &Port, address: SocketAddr) -> Result<Option<(TcpListener, Option<Tls>)>> {
     let tls = match port {
         Port::Off => return Ok(None),
         Port::Clear => None,
-        Port::Tls(files) => Some(files.load()?),
+        Port::Tls(files) => Some(files.clone().load()?),
     };
     let listener = TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))?;
     Ok(Some((listener, tls)))

@@ -15,7 +15,7 @@ use axoneme_hubble::{
 };
 use axoneme_runtime::drain;
 use clap::Args;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 /// Settings of the relay. The names are those of the peers' where they mean the same.
@@ -45,6 +45,12 @@ pub struct RelayArgs {
     /// Serve clients in clear text.
     #[arg(long, env = "AXONEME_RELAY_DISABLE_SERVER_TLS")]
     pub disable_server_tls: bool,
+    /// Serve clients on the loopback addresses in clear text too: those who forward a port to this pod.
+    #[arg(long, env = "AXONEME_RELAY_LOCAL_CLEAR_TEXT", conflicts_with = "disable_server_tls")]
+    pub local_clear_text: bool,
+    /// Where probes ask whether it serves (gRPC health, in clear text); default: nowhere.
+    #[arg(long, env = "AXONEME_RELAY_HEALTH_ADDRESS")]
+    pub health_address: Option<SocketAddr>,
     /// Name in lines about nodes.
     #[arg(long, env = "HOSTNAME", default_value = "relay")]
     pub name: String,
@@ -83,15 +89,25 @@ impl RelayArgs {
 /// Serves until SIGTERM.
 pub async fn run(args: RelayArgs) -> Result<()> {
     let tls = args.to_clients()?.map(TlsFiles::load).transpose()?;
-    let cancel = CancellationToken::new();
+    let (cancel, mut tasks) = (CancellationToken::new(), JoinSet::new());
     let (pool, following) = Pool::start(args.peer_service.clone(), args.to_nodes()?, cancel.clone());
     let version = format!("axoneme {}", env!("CARGO_PKG_VERSION"));
     let routes = relay::routes(Service::new(pool, &args.name, &version)).await?;
     let listener =
         TcpListener::bind(args.listen_address).await.with_context(|| format!("listen on {}", args.listen_address))?;
     tracing::info!(address = %listener.local_addr()?, tls = tls.is_some(), peers = args.peer_service, "relaying flows");
+    if let Some(address) = args.health_address {
+        let health = TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))?;
+        tasks.spawn(server::serve_health(health, cancel.clone()));
+    }
+    match tls {
+        Some(tls) if args.local_clear_text => {
+            tasks.spawn(server::serve_tcp_and_local(listener, tls, routes, cancel.clone()))
+        }
+        tls => tasks.spawn(server::serve_tcp(listener, tls, routes, cancel.clone())),
+    };
     tokio::select! {
-        () = server::serve_tcp(listener, tls, routes, cancel.clone()) => {}
+        Some(_) = tasks.join_next() => {}
         signal = drain::terminated() => tracing::info!(signal = signal?, "stopping"),
     }
     cancel.cancel();

@@ -32,8 +32,8 @@ use tokio_rustls::{
     },
     server::TlsStream,
 };
-use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
+use tokio_util::{either::Either, sync::CancellationToken};
+pub use tonic::service::Routes;
 
 use crate::{
     node::Node,
@@ -62,6 +62,8 @@ const CONNECTIONS: usize = 512;
 /// Bytes of a stream that wait to be sent.
 const SEND_BUFFER: usize = 32 << 10;
 const HANDSHAKE: Duration = Duration::from_secs(5);
+/// First byte of a TLS connection: the content type of a handshake (RFC 8446, 5.1). HTTP/2 begins with `P`.
+const TLS_HANDSHAKE: [u8; 1] = [22];
 /// Files of certificates are looked at so often at most.
 const RELOAD: Duration = Duration::from_secs(10);
 
@@ -153,6 +155,39 @@ pub async fn serve_tcp(listener: TcpListener, tls: Option<Tls>, routes: Routes, 
         Some(tls) => serve(accept, move |stream| shake(tls.clone(), stream), routes, cancel).await,
         None => serve(accept, |stream| ready(Some(stream)), routes, cancel).await,
     }
+}
+
+/// As [`serve_tcp`] with TLS, but clients of this very host may speak clear text: in a pod, those are its own containers
+/// and who has the right to forward a port to it (`kubectl port-forward`), whom the API server has asked for that right.
+pub async fn serve_tcp_and_local(listener: TcpListener, tls: Tls, routes: Routes, cancel: CancellationToken) {
+    let accept = move |cx: &mut Context<'_>| {
+        listener.poll_accept(cx).map_ok(|(stream, peer)| {
+            let _ = stream.set_nodelay(true);
+            (stream, peer.ip().to_canonical().is_loopback())
+        })
+    };
+    let tls = Arc::new(tls);
+    serve(accept, move |(stream, local)| greet(tls.clone(), stream, local), routes, cancel).await;
+}
+
+async fn greet(tls: Arc<Tls>, stream: TcpStream, local: bool) -> Option<Either<TcpStream, TlsStream<TcpStream>>> {
+    if local {
+        let mut first = [0];
+        let read = tokio::time::timeout(HANDSHAKE, stream.peek(&mut first)).await.ok()?.ok()?;
+        if read == 1 && first != TLS_HANDSHAKE {
+            return Some(Either::Left(stream));
+        }
+    }
+    shake(tls, stream).await.map(Either::Right)
+}
+
+/// Nothing but health, in clear text: what a kubelet's probe asks.
+pub async fn serve_health(listener: TcpListener, cancel: CancellationToken) {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    for name in ["", HEALTH_NAME] {
+        reporter.set_service_status(name, tonic_health::ServingStatus::Serving).await;
+    }
+    serve_tcp(listener, None, Routes::new(health), cancel).await;
 }
 
 /// None: no client of ours, or one that takes too long.

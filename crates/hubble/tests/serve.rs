@@ -247,6 +247,51 @@ async fn relays_need_a_certificate_of_the_right_authority() {
     assert_eq!(ask(None).await, Err(()));
 }
 
+#[tokio::test]
+async fn who_is_on_the_host_of_a_relay_may_speak_clear_text_and_others_may_not() {
+    const NAME: &str = "x.hubble-relay.cilium.io";
+    let rig = Rig::new(16).await;
+    let ours = Authority::new();
+    let file = |name: &str, text: &str| {
+        let path = rig.directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let (certificate, key) = ours.sign(NAME);
+    let files =
+        TlsFiles { certificate: file("c", &certificate), key: file("k", &key), client_ca: file("ca", &ours.pem) };
+    // any address of this machine but its loopback stands for another one; 192.0.2.1 is nobody's (RFC 5737), and a
+    // datagram socket that connects sends nothing
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    socket.connect("192.0.2.1:9").expect("this test needs a default route");
+    let outside = socket.local_addr().unwrap().ip();
+    let listener = tokio::net::TcpListener::bind("0.0.0.0:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let routes = server::routes(&rig.node).await.unwrap();
+    tokio::spawn(server::serve_tcp_and_local(listener, files.load().unwrap(), routes, rig.cancel.clone()));
+
+    let _silent = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let ask = |ip: std::net::IpAddr, with_tls: bool| {
+        let scheme = if with_tls { "https" } else { "http" };
+        let mut endpoint = Endpoint::from_shared(format!("{scheme}://{ip}:{port}")).unwrap();
+        if with_tls {
+            let (certificate, key) = ours.sign("client");
+            let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&ours.pem)).domain_name(NAME);
+            endpoint = endpoint.tls_config(tls.identity(Identity::from_pem(certificate, key))).unwrap();
+        }
+        async move {
+            let channel: Channel = timeout(SOON, endpoint.connect()).await.unwrap().map_err(|_| ())?;
+            let answer = timeout(SOON, ObserverClient::new(channel).server_status(ServerStatusRequest {})).await;
+            answer.unwrap().map(|a| a.into_inner().max_flows).map_err(|_| ())
+        }
+    };
+    let local = std::net::IpAddr::from([127, 0, 0, 1]);
+    assert_eq!(ask(local, false).await, Ok(16));
+    assert_eq!(ask(local, true).await, Ok(16));
+    assert_eq!(ask(outside, true).await, Ok(16));
+    assert_eq!(ask(outside, false).await, Err(()));
+}
+
 /// The body of a page, read as Prometheus does.
 async fn page(address: std::net::SocketAddr, path: &str) -> String {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

@@ -1,6 +1,11 @@
 //! Connections to the nodes that a peer service names.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -15,17 +20,27 @@ const CONNECT: Duration = Duration::from_secs(3);
 const KEEPALIVE: Duration = Duration::from_secs(15);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A peer service that fails is asked again after a second, then less and less often.
-const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 /// A new peer service has named all nodes after this long; what it has not named is gone.
 const SETTLED: Duration = Duration::from_secs(5);
 
-/// PEM files of a client with mutual TLS. They are read again for each new connection.
+/// Files of certificates are looked at so often.
+const RELOAD: Duration = Duration::from_secs(10);
+
+/// PEM files of a client with mutual TLS. When they change, nodes are connected to anew with what they say then; what
+/// is under way goes on.
 #[derive(Clone, Debug)]
 pub struct ClientTls {
     /// Authority of the nodes' certificates.
     pub ca: PathBuf,
     pub certificate: PathBuf,
     pub key: PathBuf,
+}
+
+impl ClientTls {
+    fn stamps(&self) -> [Option<SystemTime>; 3] {
+        [&self.ca, &self.certificate, &self.key].map(|p| std::fs::metadata(p).and_then(|m| m.modified()).ok())
+    }
 }
 
 /// A node.
@@ -59,7 +74,8 @@ impl Pool {
         let follow = async move {
             tokio::select! {
                 () = cancel.cancelled() => {}
-                () = follow(peers, tls, sender) => {}
+                () = follow(peers, tls.clone(), sender.clone()) => {}
+                () = renew(tls, sender) => {}
             }
         };
         let task = tokio::spawn(follow);
@@ -68,6 +84,31 @@ impl Pool {
 
     pub(super) fn targets(&self) -> Arc<Targets> {
         self.targets.borrow().clone()
+    }
+}
+
+/// Connects to all nodes anew when the files change: a renewed certificate is shown and a new authority believed
+/// before the old ones end. Connections that are open go on until their streams end.
+async fn renew(tls: Option<ClientTls>, targets: watch::Sender<Arc<Targets>>) {
+    let Some(tls) = tls else { return std::future::pending().await };
+    let mut stamps = tls.stamps();
+    loop {
+        tokio::time::sleep(RELOAD).await;
+        let new = tls.stamps();
+        if new == stamps {
+            continue;
+        }
+        stamps = new;
+        tracing::info!("certificates have changed: nodes are connected to with the new ones");
+        change(&targets, |all| {
+            for target in all.values_mut().filter(|t| t.server_name.is_some()) {
+                let channel = connection(&target.address, target.server_name.as_deref(), Some(&tls));
+                // files that are written only in part are read again when the rest is there
+                if channel.is_ok() || target.channel.is_err() {
+                    target.channel = channel;
+                }
+            }
+        });
     }
 }
 
@@ -171,4 +212,44 @@ pub(super) fn describe(error: &dyn std::error::Error) -> String {
         cause = e.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn certificates_that_come_or_change_later_are_taken_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let tls = ClientTls { ca: path("ca.crt"), certificate: path("tls.crt"), key: path("tls.key") };
+        let mut all = Targets::new();
+        let named = ChangeNotification {
+            name: "n1".into(),
+            address: "127.0.0.1:1".into(),
+            r#type: ChangeNotificationType::PeerAdded.into(),
+            tls: Some(crate::pb::peer::Tls { server_name: "n1.default.hubble-grpc.cilium.io".into() }),
+        };
+        apply(&mut all, &named, Some(&tls));
+        assert!(all["n1"].channel.as_ref().unwrap_err().contains("ca.crt"), "names the file that is missing");
+        let (sender, mut targets) = watch::channel(Arc::new(all));
+        let task = tokio::spawn(renew(Some(tls), sender));
+        tokio::task::yield_now().await;
+        // one after the other, as a kubelet on a busy node may: half of them are of no use yet
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new(vec!["relay".to_owned()]).unwrap().self_signed(&key).unwrap();
+        std::fs::write(path("ca.crt"), certificate.pem()).unwrap();
+        tokio::time::sleep(RELOAD * 2).await;
+        assert!(targets.borrow_and_update()["n1"].channel.as_ref().unwrap_err().contains("tls.crt"));
+        std::fs::write(path("tls.crt"), certificate.pem()).unwrap();
+        std::fs::write(path("tls.key"), key.serialize_pem()).unwrap();
+        tokio::time::sleep(RELOAD * 2).await;
+        assert!(targets.borrow_and_update()["n1"].channel.is_ok());
+        // spoilt files: the connection that works stays
+        std::fs::write(path("tls.key"), "").unwrap();
+        std::fs::remove_file(path("ca.crt")).unwrap();
+        tokio::time::sleep(RELOAD * 2).await;
+        assert!(targets.borrow()["n1"].channel.is_ok());
+        task.abort();
+    }
 }
