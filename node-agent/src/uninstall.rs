@@ -32,6 +32,7 @@ pub fn uninstall(places: &Places) -> Result<()> {
     part("nft table", network.set_masquerade(None).map_err(Into::into));
     part("settings", restore_settings(&network, places));
     part("state", remove_directories(places));
+    part("socket at the peers' place", remove_peers_socket(Path::new("/run/cilium/hubble.sock")));
     if problems.is_empty() { Ok(()) } else { bail!("not everything was removed:\n  {}", problems.join("\n  ")) }
 }
 
@@ -65,6 +66,22 @@ fn restore_settings(network: &dyn Network, places: &Places) -> Result<()> {
     GracePeriods::open(places.state_dir.join(SHORT_GRACE_PERIODS))?;
     let problems = Inventory::load(&store)?.restore(network, &store)?;
     if problems.is_empty() { Ok(()) } else { bail!(problems.join("; ")) }
+}
+
+/// The socket that a killed agent leaves where Hubble clients look, and its directory if nothing else is in it. One that
+/// somebody serves is another product's.
+fn remove_peers_socket(socket: &Path) -> Result<()> {
+    if std::os::unix::net::UnixStream::connect(socket).is_ok() {
+        return Ok(());
+    }
+    match std::fs::remove_file(socket) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
+        _ => {}
+    }
+    if let Some(dir) = socket.parent() {
+        let _ = std::fs::remove_dir(dir);
+    }
+    Ok(())
 }
 
 fn remove_directories(places: &Places) -> Result<()> {
