@@ -21,8 +21,8 @@ use std::{
 use axoneme_model::{
     Identity, PeerClass,
     rows::{
-        DirectionDefault, EndpointRow, IpRow, NodeConfigRow, NodeRow, PolicyEntry, PolicyKey, Routing, RowSet, RuleId,
-        TableId, TableRow,
+        AgentRow, ConntrackTimes, DirectionDefault, EndpointRow, IpRow, NodeConfigRow, NodeRow, PolicyEntry, PolicyKey,
+        Routing, RowSet, RuleId, TableId, TableRow,
     },
 };
 use axoneme_wire::{
@@ -94,6 +94,9 @@ fn config() -> NodeConfigRow {
         socket_lb: true,
         always_allow_own_host: true,
         conntrack_entries: 65_536,
+        conntrack_times: ConntrackTimes::default(),
+        socket_lb_host_only: false,
+        agent: AgentRow::default(),
         devices: vec![],
         blocks: axoneme_model::rows::BlockUse::default(),
     }

@@ -3,10 +3,10 @@
 use std::{collections::BTreeSet, net::IpAddr, path::PathBuf};
 
 use axoneme_kernel::{
-    datapath::DatapathConfig,
+    datapath::{DatapathConfig, Timeouts},
     net::{Link, Network, OVERLAY_LINK, Overlay, mtu, mtu::Encapsulation},
 };
-use axoneme_model::rows::{NodeConfigRow, NodeRow, Routing};
+use axoneme_model::rows::{ConntrackTimes, NodeConfigRow, NodeRow, Routing};
 use ipnetwork::IpNetwork;
 
 use crate::{Error, inventory::Inventory, plan, store::Store};
@@ -184,12 +184,18 @@ impl Base {
             socket_lb: config.socket_lb && paths.cgroup.is_some(),
             conntrack_entries: config.conntrack_entries,
             pin_dir: paths.pin_dir.clone(),
+            timeouts: timeouts(config.conntrack_times),
             cgroup: paths.cgroup.clone(),
         }
     }
 }
 
 #[cfg(test)]
+const fn timeouts(t: ConntrackTimes) -> Timeouts {
+    let ConntrackTimes { tcp_opening, tcp_established, tcp_closing, udp, other } = t;
+    Timeouts { tcp_opening, tcp_established, tcp_closing, udp, other }
+}
+
 mod tests {
     use axoneme_kernel::net::fake::FakeNetwork;
 

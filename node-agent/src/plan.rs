@@ -196,7 +196,7 @@ mod tests {
 
     use axoneme_model::{
         Identity, PeerClass, Protocol,
-        rows::{Backend, RuleId},
+        rows::{AgentRow, Backend, ConntrackTimes, RuleId},
     };
 
     use super::*;
@@ -321,6 +321,9 @@ mod tests {
             socket_lb: true,
             always_allow_own_host: true,
             conntrack_entries: 1024,
+            conntrack_times: ConntrackTimes::default(),
+            socket_lb_host_only: false,
+            agent: AgentRow::default(),
             devices: vec![],
             blocks: axoneme_model::rows::BlockUse::default(),
         }

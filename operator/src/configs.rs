@@ -3,13 +3,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use axoneme_crds::axoneme_config::{IpFamily, IpamMode};
-use axoneme_intake::{Routing, Settings};
+use axoneme_intake::{Conntrack, Routing, Settings};
 use axoneme_model::{
     Cidr,
-    rows::{self, BlockUse, NodeConfigRow},
+    rows::{self, AgentRow, BlockUse, ConntrackTimes, NodeConfigRow},
 };
 
 use crate::{ipam::Blocks, state::Cluster};
@@ -65,8 +66,32 @@ fn row(
         socket_lb: s.services.socket_lb,
         always_allow_own_host: s.cluster.always_allow_own_host,
         conntrack_entries: s.conntrack.max_entries,
+        conntrack_times: conntrack_times(&s.conntrack),
+        socket_lb_host_only: s.services.socket_lb_host_only,
+        agent: agent(s),
         devices: s.agent.devices.iter().map(|d| d.as_str().into()).collect(),
         blocks,
+    }
+}
+
+fn conntrack_times(c: &Conntrack) -> ConntrackTimes {
+    // settings are whole seconds of 32 bits
+    let seconds = |d: Duration| u32::try_from(d.as_secs()).unwrap_or(u32::MAX);
+    ConntrackTimes {
+        tcp_opening: seconds(c.tcp_opening),
+        tcp_established: seconds(c.tcp_established),
+        tcp_closing: seconds(c.tcp_closing),
+        udp: seconds(c.udp),
+        other: seconds(c.other),
+    }
+}
+
+fn agent(s: &Settings) -> AgentRow {
+    AgentRow {
+        log_level: s.agent.log_level.directive().into(),
+        flow_buffer: s.flow_buffer_events,
+        cni_exclusive: s.cni.exclusive,
+        cni_chained: s.cni.chained_plugins.iter().map(|p| p.to_string().into()).collect(),
     }
 }
 

@@ -45,6 +45,9 @@ pub mod global {
     pub const TIMEOUT_DATAGRAM_REPLIED: &str = "TIMEOUT_DATAGRAM_REPLIED";
     pub const TIMEOUT_OTHER: &str = "TIMEOUT_OTHER";
     pub const TIMEOUT_FRAGMENT: &str = "TIMEOUT_FRAGMENT";
+    /// Halves of the cookie of the one network namespace whose sockets choose backends; 0: all do.
+    pub const CHOOSERS_LOW: &str = "CHOOSERS_LOW";
+    pub const CHOOSERS_HIGH: &str = "CHOOSERS_HIGH";
     /// Tests only: time, random numbers and tunnel identities come from the control map, and the verdict goes there.
     pub const TESTING: &str = "TESTING";
 }

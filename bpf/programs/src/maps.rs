@@ -36,6 +36,8 @@ globals! {
     TIMEOUT_OTHER = 62;
     TIMEOUT_FRAGMENT = 5;
     TESTING = 0;
+    CHOOSERS_LOW = 0;
+    CHOOSERS_HIGH = 0;
 }
 
 const SPARSE: usize = BPF_F_NO_PREALLOC as usize;

@@ -13,7 +13,10 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 
-use crate::environment::Kernel;
+use crate::{
+    environment::Kernel,
+    maps::{CHOOSERS_HIGH, CHOOSERS_LOW},
+};
 
 const ALLOW: i32 = 1;
 const DENY: i32 = 0;
@@ -84,11 +87,22 @@ fn set_address6(ctx: Address, [x, y]: [u64; 2]) {
     set_word(ctx, 3, (y >> 32) as u32);
 }
 
+/// Whether the socket's Services are left to the packet path.
+#[inline(always)]
+fn left_to_packets(who: &Caller) -> bool {
+    let choosers = (CHOOSERS_HIGH.load() as u64) << 32 | CHOOSERS_LOW.load() as u64;
+    choosers != 0 && choosers != who.namespace
+}
+
 #[inline(always)]
 fn forward4(ctx: Address) -> i32 {
+    let who = caller(ctx);
+    if left_to_packets(&who) {
+        return ALLOW;
+    }
     // SAFETY: plain access to context fields.
     let address = unsafe { (*ctx).user_ip4 };
-    match connect::<V4, Kernel>(&Kernel, caller(ctx), address, port(ctx)) {
+    match connect::<V4, Kernel>(&Kernel, who, address, port(ctx)) {
         Outcome::Unchanged => ALLOW,
         Outcome::Refused => refuse(),
         Outcome::Backend(address, port) => {
@@ -103,9 +117,12 @@ fn forward4(ctx: Address) -> i32 {
 /// A socket of IPv6 may speak IPv4 by mapped addresses.
 #[inline(always)]
 fn forward6(ctx: Address) -> i32 {
-    let w = words(ctx);
+    let (who, w) = (caller(ctx), words(ctx));
+    if left_to_packets(&who) {
+        return ALLOW;
+    }
     if let [0, 0, MAPPED, v4] = w {
-        return match connect::<V4, Kernel>(&Kernel, caller(ctx), v4, port(ctx)) {
+        return match connect::<V4, Kernel>(&Kernel, who, v4, port(ctx)) {
             Outcome::Unchanged => ALLOW,
             Outcome::Refused => refuse(),
             Outcome::Backend(address, port) => {
@@ -115,7 +132,7 @@ fn forward6(ctx: Address) -> i32 {
             }
         };
     }
-    match connect::<V6, Kernel>(&Kernel, caller(ctx), address6(w), port(ctx)) {
+    match connect::<V6, Kernel>(&Kernel, who, address6(w), port(ctx)) {
         Outcome::Unchanged => ALLOW,
         Outcome::Refused => refuse(),
         Outcome::Backend(address, port) => {

@@ -215,6 +215,8 @@ fn open(files: &BpfFs) -> BpfDatapath {
         services: true,
         socket_lb: false,
         conntrack_entries: 65536,
+        socket_lb_host_only: false,
+        timeouts: axoneme_kernel::datapath::Timeouts::default(),
         pin_dir: files.0.join("axoneme"),
         cgroup: None,
     };

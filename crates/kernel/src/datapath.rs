@@ -151,6 +151,25 @@ pub enum Hook {
     Overlay,
 }
 
+/// Seconds until an idle connection is forgotten. The defaults are Cilium's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// TCP, until the handshake is done.
+    pub tcp_opening: u32,
+    pub tcp_established: u32,
+    /// TCP, after a reset or the end of both directions.
+    pub tcp_closing: u32,
+    pub udp: u32,
+    /// All other protocols.
+    pub other: u32,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { tcp_opening: 60, tcp_established: 8000, tcp_closing: 10, udp: 60, other: 60 }
+    }
+}
+
 /// Load-time settings; a change loads the programs anew and updates the links in place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "independent switches, each a load-time constant")]
@@ -166,7 +185,11 @@ pub struct DatapathConfig {
     pub allow_own_host: bool,
     pub services: bool,
     pub socket_lb: bool,
+    /// Only sockets of the network namespace that this process is in choose backends, those of pods do not. A kernel that
+    /// cannot tell (before 5.14) leaves Services of all sockets to the packet path.
+    pub socket_lb_host_only: bool,
     pub conntrack_entries: u32,
+    pub timeouts: Timeouts,
     /// Owned directory below a bpffs for all pins.
     pub pin_dir: std::path::PathBuf,
     /// cgroup v2 directory for socket hooks; none: no socket load balancing.

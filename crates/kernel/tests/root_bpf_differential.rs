@@ -136,6 +136,8 @@ impl Pair {
             services: true,
             socket_lb: false,
             conntrack_entries: 65536,
+            socket_lb_host_only: false,
+            timeouts: axoneme_kernel::datapath::Timeouts::default(),
             pin_dir: fs.dir.join("axoneme"),
             cgroup: None,
         };

@@ -161,6 +161,8 @@ impl World {
             services: true,
             socket_lb: false,
             conntrack_entries: 1024,
+            socket_lb_host_only: false,
+            timeouts: axoneme_kernel::datapath::Timeouts::default(),
             pin_dir: fs.dir.join("axoneme"),
             cgroup: None,
         };

@@ -263,6 +263,44 @@ fn sockets_speak_to_backends_and_believe_to_speak_to_the_service() {
     assert_eq!(named, 0);
 }
 
+/// For meshes that redirect pods' connections by the service's address: it must still be there in the pod's packets.
+#[test]
+#[ignore = "needs root: run by cargo xtask test netns"]
+fn sockets_of_pods_keep_the_service_where_only_the_host_chooses() {
+    let cgroup = Cgroup::new();
+    let ns = Namespace::new("node");
+    ns.ip("link set lo up");
+    ns.ip("addr add 10.200.0.1/32 dev lo");
+    ns.ip("addr add fd20::1/128 dev lo nodad");
+    let options = Options {
+        services: true,
+        socket_lb: true,
+        socket_lb_host_only: true,
+        cgroup: Some(cgroup.0.clone()),
+        ..Options::default()
+    };
+    let node = Node::with(ns, 1, &options);
+    let (a, b) = (node.pod(1), node.pod(2));
+    serve_name(&b.ns, 8080, 2);
+    for (vip, of_b) in both(&b) {
+        node.datapath.upsert_service(&service(vip, 6, 80, &[(of_b, 8080)])).unwrap();
+    }
+    let named = || {
+        let mut named = 0;
+        node.datapath.connections(|c| named += u32::from(c.service)).unwrap();
+        named
+    };
+    for (n, (family, vip)) in [("AF_INET", VIP4), ("AF_INET6", vip6())].into_iter().enumerate() {
+        let n = u32::try_from(n).unwrap();
+        let out = cgroup.run(&node.ns, &script("tcp", family, vip, 80));
+        assert!(out.contains(&format!("('{vip}', 80)\n2")), "host, {family}: {out}");
+        assert_eq!(named(), n, "the host's socket has chosen");
+        let out = cgroup.run(&a.ns, &script("tcp", family, vip, 80));
+        assert!(out.contains(&format!("('{vip}', 80)\n2")), "pod, {family}: {out}");
+        assert_eq!(named(), n + 1, "the pod's packets carried the service's address");
+    }
+}
+
 #[test]
 #[ignore = "needs root: run by cargo xtask test netns"]
 fn services_survive_a_restart_and_leave_no_backends_behind() {

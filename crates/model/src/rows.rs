@@ -214,6 +214,13 @@ pub struct NodeConfigRow {
     pub devices: Vec<Arc<str>>,
     /// How the blocks of `pools` are used.
     #[serde(default)]
+    #[serde(default)]
+    pub conntrack_times: ConntrackTimes,
+    /// With `socket_lb`: only sockets of the node itself choose backends.
+    #[serde(default)]
+    pub socket_lb_host_only: bool,
+    #[serde(default)]
+    pub agent: AgentRow,
     pub blocks: BlockUse,
 }
 
@@ -221,6 +228,42 @@ pub struct NodeConfigRow {
 pub const NO_POOL: char = '!';
 
 /// How a node uses the blocks of its pools.
+/// Seconds until idle connections are forgotten. The defaults are those of `AxonemeConfig`, and Cilium's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConntrackTimes {
+    pub tcp_opening: u32,
+    pub tcp_established: u32,
+    pub tcp_closing: u32,
+    pub udp: u32,
+    /// ICMP, SCTP and all else.
+    pub other: u32,
+}
+
+impl Default for ConntrackTimes {
+    fn default() -> Self {
+        Self { tcp_opening: 60, tcp_established: 8000, tcp_closing: 10, udp: 60, other: 60 }
+    }
+}
+
+/// What concerns the agent as a process, and the files that it writes for the container runtime.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentRow {
+    /// `error`, `warn`, `info`, `debug` or `trace`.
+    pub log_level: Arc<str>,
+    /// Flows kept for those who ask later.
+    pub flow_buffer: u32,
+    /// CNI configurations of other plugins are put aside.
+    pub cni_exclusive: bool,
+    /// CNI plugins behind ours, in this order: JSON objects, each with a `type`.
+    pub cni_chained: Vec<Arc<str>>,
+}
+
+impl Default for AgentRow {
+    fn default() -> Self {
+        Self { log_level: "info".into(), flow_buffer: 16_384, cni_exclusive: true, cni_chained: Vec::new() }
+    }
+}
+
 ///
 /// *Expected flow* of giving a block back: the leader marks it, here it is in `releasing`; the node hands nothing out of
 /// it any more and reports it as released, with `version`, once none of its addresses is in use or at rest; the leader

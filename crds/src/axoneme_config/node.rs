@@ -60,7 +60,7 @@ pub struct Flows {
 
 impl Default for Flows {
     fn default() -> Self {
-        Self { buffer_events: 4096 }
+        Self { buffer_events: 16_384 }
     }
 }
 
@@ -92,4 +92,18 @@ pub enum LogLevel {
     Debug,
     /// And everything else.
     Trace,
+}
+
+impl LogLevel {
+    /// As filters of `tracing` spell it.
+    #[must_use]
+    pub const fn directive(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
 }

@@ -21,8 +21,8 @@ use axoneme_kernel::{
 use axoneme_model::{
     Identity, PeerClass,
     rows::{
-        DirectionDefault, EndpointRow, IpRow, NodeConfigRow, NodeRow, PolicyEntry, PolicyKey as ModelKey, Routing,
-        RowSet, RuleId, TableId, TableRow,
+        AgentRow, ConntrackTimes, DirectionDefault, EndpointRow, IpRow, NodeConfigRow, NodeRow, PolicyEntry,
+        PolicyKey as ModelKey, Routing, RowSet, RuleId, TableId, TableRow,
     },
 };
 use axoneme_node_agent::{
@@ -415,6 +415,9 @@ pub fn config() -> NodeConfigRow {
         socket_lb: false,
         always_allow_own_host: true,
         conntrack_entries: 1024,
+        conntrack_times: ConntrackTimes::default(),
+        socket_lb_host_only: false,
+        agent: AgentRow::default(),
         devices: vec![],
         blocks: axoneme_model::rows::BlockUse::default(),
     }

@@ -21,7 +21,7 @@ use super::{
     links, migration, sys,
     system::{Version, explain, io_error, require_bpffs, require_cgroup2},
 };
-use crate::datapath::{DatapathConfig, DatapathError, Result};
+use crate::datapath::{DatapathConfig, DatapathError, Result, Timeouts};
 
 /// Programs of interfaces.
 pub(super) const CLASSIFIERS: [&str; 6] =
@@ -30,18 +30,24 @@ pub(super) const CLASSIFIERS: [&str; 6] =
 pub(super) const SOCKETS: [&str; 8] =
     ["connect4", "connect6", "sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6", "getpeername4", "getpeername6"];
 
+/// Seconds after which a connection is forgotten whose one end has closed and whose other is silent.
+const HALF_CLOSED: u32 = 120;
+/// Long enough for the slowest link, short enough that a sender has not come round to the same id.
+const FRAGMENT: u32 = 5;
+
 /// Time-outs in seconds.
-const TIMEOUTS: [(&str, u32); 8] = [
-    (global::TIMEOUT_ESTABLISHED, 21_600),
-    (global::TIMEOUT_OPENING, 60),
-    (global::TIMEOUT_CLOSING, 10),
-    (global::TIMEOUT_HALF_CLOSED, 120),
-    (global::TIMEOUT_DATAGRAM, 60),
-    (global::TIMEOUT_DATAGRAM_REPLIED, 180),
-    (global::TIMEOUT_OTHER, 60),
-    // Long enough for the slowest link, short enough that a sender has not come round to the same id.
-    (global::TIMEOUT_FRAGMENT, 5),
-];
+fn timeouts(t: &Timeouts) -> [(&'static str, u32); 8] {
+    [
+        (global::TIMEOUT_ESTABLISHED, t.tcp_established),
+        (global::TIMEOUT_OPENING, t.tcp_opening),
+        (global::TIMEOUT_CLOSING, t.tcp_closing),
+        (global::TIMEOUT_HALF_CLOSED, HALF_CLOSED.min(t.tcp_established)),
+        (global::TIMEOUT_DATAGRAM, t.udp),
+        (global::TIMEOUT_DATAGRAM_REPLIED, t.udp),
+        (global::TIMEOUT_OTHER, t.other),
+        (global::TIMEOUT_FRAGMENT, FRAGMENT),
+    ]
+}
 
 /// What a program costs the verifier.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,7 +124,8 @@ pub(super) fn maps_dir(pin_dir: &Path) -> PathBuf {
 
 fn wanted(config: &DatapathConfig, _version: Version) -> Vec<&'static str> {
     let mut names = CLASSIFIERS.to_vec();
-    if config.socket_lb && config.cgroup.is_some() {
+    let told_apart = || !config.socket_lb_host_only || sys::netns_cookie().is_ok();
+    if config.socket_lb && config.cgroup.is_some() && told_apart() {
         names.extend(SOCKETS.iter().filter(|n| config.ipv6 || !n.ends_with('6')));
     }
     names
@@ -141,7 +148,9 @@ fn constants(config: &DatapathConfig, version: Version, hertz: u32, testing: &Te
         (global::FEATURES, features),
         (global::TESTING, u32::from(testing.enabled)),
     ];
-    all.extend(TIMEOUTS.iter().map(|(name, seconds)| (*name, ticks(*seconds, hertz))));
+    all.extend(timeouts(&config.timeouts).map(|(name, seconds)| (name, ticks(seconds, hertz))));
+    let choosers = if config.socket_lb_host_only { sys::netns_cookie().unwrap_or_default() } else { 0 };
+    all.extend([(global::CHOOSERS_LOW, choosers as u32), (global::CHOOSERS_HIGH, (choosers >> 32) as u32)]);
     for (name, value) in &testing.timeouts {
         all.retain(|(n, _)| n != name);
         all.push((name, *value));
@@ -337,7 +346,26 @@ pub(super) fn program<'a>(programs: &'a Programs, name: &str) -> Result<Borrowed
 
 #[cfg(test)]
 mod tests {
-    use super::ticks;
+    use super::*;
+
+    #[test]
+    fn each_timeout_of_the_configuration_reaches_its_constant() {
+        let t = Timeouts { tcp_opening: 1, tcp_established: 2, tcp_closing: 3, udp: 4, other: 5 };
+        let of = |name| timeouts(&t).into_iter().find(|(n, _)| *n == name).map(|(_, seconds)| seconds);
+        let expected = [
+            (global::TIMEOUT_OPENING, 1),
+            (global::TIMEOUT_ESTABLISHED, 2),
+            (global::TIMEOUT_CLOSING, 3),
+            (global::TIMEOUT_DATAGRAM, 4),
+            (global::TIMEOUT_DATAGRAM_REPLIED, 4),
+            (global::TIMEOUT_OTHER, 5),
+            // no longer than what is open
+            (global::TIMEOUT_HALF_CLOSED, 2),
+        ];
+        for (name, seconds) in expected {
+            assert_eq!(of(name), Some(seconds), "{name}");
+        }
+    }
 
     #[test]
     fn timeouts_are_never_shorter_than_asked() {

@@ -174,6 +174,7 @@ pub struct Options {
     pub native: bool,
     pub services: bool,
     pub socket_lb: bool,
+    pub socket_lb_host_only: bool,
     pub cgroup: Option<PathBuf>,
     pub uplink: u32,
     pub overlay: u32,
@@ -218,6 +219,8 @@ impl Node {
             services: options.services,
             socket_lb: options.socket_lb,
             conntrack_entries: options.conntrack_entries.unwrap_or(16384),
+            socket_lb_host_only: options.socket_lb_host_only,
+            timeouts: axoneme_kernel::datapath::Timeouts::default(),
             pin_dir: fs.dir.join("axoneme"),
             cgroup: options.cgroup.clone(),
         };

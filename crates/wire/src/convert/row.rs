@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use axoneme_model::{
     Identity, PeerClass,
-    rows::{BlockUse, Edges, EndpointRow, IdentityRow, IpRow, NodeConfigRow, NodeRow, Routing, TableId},
+    rows::{
+        AgentRow, BlockUse, ConntrackTimes, Edges, EndpointRow, IdentityRow, IpRow, NodeConfigRow, NodeRow, Routing,
+        TableId,
+    },
 };
 
 use super::{
@@ -36,6 +39,9 @@ impl Wire for NodeConfigRow {
             conntrack_entries: self.conntrack_entries,
             devices: self.devices.iter().map(ToString::to_string).collect(),
             blocks: Some(self.blocks.to_message()),
+            conntrack_times: Some(self.conntrack_times.to_message()),
+            socket_lb_host_only: self.socket_lb_host_only,
+            agent: Some(self.agent.to_message()),
         }
     }
 
@@ -63,6 +69,50 @@ impl Wire for NodeConfigRow {
             devices: m.devices.into_iter().map(Into::into).collect(),
             // an operator of the version before doesn't say
             blocks: m.blocks.map(BlockUse::from_message).transpose().at("blocks")?.unwrap_or_default(),
+            conntrack_times: m
+                .conntrack_times
+                .map(ConntrackTimes::from_message)
+                .transpose()
+                .at("conntrack_times")?
+                .unwrap_or_default(),
+            socket_lb_host_only: m.socket_lb_host_only,
+            agent: m.agent.map(AgentRow::from_message).transpose().at("agent")?.unwrap_or_default(),
+        })
+    }
+}
+
+impl Wire for ConntrackTimes {
+    type Message = pb::ConntrackTimes;
+
+    fn to_message(&self) -> pb::ConntrackTimes {
+        let Self { tcp_opening, tcp_established, tcp_closing, udp, other } = *self;
+        pb::ConntrackTimes { tcp_opening, tcp_established, tcp_closing, udp, other }
+    }
+
+    fn from_message(m: pb::ConntrackTimes) -> Result<Self, WireError> {
+        let pb::ConntrackTimes { tcp_opening, tcp_established, tcp_closing, udp, other } = m;
+        Ok(Self { tcp_opening, tcp_established, tcp_closing, udp, other })
+    }
+}
+
+impl Wire for AgentRow {
+    type Message = pb::AgentSettings;
+
+    fn to_message(&self) -> pb::AgentSettings {
+        pb::AgentSettings {
+            log_level: self.log_level.to_string(),
+            flow_buffer: self.flow_buffer,
+            cni_exclusive: self.cni_exclusive,
+            cni_chained: self.cni_chained.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    fn from_message(m: pb::AgentSettings) -> Result<Self, WireError> {
+        Ok(Self {
+            log_level: m.log_level.into(),
+            flow_buffer: m.flow_buffer,
+            cni_exclusive: m.cni_exclusive,
+            cni_chained: m.cni_chained.into_iter().map(Into::into).collect(),
         })
     }
 }

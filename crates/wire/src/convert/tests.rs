@@ -3,8 +3,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use axoneme_model::{
     Direction, Identity, PeerClass, RuleRef,
     rows::{
-        Backend, BlockUse, DirectionDefault, Edges, EndpointRow, Frontend, IdentityRow, IpRow, NodeConfigRow, NodeRow,
-        PolicyEntry, PolicyKey, Routing, RuleId, RuleRow, ServiceRow, TableId, TableRow,
+        AgentRow, Backend, BlockUse, ConntrackTimes, DirectionDefault, Edges, EndpointRow, Frontend, IdentityRow,
+        IpRow, NodeConfigRow, NodeRow, PolicyEntry, PolicyKey, Routing, RuleId, RuleRow, ServiceRow, TableId, TableRow,
     },
 };
 use proptest::{collection as many, option, prelude::*};
@@ -124,6 +124,14 @@ fn config(name: impl Strategy<Value = Arc<str>>) -> impl Strategy<Value = NodeCo
             socket_lb: b[5],
             always_allow_own_host: b[6],
             conntrack_entries: n[1],
+            conntrack_times: ConntrackTimes { tcp_opening: n[0], udp: n[1], ..ConntrackTimes::default() },
+            socket_lb_host_only: b[0] ^ b[6],
+            agent: AgentRow {
+                log_level: device.clone(),
+                flow_buffer: n[1],
+                cni_exclusive: b[1],
+                cni_chained: vec![device.clone()],
+            },
             blocks: BlockUse {
                 version: u64::from(n[0]) << 20,
                 releasing: list.iter().copied().collect(),
