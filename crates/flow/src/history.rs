@@ -25,6 +25,8 @@ struct Slot {
 pub struct History {
     slots: Box<[Slot]>,
     head: AtomicU64,
+    /// Sequence number of the first record that this ring was given.
+    first: u64,
 }
 
 /// What a reader finds at a position.
@@ -47,7 +49,24 @@ impl History {
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         let slot = || Slot { version: AtomicU64::new(0), words: [const { AtomicU64::new(0) }; WORDS] };
-        Self { slots: std::iter::repeat_with(slot).take(capacity.max(1)).collect(), head: AtomicU64::new(0) }
+        Self { slots: std::iter::repeat_with(slot).take(capacity.max(1)).collect(), head: AtomicU64::new(0), first: 0 }
+    }
+
+    /// A ring of another size that goes on where this one stands, with as many of the last records as fit. For the one
+    /// that pushes: what is pushed here meanwhile is not in it.
+    #[must_use]
+    pub fn resized(&self, capacity: usize) -> Self {
+        let (mut other, head) = (Self::new(capacity), self.head());
+        let oldest = self.oldest().max(head.saturating_sub(other.capacity()));
+        other.first = oldest;
+        other.head = AtomicU64::new(oldest);
+        for sequence in oldest..head {
+            // there is no other writer who could have taken it away
+            if let Found::Record(record) = self.get(sequence) {
+                other.push(&record);
+            }
+        }
+        other
     }
 
     #[must_use]
@@ -64,7 +83,7 @@ impl History {
     /// Sequence number of the oldest record that is still there (equal to [`Self::head`] when there is none).
     #[must_use]
     pub fn oldest(&self) -> u64 {
-        self.head().saturating_sub(self.capacity())
+        self.head().saturating_sub(self.capacity()).max(self.first)
     }
 
     fn slot(&self, sequence: u64) -> Option<&Slot> {
@@ -134,6 +153,26 @@ mod tests {
             assert!(matches!(h.get(n), Found::Record(r) if r.time == Time(n)), "{n}");
         }
         assert_eq!(h.get(10), Found::NotYet);
+    }
+
+    #[test]
+    fn a_ring_of_another_size_goes_on_with_the_newest() {
+        let h = History::new(8);
+        for n in 0..10 {
+            h.push(&Record { time: Time(n), ..sample() });
+        }
+        let (less, more) = (h.resized(3), h.resized(100));
+        assert_eq!((less.capacity(), less.head(), less.oldest()), (3, 10, 7));
+        assert_eq!((more.capacity(), more.head(), more.oldest()), (100, 10, 2));
+        for ring in [&less, &more] {
+            ring.push(&Record { time: Time(10), ..sample() });
+            assert_eq!(ring.head(), 11);
+            for n in ring.oldest()..11 {
+                assert!(matches!(ring.get(n), Found::Record(r) if r.time == Time(n)), "{n}");
+            }
+            assert_eq!(ring.get(1), Found::Gone { oldest: ring.oldest() });
+        }
+        assert_eq!(History::new(4).resized(2).oldest(), 0, "nothing to take over");
     }
 
     #[test]

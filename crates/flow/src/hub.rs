@@ -9,9 +9,11 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, PoisonError, RwLock,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicI64, AtomicUsize, Ordering},
     },
 };
+
+use arc_swap::ArcSwap;
 
 use crate::{
     decode::{ClockOffset, decode_drop, decode_flow},
@@ -44,7 +46,9 @@ impl Ring {
 /// Flows of one node: what happened lately, who is who, and what was lost.
 #[derive(Debug)]
 pub struct Hub {
-    history: History,
+    history: ArcSwap<History>,
+    /// Events that the history should hold; the feed sees to it.
+    capacity: AtomicUsize,
     lost: Lost,
     names: RwLock<NameBook>,
     enricher: Enricher,
@@ -64,7 +68,8 @@ impl Hub {
     #[must_use]
     pub fn new(node: &str, cluster: &str, instance: u64, capacity: usize) -> (Arc<Self>, Feed) {
         let hub = Arc::new(Self {
-            history: History::new(capacity),
+            history: ArcSwap::from_pointee(History::new(capacity)),
+            capacity: AtomicUsize::new(capacity.max(1)),
             lost: Lost::default(),
             names: RwLock::new(NameBook::new(node, NameBook::DEPARTED)),
             enricher: Enricher::new(node, cluster, instance),
@@ -93,25 +98,31 @@ impl Hub {
     /// or so; the feed does not wait.
     pub fn read<T>(&self, look: impl FnOnce(&View<'_>) -> T) -> T {
         let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
-        look(&View { history: &self.history, enricher: &self.enricher, names: &names })
+        let history = self.history.load();
+        look(&View { history: &history, enricher: &self.enricher, names: &names })
     }
 
     /// How many events are kept.
     #[must_use]
     pub fn capacity(&self) -> u64 {
-        self.history.capacity()
+        self.capacity.load(Ordering::Relaxed) as u64
+    }
+
+    /// Changes how many events are kept (at least one), from the next one on. The newest stay, readers go on.
+    pub fn keep(&self, capacity: usize) {
+        self.capacity.store(capacity.max(1), Ordering::Relaxed);
     }
 
     /// How many events there were since the start.
     #[must_use]
     pub fn seen(&self) -> u64 {
-        self.history.head()
+        self.history.load().head()
     }
 
     /// A reader of its own for a query.
     pub fn open(self: &Arc<Self>, query: &Query) -> Result<Session, Vec<FieldError>> {
         let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
-        let reader = Reader::open(query, &self.history, &self.enricher, &*names)?;
+        let reader = Reader::open(query, &self.history.load(), &self.enricher, &*names)?;
         Ok(Session { hub: self.clone(), reader })
     }
 }
@@ -141,7 +152,14 @@ impl View<'_> {
 impl Feed {
     /// Takes a record that is none of the kernel's (tests, simulations). Never waits.
     pub fn push(&mut self, record: &Record) {
-        self.hub.history.push(record);
+        let wanted = self.hub.capacity.load(Ordering::Relaxed);
+        let history = self.hub.history.load();
+        if history.capacity() == wanted as u64 {
+            return history.push(record);
+        }
+        let other = history.resized(wanted);
+        other.push(record);
+        self.hub.history.store(Arc::new(other));
     }
 
     /// What to add to the kernel's clock from now on. Measure it at the start and every minute or so.
@@ -157,7 +175,7 @@ impl Feed {
             Ring::Flows => decode_flow(bytes, clock),
         };
         match decoded {
-            Ok(record) => self.hub.history.push(&record),
+            Ok(record) => self.push(&record),
             Err(_) => self.hub.lost.add(Cause::Undecodable, 1),
         }
     }
@@ -180,7 +198,7 @@ impl Session {
     pub fn step(&mut self, budget: usize) -> Step {
         let hub = &self.hub;
         let names = hub.names.read().unwrap_or_else(PoisonError::into_inner);
-        self.reader.step(budget, &hub.history, &hub.enricher, &*names, &hub.lost)
+        self.reader.step(budget, &hub.history.load(), &hub.enricher, &*names, &hub.lost)
     }
 
     /// The lines of a step as JSON.
@@ -209,6 +227,27 @@ mod tests {
             bytes[*offset] = *value;
         }
         bytes
+    }
+
+    #[test]
+    fn a_history_of_another_size_keeps_the_newest_and_its_readers() {
+        let (hub, mut feed) = Hub::new("n1", "", 1, 4);
+        let drop = event::<DropEvent>(std::mem::offset_of!(DropEvent, family), &[]);
+        for _ in 0..6 {
+            feed.take(Ring::Drops, &drop);
+        }
+        let mut session = hub.open(&Query { follow: true, ..Query::default() }).unwrap();
+        assert!(matches!(session.step(100), Step::Lines(l) if l.len() == 4));
+        hub.keep(16);
+        for n in 0..10 {
+            feed.take(Ring::Drops, &drop);
+            assert_eq!((hub.capacity(), hub.seen()), (16, 7 + n));
+        }
+        assert!(matches!(session.step(100), Step::Lines(l) if l.len() == 10), "its reader has missed nothing");
+        assert_eq!(hub.read(|v| (v.history.oldest(), v.history.head())), (2, 16));
+        hub.keep(0);
+        feed.take(Ring::Drops, &drop);
+        assert_eq!(hub.read(|v| (v.history.oldest(), v.history.head())), (16, 17));
     }
 
     #[test]
