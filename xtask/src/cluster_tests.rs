@@ -10,6 +10,7 @@ mod connectivity;
 mod failover;
 mod faults;
 mod fixture;
+mod hubble;
 mod inventory;
 mod ipam;
 mod limits;
@@ -73,6 +74,7 @@ fn overlay_v4() -> Suite {
         broken::scenarios(),
         workloads::scenarios(),
         limits::scenarios(),
+        hubble::scenarios(),
         quiet::scenarios(),
         faults::scenarios(),
         failover::scenarios(),

@@ -86,6 +86,7 @@ pub(super) fn uninstalled(lab: &Lab, before: &BTreeMap<String, Things>, by_hand:
         lab.cluster.kubectl(&["delete", namespace, "--wait=false"])?;
     }
     lab.cluster.kubectl(&["-n", "kube-system", "delete", "deployment", "coredns", "--ignore-not-found"])?;
+    lab.cluster.kubectl(&["-n", SYSTEM, "delete", "deployment", "hubble-relay"])?;
     let gone = || {
         let pods = lab.get(&["-A", "pods"])?;
         let all = pods.get("items").and_then(Value::as_array).cloned().unwrap_or_default();
