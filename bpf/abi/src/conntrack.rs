@@ -87,7 +87,7 @@ pub const FLAG_SERVICE: u32 = 1 << 5;
 /// The originator was sent back to itself by a Service.
 pub const FLAG_LOOPBACK: u32 = 1 << 6;
 /// Any of the bits that keep a packet off the shortest path.
-pub const FLAGS_SLOW: u32 = FLAG_FIN_A | FLAG_FIN_B | FLAG_CLOSED | FLAG_SERVICE | FLAG_LOOPBACK;
+pub const FLAGS_SLOW: u32 = FLAG_CLOSED | FLAG_SERVICE | FLAG_LOOPBACK;
 const ACTION_SHIFT: u32 = 8;
 
 /// How packets reach an end.

@@ -86,6 +86,29 @@ pub struct Slot {
 }
 assert_layout!(Slot, 16, revision = 0, flags = 4, rules = 8);
 
+/// A judgement that was made, and on what: connections of the same kind follow each other, and need not ask the tables
+/// each time. A program's own, never shared with user space.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Judgement {
+    /// Peer classes of originator and destination.
+    pub peers: [u32; 2],
+    pub identities: [u32; 2],
+    /// Their policy slots.
+    pub slots: [u16; 2],
+    /// Protocol, port or ICMP type, family, which ends are local; 0: nothing is kept here.
+    pub what: u32,
+    /// Sum of the revisions of both slots, read before their tables were.
+    pub revision: u32,
+    /// 0: allowed. Else reason and direction of the drop.
+    pub drop: u32,
+    pub rule: u32,
+}
+assert_layout!(Judgement, 36, peers = 0, identities = 8, slots = 16, what = 20, revision = 24, drop = 28, rule = 32,);
+
+/// Places for judgements on each CPU. A power of two.
+pub const JUDGEMENTS: u32 = 256;
+
 /// The slot has a table.
 pub const SLOT_VALID: u32 = 1;
 /// Default of ingress is allow; shifted by the direction's number for egress.

@@ -4,7 +4,7 @@ use axoneme_abi::{
     Conntrack, DropEvent, FlowEvent, Key4, Key6,
     constants::{CONTROL_EPOCH, CONTROL_NOW, CONTROL_RANDOM, CONTROL_ROOM, TICK_SHIFT, feature},
     event::{LOST_DROPS, LOST_FLOWS},
-    policy::{PREFIX_FULL, PolicyKey, PolicyValue},
+    policy::{Judgement, PREFIX_FULL, PolicyKey, PolicyValue},
     service::{
         Affinity4Key, Affinity6Key, Backend4, Backend6, BackendKey, Fragment4, Fragment6, Ports, Reverse4, Reverse6,
         Service, Service4Key, Service6Key, Socket4Key, Socket6Key,
@@ -83,6 +83,11 @@ impl Env for Kernel {
         let found = POLICY.get_value_ptr_mut(slot as u32, &Key::new(PREFIX_FULL, *key))?;
         // SAFETY: an entry of a trie is never written in place; the kernel frees it after the program has run.
         Some(unsafe { *found })
+    }
+    #[inline(always)]
+    fn with_judgement<R>(&self, place: u32, then: impl FnOnce(&mut Judgement) -> R) -> Option<R> {
+        // SAFETY: a per-CPU element; programs of one CPU do not preempt each other here.
+        JUDGED.get_ptr_mut(place).map(|p| then(unsafe { &mut *p }))
     }
     #[inline(always)]
     fn uplink(&self) -> u32 {

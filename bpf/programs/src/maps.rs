@@ -6,7 +6,7 @@ use axoneme_abi::{
     Conntrack, DropEvent, FlowEvent, Key4, Key6,
     constants::CONTROLS,
     event::{METRICS, Metric},
-    policy::{PolicyKey, PolicyValue, SLOTS as SLOT_COUNT, Slot, TABLE_ENTRIES},
+    policy::{JUDGEMENTS, Judgement, PolicyKey, PolicyValue, SLOTS as SLOT_COUNT, Slot, TABLE_ENTRIES},
     service::{
         Affinity4Key, Affinity6Key, Backend4, Backend6, BackendKey, Fragment4, Fragment6, Ports, Reverse4, Reverse6,
         Service, Service4Key, Service6Key, Socket4Key, Socket6Key,
@@ -104,6 +104,9 @@ pub(crate) static FLOWS: RingBuf<FlowEvent, { 1 << 20 }> = RingBuf::new();
 pub(crate) static WORK4: PerCpuArray<Work<V4>, 1> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static WORK6: PerCpuArray<Work<V6>, 1> = PerCpuArray::new();
+/// Judgements that were made. Not pinned: new programs begin with none.
+#[btf_map]
+pub(crate) static JUDGED: PerCpuArray<Judgement, { JUDGEMENTS as usize }> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static METRIC: PerCpuArray<Metric, { METRICS as usize }> = PerCpuArray::new();
 #[btf_map]

@@ -1,5 +1,7 @@
 //! Connections: the cached verdict, its validity, TCP's states.
 
+use core::sync::atomic::{Ordering, compiler_fence};
+
 use axoneme_abi::{
     Conntrack, FlowEvent, FlowKind as EventKind,
     conntrack::{
@@ -33,15 +35,14 @@ fn account(ct: &mut Conntrack, from_b: bool, length: u32) {
     }
 }
 
-/// The short way: an established connection, nothing to translate, nothing to change. None: take the long way.
+/// The short way: a connection whose verdict holds, nothing to translate. None: take the long way.
 #[inline(always)]
 pub(crate) fn established<F: Family, E: Env, const HOOK: u8>(
     env: &E,
     ct: &mut Conntrack,
     flow: &Flow<F>,
     from_b: bool,
-    ifindex: u32,
-    length: u32,
+    (ifindex, length): (u32, u32),
 ) -> Option<Verdict> {
     let now = env.now();
     let mut flags = ct.flags;
@@ -52,6 +53,12 @@ pub(crate) fn established<F: Family, E: Env, const HOOK: u8>(
     {
         return None;
     }
+    if flow.tcp_flags & (FIN | RST) != 0 || flags & (FLAG_FIN_A | FLAG_FIN_B) != 0 {
+        // A copy of its own: what is handed over by reference lives in memory, which the others need not.
+        let copy = *flow;
+        ending::<F, E, HOOK>(env, ct, &copy, from_b, (ifindex as u64) << 32 | length as u64);
+        return Some(verdict::<HOOK>(ct, from_b));
+    }
     account(ct, from_b, length);
     if flags & FLAG_REPLIED == 0 && (flags & FLAG_ORIGIN_B != 0) != from_b {
         flags |= FLAG_REPLIED;
@@ -61,10 +68,18 @@ pub(crate) fn established<F: Family, E: Env, const HOOK: u8>(
     Some(verdict::<HOOK>(ct, from_b))
 }
 
-/// Whether the short way may look the packet up at all: not where it opens or closes a connection.
+/// A packet of a connection that ends with it or is about to. `seen`: interface and length.
+#[inline(never)]
+fn ending<F: Family, E: Env, const HOOK: u8>(env: &E, ct: &mut Conntrack, flow: &Flow<F>, from_b: bool, seen: u64) {
+    if track(env, ct, flow, from_b, seen as u32) {
+        env.flow_event(&event(ct, flow, from_b, EventKind::Closed, 0, ((seen >> 32) as u32, HOOK)));
+    }
+}
+
+/// Whether the short way may look the packet up at all: not where it opens a connection, or contradicts itself.
 #[inline(always)]
-pub(crate) const fn steady(tcp_flags: u8) -> bool {
-    tcp_flags & (FIN | RST) == 0 && tcp_flags & (SYN | ACK) != SYN
+pub(crate) const fn goes_on(tcp_flags: u8) -> bool {
+    tcp_flags & SYN == 0 || tcp_flags & (ACK | FIN | RST) == ACK
 }
 
 #[inline(always)]
@@ -138,7 +153,8 @@ pub(crate) fn track<F: Family, E: Env>(env: &E, ct: &mut Conntrack, flow: &Flow<
     before & FLAG_CLOSED == 0 && ct.flags & FLAG_CLOSED != 0
 }
 
-/// The entry of a new connection from `source` to `destination`, its first packet accounted.
+/// The entry of a new connection from `source` to `destination`, its first packet accounted. `extra`: flags that it has
+/// besides. `revision`: what the verdict was made of.
 #[inline(always)]
 pub(crate) fn create<F: Family, E: Env, const HOOK: u8>(
     env: &E,
@@ -146,8 +162,8 @@ pub(crate) fn create<F: Family, E: Env, const HOOK: u8>(
     source: &End,
     destination: &End,
     from_b: bool,
-    length: u32,
-    extra: u32,
+    (length, extra): (u32, u32),
+    revision: u32,
 ) -> Conntrack {
     let (to_source, source_link) = route::<E, HOOK>(env, source, true);
     let (to_destination, destination_link) = route::<E, HOOK>(env, destination, false);
@@ -165,7 +181,7 @@ pub(crate) fn create<F: Family, E: Env, const HOOK: u8>(
         ifindex: if from_b { [destination_link, source_link] } else { [source_link, destination_link] },
         expires: now + env.timeout(lifetime(flow.protocol, 0)),
         created: now,
-        revision: revision(env, slots),
+        revision,
         slots,
         identity: if from_b {
             [destination.identity, source.identity]
@@ -185,10 +201,20 @@ pub(crate) fn renew(old: &mut Conntrack, new: &Conntrack) {
         FLAG_ORIGIN_B | FLAG_REPLIED | FLAG_FIN_A | FLAG_FIN_B | FLAG_CLOSED | FLAG_SERVICE | FLAG_LOOPBACK;
     old.flags = (old.flags & KEPT) | (new.flags & !KEPT);
     old.ifindex = new.ifindex;
-    old.revision = new.revision;
     old.slots = new.slots;
     old.identity = new.identity;
     old.node = new.node;
+    // Last: who sees the new revision sees what it is of.
+    compiler_fence(Ordering::Release);
+    old.revision = new.revision;
+}
+
+/// Makes an entry of a connection that is over into that of a new one.
+#[inline(always)]
+pub(crate) fn begin(old: &mut Conntrack, new: &Conntrack) {
+    *old = Conntrack { revision: old.revision, ..*new };
+    compiler_fence(Ordering::Release);
+    old.revision = new.revision;
 }
 
 /// Event of a change of state. `flow` is the packet that brought it.

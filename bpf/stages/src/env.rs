@@ -2,7 +2,7 @@
 
 use axoneme_abi::{
     Conntrack, DropEvent, FlowEvent,
-    policy::{PolicyKey, PolicyValue},
+    policy::{Judgement, PolicyKey, PolicyValue},
     service::{BackendKey, Ports, Service},
     tables::{Endpoint, IpInfo},
 };
@@ -42,6 +42,9 @@ pub trait Env {
     fn kinds(&self, slot: u16) -> u32;
     /// Longest match of a full key in the slot's table.
     fn policy(&self, slot: u16, key: &PolicyKey) -> Option<PolicyValue>;
+    /// Calls `then` with what is kept at a place below [`axoneme_abi::policy::JUDGEMENTS`], this CPU's own. `then` must
+    /// not touch another.
+    fn with_judgement<R>(&self, place: u32, then: impl FnOnce(&mut Judgement) -> R) -> Option<R>;
     fn uplink(&self) -> u32;
     fn overlay(&self) -> u32;
     /// Interface of the waiting room; 0: none.

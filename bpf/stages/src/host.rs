@@ -12,7 +12,7 @@ use std::{
 
 use axoneme_abi::{
     Conntrack, DropEvent, FlowEvent,
-    policy::{PREFIX_FIXED, PolicyKey, PolicyValue, Slot},
+    policy::{Judgement, PREFIX_FIXED, PolicyKey, PolicyValue, Slot},
     service::{BackendKey, Ports, Service},
     tables::{Endpoint, IpInfo},
 };
@@ -67,6 +67,7 @@ pub struct Host {
     pub slots: RefCell<HashMap<u16, Slot>>,
     /// (slot, prefix bits, key) → value.
     pub policy: RefCell<HashMap<(u16, u32, PolicyKey), PolicyValue>>,
+    pub judgements: RefCell<HashMap<u32, Judgement>>,
     pub now: Cell<u32>,
     pub random: Cell<u32>,
     pub epoch: Cell<u32>,
@@ -135,6 +136,9 @@ impl Env for Host {
             }
         }
         policy.get(&(slot, PREFIX_FIXED, PolicyKey { port: 0, protocol: 0, ..*key })).copied()
+    }
+    fn with_judgement<R>(&self, place: u32, then: impl FnOnce(&mut Judgement) -> R) -> Option<R> {
+        Some(then(self.judgements.borrow_mut().entry(place).or_default()))
     }
     fn uplink(&self) -> u32 {
         self.uplink.get()

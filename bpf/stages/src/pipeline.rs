@@ -10,7 +10,7 @@ use axoneme_abi::{
 
 use crate::{
     Family, FlowKind, Kind, Maps, Packet, Verdict,
-    conntrack::{self, Standing, create, renew, revision, standing, track},
+    conntrack::{self, Standing, begin, create, renew, revision, standing, track},
     forward::{belongs, verdict},
     fragment, hook, icmp, neighbour,
     policy::{judge, mac, resolve},
@@ -18,14 +18,14 @@ use crate::{
     work::{Step, Work},
 };
 
-/// The short way: TCP or UDP without anything special, of an established connection. None: see [`slow`].
+/// The short way: TCP or UDP without anything special, of a connection that is known. None: see [`slow`].
 #[inline(always)]
 pub fn fast<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P) -> Option<Verdict> {
     if !env.feature(F::FEATURE) {
         return None;
     }
     let flow = F::simple(&packet)?;
-    if !conntrack::steady(flow.tcp_flags) {
+    if !conntrack::goes_on(flow.tcp_flags) {
         return None;
     }
     // In overlay mode what comes by the underlay for no pod of this node is the tunnel's or the host's own.
@@ -34,7 +34,7 @@ pub fn fast<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P
     }
     let (key, from_b) = F::key(flow.source, flow.destination, flow.source_port, flow.destination_port, flow.protocol);
     env.with_conntrack(&key, |ct| {
-        conntrack::established::<F, E, HOOK>(env, ct, &flow, from_b, packet.ifindex(), packet.length())
+        conntrack::established::<F, E, HOOK>(env, ct, &flow, from_b, (packet.ifindex(), packet.length()))
     })
     .flatten()
 }
@@ -194,11 +194,13 @@ fn lookup<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, 
     w.key = key;
     w.from_b = from_b;
     w.known = false;
+    w.over = false;
     w.forward = true;
     w.flags = w.done.flags;
     let step = env.with_conntrack(&key, |ct| {
         let standing = standing::<F, E, HOOK>(env, ct, &flow, from_b, ifindex);
         if standing == Standing::New {
+            w.over = true;
             return Step::Next;
         }
         w.known = true;
@@ -236,6 +238,8 @@ fn decide<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, 
 /// Who is behind both addresses. Both ends of a loopback are the pod, whichever address the packet shows for it.
 #[inline(always)]
 fn ends<F: Family, E: Maps<F>, const HOOK: u8>(env: &E, w: &mut Work<F>) {
+    // Before the addresses are looked up: who changes them lets the epoch grow afterwards.
+    w.epoch = env.epoch();
     let loopback = w.flags & FLAG_LOOPBACK != 0;
     let source = if loopback && w.forward { w.flow.destination } else { w.flow.source };
     let destination = if loopback && !w.forward { w.flow.source } else { w.flow.destination };
@@ -318,12 +322,19 @@ fn source_mac<F: Family, P: Packet>(packet: P, w: &mut Work<F>) -> Step {
 /// Judges the connection in its originator's direction.
 #[inline(always)]
 fn policy<F: Family, E: Maps<F>>(env: &E, w: &mut Work<F>) -> Step {
+    // Before the tables are looked into: who changes them lets the revision grow afterwards.
+    let revision = env.revision(w.source.slot).wrapping_add(env.revision(w.destination.slot));
+    w.revision = revision;
     let v = if w.flags & FLAG_LOOPBACK != 0 {
         Verdict::PASS
-    } else if w.forward {
-        judge::<F, E>(env, &w.source, &w.destination, w.flow.protocol, w.flow.policy_port)
     } else {
-        judge::<F, E>(env, &w.destination, &w.source, w.flow.protocol, u16::from_be(w.flow.source_port))
+        let protocol = w.flow.protocol;
+        if w.forward {
+            judge::<F, E>(env, &w.source, &w.destination, (protocol, w.flow.policy_port), revision)
+        } else {
+            let port = u16::from_be(w.flow.source_port);
+            judge::<F, E>(env, &w.destination, &w.source, (protocol, port), revision)
+        }
     };
     w.verdict = v;
     if v.is_drop() { Step::End } else { Step::Next }
@@ -331,7 +342,9 @@ fn policy<F: Family, E: Maps<F>>(env: &E, w: &mut Work<F>) -> Step {
 
 #[inline(always)]
 fn prepare<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, w: &mut Work<F>) {
-    w.fresh = create::<F, E, HOOK>(env, &w.flow, &w.source, &w.destination, w.from_b, packet.length(), w.done.flags);
+    let revision = w.epoch.wrapping_add(w.revision);
+    let seen = (packet.length(), w.done.flags);
+    w.fresh = create::<F, E, HOOK>(env, &w.flow, &w.source, &w.destination, w.from_b, seen, revision);
 }
 
 /// A connection that was judged anew.
@@ -366,7 +379,9 @@ fn record<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, 
         w.verdict = failed;
         return;
     }
-    if !env.put_conntrack(&w.key, &w.fresh) {
+    // The entry of a connection that is over is written anew where it stands: that is a fifth of making one.
+    let written = w.over && env.with_conntrack(&w.key, |ct| begin(ct, &w.fresh)).is_some();
+    if !written && !env.put_conntrack(&w.key, &w.fresh) {
         w.verdict = failed;
         return;
     }

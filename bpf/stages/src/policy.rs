@@ -4,11 +4,11 @@ use axoneme_abi::{
     Direction, DropReason,
     conntrack::NO_SLOT,
     constants::feature,
-    policy::{DEFAULT_DENY, DENY, PolicyKey, kind, slot_kind},
+    policy::{DEFAULT_DENY, DENY, JUDGEMENTS, Judgement, PolicyKey, kind, slot_kind},
     tables::{Endpoint, IDENTITY_HOST, IDENTITY_WORLD, IP_NODE, IpInfo},
 };
 
-use crate::{Env, Family, Maps, Verdict};
+use crate::{Env, Family, Kind, Maps, Verdict};
 
 /// Who is behind an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,9 +71,67 @@ pub(crate) fn resolve<F: Family, E: Maps<F>>(env: &E, address: F::Address) -> En
     }
 }
 
-/// A judgement: [`Verdict::PASS`] with the rule in `node`, or a drop.
+/// Whom a judgement is of: what decides it besides the tables.
 #[inline(always)]
-pub(crate) fn judge<F: Family, E: Env>(env: &E, source: &End, destination: &End, protocol: u8, port: u16) -> Verdict {
+fn case<F: Family>(source: &End, destination: &End, protocol: u8, port: u16, revision: u32) -> Judgement {
+    let places = (source.is_local() as u32) | (destination.is_local() as u32) << 1;
+    let family = if F::NUMBER == 4 { 1 } else { 2 };
+    Judgement {
+        peers: [source.peer, destination.peer],
+        identities: [source.identity, destination.identity],
+        slots: [source.slot, destination.slot],
+        what: protocol as u32 | places << 8 | family << 10 | (port as u32) << 16,
+        revision,
+        drop: 0,
+        rule: 0,
+    }
+}
+
+/// Where the judgement of a case is kept. Odd factors spread all bits of a word into its upper half.
+#[inline(always)]
+fn place_of(of: &Judgement) -> u32 {
+    let ([a, b], [s, d]) = (of.peers, of.slots);
+    let mut h = a.wrapping_mul(0x9e37_79b1) ^ b.wrapping_mul(0x85eb_ca77) ^ of.what.wrapping_mul(0xc2b2_ae3d);
+    h ^= (s as u32 | (d as u32) << 16).wrapping_mul(0x27d4_eb2f);
+    (h >> 16 ^ h >> 24) & (JUDGEMENTS - 1)
+}
+
+/// A judgement: [`Verdict::PASS`] with the rule in `node`, or a drop. `revision`: sum of both ends' slots as it was before
+/// this call. The tables are asked only where nobody of the same kind was judged since.
+#[inline(always)]
+pub(crate) fn judge<F: Family, E: Env>(
+    env: &E,
+    source: &End,
+    destination: &End,
+    (protocol, port): (u8, u16),
+    revision: u32,
+) -> Verdict {
+    let of = case::<F>(source, destination, protocol, port, revision);
+    let place = place_of(&of);
+    let kept = env.with_judgement(place, |j| {
+        let same = j.what == of.what
+            && j.peers == of.peers
+            && j.identities == of.identities
+            && j.slots == of.slots
+            && j.revision == of.revision;
+        same.then_some(if j.drop == 0 {
+            Verdict { node: j.rule, ..Verdict::PASS }
+        } else {
+            Verdict { kind: Kind::Drop, argument: j.drop, node: j.rule, identity: 0 }
+        })
+    });
+    if let Some(Some(v)) = kept {
+        return v;
+    }
+    let v = ask::<F, E>(env, source, destination, protocol, port);
+    let drop = if v.is_drop() { v.argument } else { 0 };
+    env.with_judgement(place, |j| *j = Judgement { drop, rule: v.node, ..of });
+    v
+}
+
+/// Asks the tables.
+#[inline(always)]
+fn ask<F: Family, E: Env>(env: &E, source: &End, destination: &End, protocol: u8, port: u16) -> Verdict {
     let mut rule = 0;
     if source.is_local() {
         let v = table::<F, E>(env, source.slot, destination, Direction::Egress, protocol, port);

@@ -61,7 +61,11 @@ impl Family for V4 {
             let [s, d, _, _, _, _, flags]: [u16; 7] = packet.get(TRANSPORT)?;
             f.source_port = s;
             f.destination_port = d;
-            f.tcp_flags = (u16::from_be(flags) & 0x3f) as u8;
+            let flags = u16::from_be(flags);
+            if flags >> 12 < 5 {
+                return None;
+            }
+            f.tcp_flags = (flags & 0x3f) as u8;
         } else if protocol == UDP {
             let [s, d]: [u16; 2] = packet.get(TRANSPORT)?;
             f.source_port = s;

@@ -20,6 +20,10 @@ pub struct Work<F: Family> {
     /// The entry as it would be made now.
     pub(crate) fresh: Conntrack,
     pub(crate) verdict: Verdict,
+    /// The epoch before the ends were looked up, and the slots' revisions before they were judged: what the entry's
+    /// verdict is of. Read afterwards they might be those of tables that nobody has looked into.
+    pub(crate) epoch: u32,
+    pub(crate) revision: u32,
     /// Flags of the connection's entry.
     pub(crate) flags: u32,
     /// The packet's source is the `b` end of the key.
@@ -28,6 +32,8 @@ pub struct Work<F: Family> {
     pub(crate) forward: bool,
     /// There is an entry, and the packet belongs to it.
     pub(crate) known: bool,
+    /// There is an entry, of a connection that is over.
+    pub(crate) over: bool,
     /// `source` and `destination` are this packet's.
     pub(crate) resolved: bool,
 }
@@ -56,10 +62,13 @@ impl<F: Family> Work<F> {
             destination: end,
             fresh: Conntrack::default(),
             verdict: Verdict::PASS,
+            epoch: 0,
+            revision: 0,
             flags: 0,
             from_b: false,
             forward: true,
             known: false,
+            over: false,
             resolved: false,
         }
     }

@@ -6,7 +6,8 @@
 //! `{"name","unit","ours","floor","floor_name","peer","peer_name","ratio_to_floor","ratio_to_peer","spread"}`;
 //! `spread` is the range of the middle half of the ratio to the floor.
 //!
-//! Needs root. `datapath_bench [--rounds N] [--milliseconds N] [same] [cross] [packet]`.
+//! Needs root. `datapath_bench [--rounds N] [--milliseconds N] [--alone FIGURE] [same] [cross] [packet]`. `--alone` runs
+//! only ours of one figure (or `floor:FIGURE`, `peer:FIGURE`): for a profiler beside it.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -336,6 +337,19 @@ struct Line<'a> {
 
 /// Runs ours, floor and peer in turn and prints the line.
 fn race(line: &Line<'_>, ours: &[Setup], floor: &[Setup], peer: &[Setup], rounds: usize, time: Duration) {
+    if let Some(name) = word("--alone") {
+        let (setups, figure) = match name.split_once(':') {
+            Some(("floor", figure)) => (floor, figure),
+            Some(("peer", figure)) => (peer, figure),
+            _ => (ours, name.as_str()),
+        };
+        let runs = if figure == line.name { rounds } else { 0 };
+        let mut all: Vec<_> = (0..runs).map(|r| setups[r % setups.len()].run(line.kind, line.family, time)).collect();
+        if runs > 0 {
+            eprintln!("{name}: {:.2} us", median(&mut all));
+        }
+        return;
+    }
     let mut all = [Vec::new(), Vec::new(), Vec::new()];
     let (mut to_floor, mut to_peer) = (Vec::new(), Vec::new());
     for round in 0..rounds {
@@ -472,12 +486,14 @@ fn cold() -> f64 {
     median(&mut times)
 }
 
+/// The word behind an option.
+fn word(option: &str) -> Option<String> {
+    std::env::args().skip_while(|w| w != option).nth(1)
+}
+
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let number = |name: &str, default: u64| {
-        let at = words.iter().position(|w| w == name);
-        at.and_then(|i| words.get(i + 1)).and_then(|w| w.parse().ok()).unwrap_or(default)
-    };
+    let number = |name: &str, default: u64| word(name).and_then(|w| w.parse().ok()).unwrap_or(default);
     let rounds = usize::try_from(number("--rounds", 45)).unwrap();
     let time = Duration::from_millis(number("--milliseconds", 150));
     let named: Vec<&str> =

@@ -7,6 +7,8 @@ super::both_families!(
     a_deny_reaches_an_open_connection,
     an_answering_syn_is_no_answer,
     fins_and_resets_close,
+    an_end_takes_the_short_way,
+    a_header_too_short_ends_nothing,
     a_syn_reopens_a_closed_connection,
     an_expired_entry_counts_as_none,
     an_unanswered_datagram_expires_sooner,
@@ -137,6 +139,43 @@ mod inner {
         assert_ne!(entry::<F>(&h).flags & FLAG_CLOSED, 0);
     }
 
+    pub(super) fn an_end_takes_the_short_way<F: Testable>()
+    where
+        Host: HasTables<F> + Maps<F>,
+    {
+        let h = opened::<F>();
+        let short = |link, from, to, ports: (u16, u16), flags| {
+            let buffer = Buffer::new(&F::packet(from, to, 6, &tcp(ports.0, ports.1, flags)), link);
+            fast::<F, _, _, { hook::FROM_CONTAINER }>(&h, &buffer)
+        };
+        assert_eq!(short(LINK_A, A, B, (4000, 80), FIN | ACK), Some(Verdict::local(LINK_B)));
+        assert_eq!(short(LINK_B, B, A, (80, 4000), ACK), Some(Verdict::local(LINK_A)));
+        assert_eq!(entry::<F>(&h).expires, 1000 + timeout(Timeout::HalfClosed), "half closed, whoever speaks");
+        assert_eq!(short(LINK_B, B, A, (80, 4000), FIN | ACK), Some(Verdict::local(LINK_A)));
+        assert_eq!(entry::<F>(&h).expires, 1000 + timeout(Timeout::Closing));
+        assert_eq!(h.flows.borrow().last().map(|f| (f.kind, f.hook)), Some((EventKind::Closed as u8, 0)));
+        // What is over, opens, or contradicts itself is for the long way.
+        assert_eq!(short(LINK_A, A, B, (4000, 80), ACK), None);
+        let h = opened::<F>();
+        for flags in [SYN, SYN | RST, SYN | FIN | ACK] {
+            let buffer = Buffer::new(&F::packet(A, B, 6, &tcp(4000, 80, flags)), LINK_A);
+            assert_eq!(fast::<F, _, _, { hook::FROM_CONTAINER }>(&h, &buffer), None, "{flags}");
+        }
+    }
+
+    pub(super) fn a_header_too_short_ends_nothing<F: Testable>()
+    where
+        Host: HasTables<F> + Maps<F>,
+    {
+        let h = opened::<F>();
+        for flags in [ACK, RST, FIN | ACK] {
+            let mut p = F::packet(A, B, 6, &tcp(4000, 80, flags));
+            p[F::HEADER + 12] = 0x40;
+            assert_eq!(from_pod::<F>(&h, LINK_A, &p).reason(), Some(DropReason::InvalidPacket));
+        }
+        assert_eq!(entry::<F>(&h).expires, 1000 + timeout(Timeout::Established));
+    }
+
     pub(super) fn a_syn_reopens_a_closed_connection<F: Testable>()
     where
         Host: HasTables<F> + Maps<F>,
@@ -212,11 +251,14 @@ mod inner {
         let p = F::packet(NODE, B, 6, &tcp(5000, 80, SYN));
         assert_eq!(meet::<F, { hook::TO_CONTAINER }>(&h, LINK_B, &p).0, Verdict::PASS);
         assert_eq!(from_pod::<F>(&h, LINK_B, &F::packet(B, NODE, 6, &tcp(80, 5000, SYN | ACK))), Verdict::PASS);
+        // Another configuration is another program, which begins with no judgements.
         h.features.set(h.features.get() & !feature::ALLOW_OWN_HOST);
+        h.judgements.borrow_mut().clear();
         h.epoch.set(1);
         assert!(meet::<F, { hook::TO_CONTAINER }>(&h, LINK_B, &p).0.is_drop());
         // Another node has no such right.
         h.features.set(h.features.get() | feature::ALLOW_OWN_HOST);
+        h.judgements.borrow_mut().clear();
         let p = F::packet(OTHER_NODE, B, 6, &tcp(5000, 80, SYN));
         assert!(meet::<F, { hook::TO_CONTAINER }>(&h, LINK_B, &p).0.is_drop());
     }

@@ -6,6 +6,8 @@ super::both_families!(
     nodes_are_of_no_kind,
     kinds_are_of_one_family,
     what_is_not_announced_is_not_looked_for,
+    a_judgement_is_kept_until_its_tables_change,
+    kept_judgements_are_never_of_another_case,
 );
 
 mod inner {
@@ -119,5 +121,47 @@ mod inner {
         assert!(!arrives::<F>(&h, 80));
         announce(&h, own::<F>(POD));
         assert!(arrives::<F>(&h, 81));
+    }
+
+    pub(super) fn a_judgement_is_kept_until_its_tables_change<F: Testable>()
+    where
+        Host: HasTables<F> + Maps<F>,
+    {
+        let h = strict::<F>(POD);
+        rule(&h, 2, Direction::Ingress, POD, 6, 80, true);
+        assert!(arrives::<F>(&h, 80));
+        // A change that nobody was told of: what is kept decides, and only of the same case.
+        h.policy.borrow_mut().clear();
+        let syn = |port| F::packet(REMOTE, B, 6, &tcp(6000, port, SYN));
+        let meets = |port| meet::<F, { hook::FROM_NETDEV }>(&h, UPLINK, &syn(port)).0;
+        assert!(!meets(80).is_drop());
+        assert_eq!(meets(81).reason(), Some(DropReason::NoPolicy));
+        // A drop is kept with its reason.
+        default(&h, 2, Direction::Ingress, false);
+        h.v4.conntrack.borrow_mut().clear();
+        h.v6.conntrack.borrow_mut().clear();
+        let denied = meets(80);
+        assert_eq!(denied.reason(), Some(DropReason::PolicyDenied));
+        h.policy.borrow_mut().clear();
+        assert_eq!(meets(80), denied);
+        h.slots.borrow_mut().get_mut(&2).unwrap().revision += 1;
+        assert_eq!(meets(80).reason(), Some(DropReason::NoPolicy));
+    }
+
+    /// All cases at one place would hide one of them behind another: each finds its own or asks.
+    pub(super) fn kept_judgements_are_never_of_another_case<F: Testable>()
+    where
+        Host: HasTables<F> + Maps<F>,
+    {
+        let h = strict::<F>(POD);
+        for port in (1..4000).filter(|p| p % 3 == 0) {
+            rule(&h, 2, Direction::Ingress, POD, 6, port, true);
+        }
+        for _ in 0..2 {
+            for port in 1..4000 {
+                assert_eq!(arrives::<F>(&h, port), port % 3 == 0, "{port}");
+            }
+        }
+        assert!(h.judgements.borrow().len() > 200, "places are used alike");
     }
 }
