@@ -5,6 +5,9 @@
 //! | [`STATUS`] | one [`Status`] |
 //! | [`IDENTITIES`] | a list of [`IdentityView`] |
 //! | [`TABLES`] | a list of [`TableView`] |
+//! | [`EXPLAIN`]`?`[`Question`](crate::explain::Question) | an [`Explanation`](crate::explain::Explanation) |
+//! | [`WHO_CAN`]`?target=namespace/pod` | an [`Access`](crate::explain::Access) |
+//! | [`COVERAGE`] | a [`Coverage`](crate::explain::Coverage) |
 //! | [`FLOWS`]`?`[`Query`](crate::Query) | a [`Response`](crate::Response) a line, until the query ends or the peer leaves |
 //!
 //! Documents may grow fields; readers ignore what they do not know.
@@ -22,6 +25,9 @@ pub const SOCKET: &str = "/run/axoneme/admin.sock";
 pub const STATUS: &str = "/status";
 pub const IDENTITIES: &str = "/identities";
 pub const TABLES: &str = "/policy/tables";
+pub const EXPLAIN: &str = "/explain";
+pub const WHO_CAN: &str = "/policy/who-can";
+pub const COVERAGE: &str = "/policy/coverage";
 pub const FLOWS: &str = "/flows";
 
 /// How a node is: facts, not judgements.

@@ -21,6 +21,7 @@
 pub mod admin;
 pub mod decode;
 pub mod enrich;
+pub mod explain;
 pub mod filter;
 pub mod flow;
 pub mod history;
