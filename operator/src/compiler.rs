@@ -5,8 +5,8 @@ use std::{
     sync::Arc,
 };
 
-use axoneme_compile::{Change, ChangeSet, Compiler, Event, TableChange};
-use axoneme_model::{Identity, Labels, Policy, world::ClusterConfig};
+use axoneme_compile::{Change, ChangeSet, Compiler, Event, Excess, Fit, TableChange};
+use axoneme_model::{Identity, Labels, ObjectRef, Policy, world::ClusterConfig};
 use axoneme_wire::{Row, RowChange, RowKey, TablePatch};
 
 use crate::state::WorldChange;
@@ -24,6 +24,8 @@ pub struct Applied {
     pub rows: Vec<RowChange>,
     /// Label sets that pods began (true) or ceased to ask for.
     pub wanted: BTreeMap<Labels, bool>,
+    /// Policies that no table holds: what `fit` says is in force instead.
+    pub too_large: BTreeMap<ObjectRef, Excess>,
 }
 
 impl Default for Rows {
@@ -34,12 +36,17 @@ impl Default for Rows {
 
 impl Rows {
     /// Takes changes in, and numbers that pods may use from now on or no more.
-    pub fn apply(&mut self, changes: Vec<WorldChange>, numbers: Vec<(Labels, Option<Identity>)>) -> Applied {
+    pub fn apply(
+        &mut self,
+        changes: Vec<WorldChange>,
+        numbers: Vec<(Labels, Option<Identity>)>,
+        fit: &Fit<'_>,
+    ) -> Applied {
         let numbers = numbers.into_iter().map(|(l, id)| Event::Assignment(l, id));
-        let changes = self.compiler.apply(changes.into_iter().map(event).chain(numbers));
+        let (changes, too_large) = self.compiler.apply_within(changes.into_iter().map(event).chain(numbers), fit);
         let rows = self.rows(&changes);
         self.first = false;
-        Applied { rows, wanted: changes.wanted }
+        Applied { rows, wanted: changes.wanted, too_large }
     }
 
     /// Whether the policy reads labels that no identity holds yet.

@@ -30,7 +30,7 @@ use crate::{
     write::{Outcome, Part, Write, WriteKey},
 };
 
-/// When things happen.
+/// When things happen, and how much fits.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
     /// How long a number is kept that no pod uses.
@@ -45,6 +45,10 @@ pub struct Timing {
     pub status: Duration,
     /// How long a new leader lets nodes say what they have in force before it writes how far that is.
     pub hearing: Duration,
+    /// How long after another change policies that were too large are tried again.
+    pub room: Duration,
+    /// Entries that a policy table may have.
+    pub table_entries: usize,
 }
 
 impl Default for Timing {
@@ -56,6 +60,8 @@ impl Default for Timing {
             collect: Duration::from_secs(10),
             status: Duration::from_millis(500),
             hearing: Duration::from_secs(20),
+            room: Duration::from_secs(10),
+            table_entries: axoneme_model::rows::TABLE_ENTRIES,
         }
     }
 }
@@ -78,6 +84,10 @@ pub struct Core {
     rows: Rows,
     identities: Identities,
     holding: hold::Holding,
+    /// Policies of which an earlier version is in force, or none, because no table holds them.
+    oversized: BTreeSet<ObjectRef>,
+    /// When those are tried again.
+    room_due: Option<Instant>,
     timing: Timing,
     /// Rows of settings with the revision that brought them.
     configs: BTreeMap<Arc<str>, (NodeConfigRow, u64)>,
@@ -126,6 +136,8 @@ impl Core {
             rows: Rows::default(),
             identities: Identities::default(),
             holding: hold::Holding::default(),
+            oversized: BTreeSet::new(),
+            room_due: None,
             timing,
             configs: BTreeMap::new(),
             addresses: ipam::Plan::default(),
@@ -327,7 +339,8 @@ impl Core {
         m.nodes_connected.set(number(self.hub.connected().count()));
         m.identities_missing.set(number(self.identities.missing()));
         m.leading.set(i64::from(self.leading));
-        let policies = self.cluster.policies.values().filter(|p| p.errors.is_some()).count();
+        let broken = self.cluster.policies.values().filter(|p| p.errors.is_some() || p.too_large.is_some());
+        let policies = broken.count();
         m.objects_broken.set(number(policies + self.cluster.errors.len() + self.cluster.broken.len()));
     }
 

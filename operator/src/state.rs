@@ -24,7 +24,7 @@ use axoneme_model::{
 use serde_json::Value;
 
 pub use node::NodeEntry;
-pub use policy::{Loaded, PolicyEntry};
+pub use policy::{Loaded, PolicyEntry, TABLE_TOO_LARGE};
 pub use uses::NodeUse;
 
 use crate::ipam::Pool;
@@ -163,6 +163,12 @@ impl Cluster {
     /// Changes of the compiler's input since the last call.
     pub fn take_changes(&mut self) -> Vec<WorldChange> {
         std::mem::take(&mut self.changes)
+    }
+
+    /// Whether [`Cluster::take_changes`] would give any.
+    #[must_use]
+    pub fn has_changes(&self) -> bool {
+        !self.changes.is_empty()
     }
 
     /// What has to be planned anew since the last call.

@@ -188,6 +188,11 @@ impl<K: Ord + Clone, V: Clone + PartialEq> Tracked<K, V> {
         self.rows.get(key)
     }
 
+    /// What the row was when the last change set was taken, if it changed.
+    pub(crate) fn before(&self, key: &K) -> Option<&V> {
+        self.before.get(key)?.as_ref()
+    }
+
     /// Puts the row, or removes it.
     pub(crate) fn set(&mut self, key: K, row: Option<V>) {
         let before = match (self.rows.entry(key.clone()), row) {

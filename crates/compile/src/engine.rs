@@ -11,6 +11,7 @@
 mod addresses;
 mod book;
 mod classes;
+mod fit;
 mod index;
 mod pods;
 mod sets;
@@ -38,6 +39,8 @@ use crate::{
     service::service_row,
     spec::RuleSpec,
 };
+
+pub use fit::{Excess, Fit};
 
 /// Something in the cluster changed. None: it is gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -156,7 +159,14 @@ impl Compiler {
         for event in events {
             self.note(event);
         }
-        if self.dirty.everything || self.settle() { self.anew() } else { self.take() }
+        self.bring_up_to_date();
+        self.take()
+    }
+
+    fn bring_up_to_date(&mut self) {
+        if self.dirty.everything || self.settle() {
+            self.anew();
+        }
     }
 
     /// Puts an event into the world and marks what it concerns.
@@ -216,6 +226,7 @@ impl Compiler {
 
     /// Collects what changed since the last time.
     fn take(&mut self) -> ChangeSet {
+        self.pods.told();
         let needs = self.rows.needs.take().into_iter().filter_map(|(k, c)| match (c.before, c.after) {
             (None, Some(_)) => Some((k, true)),
             (Some(_), None) => Some((k, false)),
@@ -234,9 +245,9 @@ impl Compiler {
         }
     }
 
-    /// Compiles everything anew and returns the difference: for changes of settings, and for table ids that went from
+    /// Compiles everything anew: for changes of settings, and for table ids that went from
     /// one key to another.
-    fn anew(&mut self) -> ChangeSet {
+    fn anew(&mut self) {
         let world = std::mem::take(&mut self.world);
         let start = World { config: world.config.clone(), ..World::default() };
         let mut new = Self::empty(start, std::mem::take(&mut self.assignments));
@@ -256,7 +267,6 @@ impl Compiler {
         new.book.rows.succeed(&self.book.rows);
         new.tables.succeed(&self.tables);
         *self = new;
-        self.take()
     }
 
     /// What the cluster says, as far as events have told.

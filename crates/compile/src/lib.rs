@@ -51,7 +51,7 @@ use std::{
 use axoneme_model::{Cidr, Identity, Labels, PeerClass, rows::RowSet};
 
 pub use changes::{Change, ChangeSet, Changes, NodeChanges, TableChange, TablePatch};
-pub use engine::{Compiler, Event, events};
+pub use engine::{Compiler, Event, Excess, Fit, events};
 pub use scratch::compile;
 
 /// Namespace and name.

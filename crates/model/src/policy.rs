@@ -36,6 +36,22 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// What holds where the policy can't be enforced and no earlier version of it could: its subjects are in default-deny
+    /// for the directions that it speaks of, with no rule to let anything pass.
+    #[must_use]
+    pub fn fail_closed(&self) -> Self {
+        let closed = |r: &Rule| Rule {
+            subject: r.subject.clone(),
+            isolates_ingress: r.isolates_ingress || !r.ingress.is_empty(),
+            isolates_egress: r.isolates_egress || !r.egress.is_empty(),
+            ingress: Vec::new(),
+            egress: Vec::new(),
+        };
+        // the other tiers isolate nobody
+        let rules = self.rules.iter().map(closed).collect();
+        Self { object: self.object.clone(), generation: self.generation, tier: Tier::Normal, rules }
+    }
+
     /// Field path of a rule (`spec` or `specs[1]`), for provenance of default-deny: taken from the paths of its entries,
     /// and where it has none, from its position.
     #[must_use]

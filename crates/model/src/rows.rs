@@ -80,6 +80,10 @@ pub struct DirectionDefault {
     pub rule: RuleId,
 }
 
+/// Entries that a node's map holds of one table. Nodes refuse a larger one and keep the one before, so nobody should be
+/// sent one. The agent's maps are made with the same number (a test of the agent's kernel side holds it against theirs).
+pub const TABLE_ENTRIES: usize = 16_384;
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableRow {
     pub id: TableId,
@@ -210,10 +214,6 @@ pub struct NodeConfigRow {
     pub socket_lb: bool,
     pub always_allow_own_host: bool,
     pub conntrack_entries: u32,
-    /// Underlay devices; empty: those that hold a default route or a node address.
-    pub devices: Vec<Arc<str>>,
-    /// How the blocks of `pools` are used.
-    #[serde(default)]
     #[serde(default)]
     pub conntrack_times: ConntrackTimes,
     /// With `socket_lb`: only sockets of the node itself choose backends.
@@ -221,13 +221,13 @@ pub struct NodeConfigRow {
     pub socket_lb_host_only: bool,
     #[serde(default)]
     pub agent: AgentRow,
+    /// Underlay devices; empty: those that hold a default route or a node address.
+    pub devices: Vec<Arc<str>>,
+    /// How the blocks of `pools` are used.
+    #[serde(default)]
     pub blocks: BlockUse,
 }
 
-/// First character of [`EndpointRow::pool_v4`] where no pool is to be used; no pool can have such a name.
-pub const NO_POOL: char = '!';
-
-/// How a node uses the blocks of its pools.
 /// Seconds until idle connections are forgotten. The defaults are those of `AxonemeConfig`, and Cilium's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConntrackTimes {
@@ -264,6 +264,10 @@ impl Default for AgentRow {
     }
 }
 
+/// First character of [`EndpointRow::pool_v4`] where no pool is to be used; no pool can have such a name.
+pub const NO_POOL: char = '!';
+
+/// How a node uses the blocks of its pools.
 ///
 /// *Expected flow* of giving a block back: the leader marks it, here it is in `releasing`; the node hands nothing out of
 /// it any more and reports it as released, with `version`, once none of its addresses is in use or at rest; the leader

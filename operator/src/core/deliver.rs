@@ -2,18 +2,24 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
+use axoneme_compile::{Excess, Fit};
 use axoneme_crds::axoneme_config::IpamMode;
-use axoneme_model::rows::{EndpointRow, IdentityRow};
+use axoneme_model::{
+    Identity, Labels, ObjectRef,
+    rows::{EndpointRow, IdentityRow},
+};
 use axoneme_wire::{Row, RowChange, RowKey};
+use tracing::warn;
 
 use super::Core;
-use crate::{configs, state::WorldChange};
+use crate::{compiler::Applied, configs, state::WorldChange};
 
 /// Rounds of compiling in one flush: numbers that became usable change rows, which changes nothing further.
 const ROUNDS: usize = 4;
 
 impl Core {
     pub(super) fn deliver(&mut self, now: Instant) {
+        self.try_again(now);
         let mut rows = Vec::new();
         let mut announce = Vec::new();
         for _ in 0..ROUNDS {
@@ -30,7 +36,7 @@ impl Core {
                 break;
             }
             if !changes.is_empty() || !numbers.is_empty() {
-                let applied = self.rows.apply(changes, numbers);
+                let applied = self.compile(changes, numbers);
                 rows.extend(applied.rows);
                 let asked = applied.wanted.iter().filter(|(_, wanted)| **wanted).map(|(l, _)| l.clone()).collect();
                 self.holding.wait_for(&wait, &asked);
@@ -67,6 +73,50 @@ impl Core {
                 self.configs.insert(r.node.clone(), (Arc::unwrap_or_clone(r), revision));
                 self.todo.config = true;
             }
+        }
+    }
+
+    /// Compiles changes. Policies that no table can hold are in force as they were, or fail closed.
+    fn compile(&mut self, changes: Vec<WorldChange>, numbers: Vec<(Labels, Option<Identity>)>) -> Applied {
+        let mut policies = Vec::new();
+        for change in &changes {
+            match change {
+                WorldChange::Policy(object, Some(_)) => policies.push(object.clone()),
+                WorldChange::Policy(object, None) => drop(self.oversized.remove(object)),
+                _ => {}
+            }
+        }
+        let instead = |object: &ObjectRef| self.cluster.instead(object);
+        let suspect = |object: &ObjectRef| self.cluster.is_told_too_large(object);
+        let fit = Fit { limit: self.timing.table_entries, suspect: &suspect, instead: &instead };
+        let applied = self.rows.apply(changes, numbers, &fit);
+        // one that no pod needed so far may turn out not to fit, too
+        let others = applied.too_large.keys().filter(|o| !policies.contains(o)).cloned();
+        let policies: Vec<ObjectRef> = policies.iter().cloned().chain(others).collect();
+        for object in policies {
+            let excess = applied.too_large.get(&object).cloned();
+            if let Some(Excess { entries, limit, .. }) = &excess {
+                if self.oversized.insert(object.clone()) {
+                    warn!(policy = %object, entries, limit, "a policy table would be too large; held back");
+                }
+                self.statuses.insert(object.clone());
+            } else {
+                self.oversized.remove(&object);
+            }
+            self.cluster.compiled(&object, excess);
+        }
+        applied
+    }
+
+    /// Policies that were too large come in again, a while after something else changed: there may be room for them.
+    fn try_again(&mut self, now: Instant) {
+        if self.room_due.is_some_and(|due| due <= now) {
+            self.room_due = None;
+            // one that reads new labels would split identities only to have them merged again
+            let rows = &self.rows;
+            self.cluster.try_again(|policy| !rows.reads_new(policy));
+        } else if self.cluster.has_changes() && !self.oversized.is_empty() {
+            self.room_due.get_or_insert(now + self.timing.room);
         }
     }
 

@@ -14,6 +14,7 @@ use crate::{
     ipam,
     plan::{identities, lent, nodes, pools, status},
     source::SourceEvent,
+    state::TABLE_TOO_LARGE,
     write::{Operation, Part, Write, WriteKey},
 };
 
@@ -219,6 +220,9 @@ impl Core {
                 // the kind has no status: this is where people look
                 let text = format!("in force on {}/{} nodes, generation {generation}", e.enforced, e.nodes);
                 writes.push(Write::event(object.clone(), false, "Enforced", text));
+            }
+            if entry.too_large.is_some() && (entry.fresh || object.kind == Kind::NetworkPolicy) {
+                writes.push(Write::event(object.clone(), true, TABLE_TOO_LARGE, status::too_large(entry)));
             }
             for r in e.refusals {
                 let text = format!("node {} can't enforce it: {}", r.node, r.reason);

@@ -1,6 +1,7 @@
 //! The core against an API server that is a map: it refuses names that are taken and versions that are old.
 
 mod ipam;
+mod size;
 
 use std::cell::RefCell;
 

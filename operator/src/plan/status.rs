@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use axoneme_compile::Excess;
 use axoneme_intake::{ObjectErrors, Reason};
 use axoneme_model::{Kind, ObjectRef};
 use axoneme_wire::server::Enforcement;
@@ -9,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::{
     ipam::Problem,
-    state::{ConfigEntry, Loaded, PolicyEntry},
+    state::{ConfigEntry, Loaded, PolicyEntry, TABLE_TOO_LARGE},
     write::{Operation, Part, Write},
 };
 
@@ -50,6 +51,10 @@ pub fn valid(errors: Option<&ObjectErrors>, in_force: &str) -> Condition {
 pub fn enforced(entry: &PolicyEntry, e: &Enforcement) -> Condition {
     let generation = entry.loaded.policy().map_or(entry.generation, |p| p.generation);
     let count = format!("{}/{} nodes, generation {generation}", e.enforced, e.nodes);
+    if entry.too_large.is_some() {
+        let message = cut(format!("{}: {count}", too_large(entry)));
+        return Condition { kind: "Enforced", status: false, reason: TABLE_TOO_LARGE, message };
+    }
     let (status, reason, message) = match (&entry.loaded, e.refusals.first()) {
         (Loaded::Nothing, _) => (false, "NotLoaded", "its subjects can't be read".to_owned()),
         (_, Some(r)) if r.reason.contains(TOO_LARGE) => {
@@ -57,7 +62,7 @@ pub fn enforced(entry: &PolicyEntry, e: &Enforcement) -> Condition {
                 "{count}; node {}: {}: let its rules select fewer peers or ports, or write ranges; what was in force before stays",
                 r.node, r.reason
             );
-            (false, "TableTooLarge", text)
+            (false, TABLE_TOO_LARGE, text)
         }
         (_, Some(r)) => (false, "Refused", format!("{count}; node {}: {}", r.node, r.reason)),
         (Loaded::FailClosed(_), _) => (false, "FailClosed", format!("{count}: nothing passes at its subjects")),
@@ -66,6 +71,23 @@ pub fn enforced(entry: &PolicyEntry, e: &Enforcement) -> Condition {
         (Loaded::Current(_), _) => (false, "Pending", count),
     };
     Condition { kind: "Enforced", status, reason, message: cut(message) }
+}
+
+/// Why a policy is not in force that no table holds, and what is; empty for others.
+#[must_use]
+pub fn too_large(entry: &PolicyEntry) -> String {
+    let Some(Excess { entries, limit, pod: (namespace, pod) }) = entry.too_large.as_ref().map(|t| &t.excess) else {
+        return String::new();
+    };
+    let in_force = match &entry.loaded {
+        Loaded::LastGood(p) => format!("generation {} stays in force", p.generation),
+        _ => "nothing passes at its subjects until this is mended".to_owned(),
+    };
+    format!(
+        "with generation {} the policy table of pod {namespace}/{pod} needs {entries} entries, the limit is {limit}: let its rules \
+         select fewer peers or ports, or write ranges; {in_force}",
+        entry.generation
+    )
 }
 
 /// The write that makes the conditions of a policy these; none if they are, or if the kind has no conditions.

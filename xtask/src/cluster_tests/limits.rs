@@ -67,9 +67,9 @@ fn refused_and_taken_again(lab: &Lab, f: &Fixture) -> Result<()> {
     lab.condition(&large, "Enforced", "True")?;
     Lab::eventually("the small one is in force", SOON, || verdict(lab, f), |v| *v == [true, false])?;
 
-    // too many entries; it would also shut the outside's port
+    // too many entries; none of its rules names the address outside that the good version allows
     let ports = TABLE_ENTRIES / PREFIXES + 5;
-    lab.apply(&policy(PREFIXES, ports, (&outside, 7100)))?;
+    lab.apply(&policy(PREFIXES, ports, ("192.0.2.250/32", 7100)))?;
     let condition = lab.condition(&large, "Enforced", "False")?;
     let refused = || {
         let object = lab.get(&large)?;
@@ -79,7 +79,9 @@ fn refused_and_taken_again(lab: &Lab, f: &Fixture) -> Result<()> {
         Ok((text("reason"), text("message")))
     };
     let limit = TABLE_ENTRIES.to_string();
-    let names_the_limit = |(reason, message): &(String, String)| reason == "TableTooLarge" && message.contains(&limit);
+    let names_the_limit = |(reason, message): &(String, String)| {
+        reason == "TableTooLarge" && message.contains(&limit) && message.contains("generation 1 stays in force")
+    };
     Lab::eventually("refused with the limit's name", SOON, refused, names_the_limit)
         .with_context(|| format!("first {condition}"))?;
     let kept = verdict(lab, f)?;
@@ -87,7 +89,7 @@ fn refused_and_taken_again(lab: &Lab, f: &Fixture) -> Result<()> {
     for (n, client) in f.client.iter().enumerate() {
         let status = runtime::status(lab, &client.node)?;
         let problems = status.get("problems").map(Value::to_string).unwrap_or_default();
-        ensure!(problems.contains(&limit), "node {} does not tell of it: {problems}", n + 1);
+        ensure!(!problems.contains(&limit), "node {} was sent what it can't hold: {problems}", n + 1);
     }
     // others are not held up by it
     lab.apply(
@@ -101,12 +103,5 @@ fn refused_and_taken_again(lab: &Lab, f: &Fixture) -> Result<()> {
     lab.apply(&policy(PREFIXES, 10, (&outside, 7100)))?;
     lab.condition(&large, "Enforced", "True")?;
     Lab::eventually("the reduced one is in force", SOON, || verdict(lab, f), |v| *v == [false, false])?;
-    for client in &f.client {
-        let clean = || {
-            let status = runtime::status(lab, &client.node)?;
-            Ok(status.get("problems").map(Value::to_string).unwrap_or_default())
-        };
-        Lab::eventually("no problem is left", SOON, clean, |p| !p.contains(&limit))?;
-    }
     Ok(())
 }

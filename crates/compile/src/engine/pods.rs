@@ -28,6 +28,9 @@ pub(super) struct PodState {
     pub(super) port_names: Box<[Arc<str>]>,
 }
 
+/// Uid and identity with its labels.
+type Had = (Arc<str>, Identity, Labels);
+
 #[derive(Debug, Default)]
 pub(super) struct Pods {
     states: HashMap<PodKey, PodState>,
@@ -39,7 +42,10 @@ pub(super) struct Pods {
     /// The table of each endpoint and the node that needs it.
     pub(super) tables: HashMap<PodKey, (TableId, Arc<str>)>,
     /// What pods had before this compiler saw them.
-    known: HashMap<PodKey, (Arc<str>, Identity, Labels)>,
+    known: HashMap<PodKey, Had>,
+    /// What pods had when the last change set was taken, where that is another identity: what they got in between and
+    /// nobody was told of does not count.
+    told: HashMap<PodKey, Option<Had>>,
 }
 
 impl Pods {
@@ -49,29 +55,44 @@ impl Pods {
 
     /// The identity that the pod keeps for want of a better one. A new pod of the same name keeps nothing.
     pub(super) fn previous(&self, key: &PodKey, uid: &Arc<str>) -> Option<(Identity, Labels)> {
-        match self.states.get(key) {
-            Some(state) => state.identity.clone().filter(|_| state.uid == *uid),
-            None => self.known.get(key).filter(|k| k.0 == *uid).map(|k| (k.1, k.2.clone())),
-        }
+        let had = self.told.get(key).cloned().unwrap_or_else(|| self.had(key));
+        had.filter(|h| h.0 == *uid).map(|(_, identity, labels)| (identity, labels))
+    }
+
+    fn had(&self, key: &PodKey) -> Option<Had> {
+        let Some(state) = self.states.get(key) else { return self.known.get(key).cloned() };
+        state.identity.as_ref().map(|(identity, labels)| (state.uid.clone(), *identity, labels.clone()))
+    }
+
+    /// A change set was taken.
+    pub(super) fn told(&mut self) {
+        self.told = HashMap::new();
     }
 
     /// Identities of pods, for a compiler that takes over.
-    pub(super) fn identities(&self) -> HashMap<PodKey, (Arc<str>, Identity, Labels)> {
+    pub(super) fn identities(&self) -> HashMap<PodKey, Had> {
         let mut known = self.known.clone();
-        for (key, state) in &self.states {
-            if let Some((identity, labels)) = &state.identity {
-                known.insert(key.clone(), (state.uid.clone(), *identity, labels.clone()));
+        known.extend(self.states.keys().filter_map(|key| Some((key.clone(), self.had(key)?))));
+        for (key, had) in &self.told {
+            match had {
+                Some(had) => drop(known.insert(key.clone(), had.clone())),
+                None => drop(known.remove(key)),
             }
         }
         known
     }
 
-    pub(super) fn remember(&mut self, known: HashMap<PodKey, (Arc<str>, Identity, Labels)>) {
+    pub(super) fn remember(&mut self, known: HashMap<PodKey, Had>) {
         self.known = known;
     }
 
     /// Puts a pod's new state in place and returns the old one.
     pub(super) fn put(&mut self, key: &PodKey, state: Option<&PodState>) -> Option<PodState> {
+        let had = self.had(key);
+        let has = state.and_then(|s| s.identity.as_ref().map(|(identity, _)| (&s.uid, *identity)));
+        if had.as_ref().map(|h| (&h.0, h.1)) != has {
+            self.told.entry(key.clone()).or_insert(had);
+        }
         self.known.remove(key);
         let old = match state {
             Some(new) => self.states.insert(key.clone(), new.clone()),
@@ -114,6 +135,11 @@ impl Pods {
     pub(super) fn with_labels<'a>(&'a self, names: &'a BTreeSet<Arc<str>>) -> impl Iterator<Item = &'a PodKey> {
         let has = |s: &PodState| s.security.iter().any(|(k, _)| names.contains(&k.name));
         self.states.iter().filter(move |(_, s)| has(s)).map(|(k, _)| k)
+    }
+
+    /// The first pod that uses the table.
+    pub(super) fn with_table(&self, table: TableId) -> Option<&PodKey> {
+        self.tables.iter().filter(|(_, (id, _))| *id == table).map(|(key, _)| key).min()
     }
 
     pub(super) fn prefixes_on(&self, node: &Arc<str>) -> impl Iterator<Item = Cidr> {

@@ -446,9 +446,10 @@ impl Compiler {
     }
 
     fn settle_tables(&mut self) {
+        let made = self.tables.take_made();
         for (id, scopes) in std::mem::take(&mut self.dirty.tables) {
             // a new table was made from all this already
-            if !self.tables.is_new(id) {
+            if !made.contains(&id) {
                 self.tables.update(id, &scopes, &context!(self));
             }
         }

@@ -1,5 +1,7 @@
 //! Policy tables, kept as one list of entries per peer.
 
+pub(super) mod size;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
@@ -31,7 +33,15 @@ pub(super) const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Eg
 
 /// Entries under one peer: protocol, port, bits, verdict.
 type List = Arc<[(Option<Protocol>, u16, u8, PolicyEntry)]>;
-type Lists = HashMap<PeerClass, List>;
+
+/// The entries of one direction of a table, by peer.
+#[derive(Clone, Debug, Default)]
+struct Lists {
+    by_peer: HashMap<PeerClass, List>,
+    /// Entries of all peers.
+    entries: usize,
+}
+
 /// What lists were. None: nobody was told of the table yet.
 type Journal<'a> = Option<&'a mut HashMap<PeerClass, Option<List>>>;
 
@@ -109,6 +119,8 @@ pub(super) struct Tables {
     ids: Ids<Arc<TableKey>>,
     pub(super) by_rule: HashMap<RuleKey, BTreeSet<TableId>>,
     before: BTreeMap<TableId, Before>,
+    /// Tables that were made from everything as it is now.
+    made: BTreeSet<TableId>,
 }
 
 impl Tables {
@@ -118,6 +130,7 @@ impl Tables {
             ids: Ids::new("table", 1..=u64::MAX),
             by_rule: HashMap::new(),
             before: BTreeMap::new(),
+            made: BTreeSet::new(),
         }
     }
 
@@ -131,8 +144,9 @@ impl Tables {
         !moved.is_empty() && self.by_id.values().any(|t| moved.contains(&t.key))
     }
 
-    pub(super) fn is_new(&self, id: TableId) -> bool {
-        self.before.get(&id).is_some_and(|b| b.absent)
+    /// The tables that were made since the last call.
+    pub(super) fn take_made(&mut self) -> BTreeSet<TableId> {
+        std::mem::take(&mut self.made)
     }
 
     /// One more endpoint uses the table, whose id is reserved.
@@ -157,7 +171,7 @@ impl Tables {
             rules: vec![],
             policies: BTreeMap::new(),
             defaults: [none; 2],
-            lists: [HashMap::new(), HashMap::new()],
+            lists: <[Lists; 2]>::default(),
             users: 0,
         };
         let before = self.before.entry(id).or_insert_with(|| Before { absent: true, ..Before::default() });
@@ -165,6 +179,7 @@ impl Tables {
             before.keep(&gone);
         }
         self.by_id.insert(id, table);
+        self.made.insert(id);
         self.update(id, &[Scope::All, Scope::All], context);
     }
 
@@ -230,7 +245,7 @@ impl Tables {
         let [ingress_default, egress_default] = table.defaults;
         let mut entries = BTreeMap::new();
         for (direction, lists) in DIRECTIONS.into_iter().zip(&table.lists) {
-            for (peer, list) in lists {
+            for (peer, list) in &lists.by_peer {
                 entries.extend(list.iter().map(|e| keyed(direction, *peer, e)));
             }
         }
@@ -240,7 +255,7 @@ impl Tables {
     /// The rules that a table names.
     pub(super) fn named(&self, id: TableId) -> BTreeSet<RuleId> {
         let Some(table) = self.by_id.get(&id) else { return BTreeSet::new() };
-        let lists = table.lists.iter().flat_map(HashMap::values);
+        let lists = table.lists.iter().flat_map(|l| l.by_peer.values());
         let entries = lists.flat_map(|l| l.iter().map(|e| e.3.rule));
         entries.chain(table.defaults.iter().map(|d| d.rule)).collect()
     }
@@ -256,7 +271,7 @@ impl Tables {
         for (id, before) in &mut self.before {
             let Some(table) = self.by_id.get(id) else { continue };
             for (mine, now) in before.lists.iter_mut().zip(&table.lists) {
-                for class in now.keys() {
+                for class in now.by_peer.keys() {
                     mine.entry(*class).or_insert(None);
                 }
             }
@@ -302,7 +317,7 @@ impl Before {
         self.policies.get_or_insert_with(|| table.policies.clone());
         self.defaults.get_or_insert(table.defaults);
         for (mine, lists) in self.lists.iter_mut().zip(&table.lists) {
-            for (class, list) in lists {
+            for (class, list) in &lists.by_peer {
                 mine.entry(*class).or_insert_with(|| Some(list.clone()));
             }
         }
@@ -323,7 +338,7 @@ impl Before {
                 let before: BTreeMap<_, _> =
                     before.iter().flat_map(|l| l.iter().map(|e| keyed(direction, peer, e))).collect();
                 let now: BTreeMap<_, _> =
-                    now.get(&peer).iter().flat_map(|l| l.iter().map(|e| keyed(direction, peer, e))).collect();
+                    now.by_peer.get(&peer).iter().flat_map(|l| l.iter().map(|e| keyed(direction, peer, e))).collect();
                 patch.removals.extend(before.keys().filter(|k| !now.contains_key(k)));
                 patch.upserts.extend(now.into_iter().filter(|(k, e)| before.get(k) != Some(e)));
             }
@@ -365,7 +380,7 @@ impl Resolver<'_> {
 
     fn all(&self, lists: &mut Lists, mut journal: Journal<'_>) {
         let mut known = Known::new(self);
-        let mut now: Lists = HashMap::new();
+        let mut now: HashMap<PeerClass, List> = HashMap::new();
         now.extend(known.levels.entries().filter_map(|(peer, slots)| Some((peer, self.finish(slots)?))));
         for (id, apart) in self.set_apart() {
             let Some(class) = self.context.classes.by_id.get(&id) else { continue };
@@ -377,7 +392,7 @@ impl Resolver<'_> {
         for (id, class) in hosts.filter(|_| self.side.own_host) {
             now.extend(known.list(class, vec![]).map(|l| (id, l)));
         }
-        let gone: Vec<PeerClass> = lists.keys().filter(|id| !now.contains_key(id)).copied().collect();
+        let gone: Vec<PeerClass> = lists.by_peer.keys().filter(|id| !now.contains_key(id)).copied().collect();
         for id in gone {
             put(lists, journal.as_deref_mut(), id, None);
         }
@@ -453,13 +468,15 @@ impl<'a> Known<'a> {
 }
 
 fn put(lists: &mut Lists, journal: Journal<'_>, id: PeerClass, now: Option<List>) {
-    if lists.get(&id) == now.as_ref() {
+    if lists.by_peer.get(&id) == now.as_ref() {
         return;
     }
+    lists.entries += now.as_ref().map_or(0, |l| l.len());
     let old = match now {
-        Some(list) => lists.insert(id, list),
-        None => lists.remove(&id),
+        Some(list) => lists.by_peer.insert(id, list),
+        None => lists.by_peer.remove(&id),
     };
+    lists.entries -= old.as_ref().map_or(0, |l| l.len());
     if let Some(journal) = journal {
         journal.entry(id).or_insert(old);
     }

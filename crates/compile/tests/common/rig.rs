@@ -5,8 +5,8 @@ use std::{
     fmt::Debug,
 };
 
-use axoneme_compile::{Assignments, ChangeSet, Compiler, Event, compile};
-use axoneme_model::{Identity, Tier, World, rows::RowSet};
+use axoneme_compile::{Assignments, ChangeSet, Compiler, Event, Excess, Fit, compile};
+use axoneme_model::{Identity, ObjectRef, Tier, World, rows::RowSet};
 
 use super::random::{self, NODES, Rng};
 
@@ -24,7 +24,7 @@ pub struct Rig {
     pub compiler: Compiler,
     assignments: Assignments,
     nodes: BTreeMap<&'static str, RowSet>,
-    next: u32,
+    pub next: u32,
 }
 
 impl Rig {
@@ -37,11 +37,32 @@ impl Rig {
     }
 
     pub fn apply(&mut self, events: Vec<Event>) -> ChangeSet {
+        self.learn(&events);
         let changes = self.compiler.apply(events);
-        for (node, rows) in &mut self.nodes {
-            self.compiler.changes_for(&changes, node).apply(rows);
-        }
+        self.follow(&changes);
         changes
+    }
+
+    pub fn apply_within(&mut self, events: Vec<Event>, fit: &Fit<'_>) -> (ChangeSet, BTreeMap<ObjectRef, Excess>) {
+        self.learn(&events);
+        let (changes, held) = self.compiler.apply_within(events, fit);
+        self.follow(&changes);
+        (changes, held)
+    }
+
+    fn learn(&mut self, events: &[Event]) {
+        for event in events {
+            if let Event::Assignment(labels, Some(id)) = event {
+                self.assignments.insert(labels.clone(), *id);
+                self.next = self.next.max(id.0 + 1);
+            }
+        }
+    }
+
+    fn follow(&mut self, changes: &ChangeSet) {
+        for (node, rows) in &mut self.nodes {
+            self.compiler.changes_for(changes, node).apply(rows);
+        }
     }
 
     /// The leader numbers some of what is wanted.
@@ -51,7 +72,6 @@ impl Rig {
             if rng.percent(percent) {
                 let id = Identity(self.next);
                 self.next += 1;
-                self.assignments.insert(labels.clone(), id);
                 events.push(Event::Assignment(labels, Some(id)));
             }
         }
@@ -74,7 +94,7 @@ impl Rig {
     }
 }
 
-fn same(found: &RowSet, expected: &RowSet, what: &str) {
+pub fn same(found: &RowSet, expected: &RowSet, what: &str) {
     differ(&found.nodes, &expected.nodes, &format!("{what}: nodes"));
     differ(&found.identities, &expected.identities, &format!("{what}: identities"));
     differ(&found.rules, &expected.rules, &format!("{what}: rules"));
