@@ -6,12 +6,14 @@ use std::{sync::Arc, time::Duration};
 
 use axoneme_flow::{
     Hub, Query, Session, Step,
-    admin::{FLOWS, IDENTITIES, STATUS, TABLES},
+    admin::{COVERAGE, EXPLAIN, FLOWS, IDENTITIES, STATUS, TABLES, WHO_CAN},
+    explain,
 };
+use axoneme_model::rows::RowSet;
 use axoneme_runtime::admin::{Answer, Handler, Lines, Question};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::run::Mail;
+use crate::run::{Look, Mail};
 
 pub const DRIFT: &str = "/drift";
 pub const REPAIR: &str = "/repair";
@@ -39,11 +41,20 @@ impl Handler for Admin {
             },
             (false, IDENTITIES) => self.ask(Mail::Identities).await.map_or_else(gone, |v| Answer::json(&v)),
             (false, TABLES) => self.ask(Mail::Tables).await.map_or_else(gone, |v| Answer::json(&v)),
+            (false, EXPLAIN) => match explain::Question::from_url(&question.query) {
+                Ok(q) => said(self.look(move |rows| explain::explain(rows, own_host(rows), &q)).await),
+                Err(error) => Answer::Failed(error),
+            },
+            (false, WHO_CAN) => match explain::target_from_url(&question.query) {
+                Ok(target) => said(self.look(move |rows| explain::who_can(rows, own_host(rows), &target)).await),
+                Err(error) => Answer::Failed(error),
+            },
+            (false, COVERAGE) => self.look(explain::coverage).await.map_or_else(gone, |v| Answer::json(&v)),
             (false, FLOWS) => self.flows(&question.query),
             (false, DRIFT) => result(self.ask(Mail::Drift).await),
             (true, REPAIR) => result(self.ask(Mail::Repair).await),
             (_, path) => Answer::NotFound(format!(
-                "{path}: there is GET {STATUS}, {IDENTITIES}, {TABLES}, {FLOWS}, {DRIFT} and POST {REPAIR}"
+                "{path}: there is GET {STATUS}, {IDENTITIES}, {TABLES}, {EXPLAIN}, {WHO_CAN}, {COVERAGE}, {FLOWS}, {DRIFT} and POST {REPAIR}"
             )),
         }
     }
@@ -51,6 +62,19 @@ impl Handler for Admin {
 
 fn gone() -> Answer {
     Answer::Failed("the agent is stopping".to_owned())
+}
+
+/// An answer, or the sentence that says why there is none.
+fn said<T: serde::Serialize>(outcome: Option<Result<T, String>>) -> Answer {
+    match outcome {
+        Some(Ok(value)) => Answer::json(&value),
+        Some(Err(sentence)) => Answer::Failed(sentence),
+        None => gone(),
+    }
+}
+
+fn own_host(rows: &RowSet) -> bool {
+    rows.config.as_ref().is_none_or(|c| c.always_allow_own_host)
 }
 
 fn result<T: serde::Serialize>(outcome: Option<Result<T, crate::Error>>) -> Answer {
@@ -66,6 +90,15 @@ impl Admin {
         let (reply, answer) = oneshot::channel();
         self.engine.send(mail(reply)).await.ok()?;
         answer.await.ok()
+    }
+
+    /// What can be read off the rows that the node runs by.
+    async fn look<T: Send + 'static>(&self, look: impl FnOnce(&RowSet) -> T + Send + 'static) -> Option<T> {
+        let mail = |reply: oneshot::Sender<T>| {
+            // who asked may have gone
+            Mail::Rows(Look(Box::new(move |rows| drop(reply.send(look(rows))))))
+        };
+        self.ask(mail).await
     }
 
     fn flows(&self, query: &str) -> Answer {

@@ -5,6 +5,7 @@ use std::{os::fd::OwnedFd, sync::Arc, time::Instant};
 use axoneme_cni::{Answer, Request};
 use axoneme_flow::admin::{IdentityView, TableView};
 use axoneme_kernel::{grace::GracePeriods, net::Network};
+use axoneme_model::rows::RowSet;
 use axoneme_wire::client::Event;
 use tokio::{
     runtime::Handle,
@@ -38,10 +39,20 @@ pub enum Mail {
     Status(oneshot::Sender<NodeStatus>),
     Tables(oneshot::Sender<Vec<TableView>>),
     Identities(oneshot::Sender<Vec<IdentityView>>),
+    Rows(Look),
     Drift(oneshot::Sender<Result<Vec<String>, Error>>),
     Repair(oneshot::Sender<Result<usize, Error>>),
     /// The engine ends, whoever still holds a sender.
     Stop,
+}
+
+/// A look at the rows that the node runs by, on the engine's thread: a copy of them all would cost more than an answer.
+pub struct Look(pub Box<dyn FnOnce(&RowSet) + Send>);
+
+impl std::fmt::Debug for Look {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Look")
+    }
 }
 
 /// A running engine.
@@ -149,6 +160,7 @@ fn handle(engine: &mut Engine, mail: Mail) {
         Mail::Status(reply) => drop(reply.send(engine.view())),
         Mail::Tables(reply) => drop(reply.send(engine.view_tables())),
         Mail::Identities(reply) => drop(reply.send(engine.view_identities())),
+        Mail::Rows(look) => look.0(engine.row_set()),
         Mail::Drift(reply) => drop(reply.send(engine.drift())),
         Mail::Repair(reply) => drop(reply.send(engine.repair())),
         // the caller has ended the loop

@@ -2,6 +2,7 @@
 
 use axoneme_cni::protocol::Attachment;
 use axoneme_flow::admin::{EndpointStatus, IdentityView, PoolUsage, Problem, Status, Stream, TableView};
+use axoneme_model::rows::RowSet;
 
 use super::Engine;
 use crate::{endpoint::Phase, status::NodeStatus};
@@ -94,6 +95,11 @@ impl Engine {
         };
         let rule = |id| rows.rules.get(&id).map(|r| r.rule.clone());
         rows.tables.values().map(|t| TableView::of(t, of(t.id.0), rule)).collect()
+    }
+
+    /// All rows, for those who ask why.
+    pub const fn row_set(&self) -> &RowSet {
+        self.rows.rows()
     }
 
     /// Identities with their labels.
