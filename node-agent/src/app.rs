@@ -7,13 +7,14 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use axoneme_flow::Hub;
 use axoneme_kernel::{grace::GracePeriods, net::Netlink};
-use axoneme_runtime::{admin as admin_socket, apiserver::Sources, clock, drain};
+use axoneme_model::rows::AgentRow;
+use axoneme_runtime::{admin as admin_socket, apiserver::Sources, clock, drain, telemetry};
 use axoneme_wire::client::{Credentials, Directory, Driver, Fixed, Replicas, Settings, TokenFile};
 use nix::fcntl::{Flock, FlockArg};
-use tokio::{sync::watch, task::JoinSet};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -24,8 +25,10 @@ use crate::{
     cni::{install, server},
     discovery,
     engine::{Engine, Parts},
+    gate::{self, Front, Phase},
     hubble, preflight,
     run::{self, Running},
+    settings,
     source::RowSource,
     store::Files,
     uninstall,
@@ -35,20 +38,21 @@ use crate::{
 const DRAIN: Duration = Duration::from_secs(2);
 
 /// Serves a node of a cluster until SIGTERM. The kernel keeps what it has.
-pub async fn run(args: Run) -> Result<()> {
+/// `log` is none where the command line decides what is logged.
+pub async fn run(args: Run, log: Option<telemetry::Filter>) -> Result<()> {
     // the one TLS implementation of the process; whoever was first decides
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let token = Arc::new(TokenFile::new(args.token_dir.join("axoneme-token")));
-    serve(&args.common, !args.no_cni_install, directory(&args)?, token).await
+    serve(&args.common, !args.no_cni_install, directory(&args)?, token, log).await
 }
 
 /// Serves a node without a cluster until SIGTERM: the operator's part runs in this process, behind the same stream.
-pub async fn standalone(args: Standalone) -> Result<()> {
+pub async fn standalone(args: Standalone, log: Option<telemetry::Filter>) -> Result<()> {
     let operator = axoneme_operator::standalone::Standalone::start(args.manifests.clone(), &args.common.node)
         .await
         .with_context(|| format!("read manifests of {}", args.manifests.display()))?;
     let directory = Arc::new(operator.directory());
-    let served = serve(&args.common, args.cni_install, directory, operator.credentials()).await;
+    let served = serve(&args.common, args.cni_install, directory, operator.credentials(), log).await;
     operator.stop().await;
     served
 }
@@ -58,29 +62,42 @@ async fn serve(
     install: bool,
     directory: Arc<dyn Directory>,
     credentials: Arc<dyn Credentials>,
+    log: Option<telemetry::Filter>,
 ) -> Result<()> {
-    let findings = preflight::look(&args.places.bpf_dir, args.cgroup.as_deref(), &args.host_root);
+    let (trigger, watcher) = drain::channel();
+    let (cancel, mut tasks) = (CancellationToken::new(), JoinSet::new());
+    // before anything can fail: whoever asks why there is no network gets an answer
+    let (front, phase) = Front::new(args.node.as_str().into());
+    let admin_path = args.places.admin_socket.clone();
+    let listener = admin_socket::bind(&admin_path).await?;
+    tasks.spawn(admin_socket::serve(listener, admin_path, Arc::new(front), trigger.watcher()));
+    let settings =
+        Settings { node: args.node.as_str().into(), agent_version: env!("CARGO_PKG_VERSION").to_owned(), resume: None };
+    let look = || preflight::look(&args.places.bpf_dir, args.cgroup.as_deref(), &args.host_root);
+    let findings = tokio::select! {
+        findings = gate::pass(look, &phase, settings.clone(), directory.clone(), credentials.clone()) => findings,
+        signal = drain::terminated() => {
+            tracing::info!(signal = signal?, "stopping; the node still lacks what the agent needs");
+            trigger.drain(DRAIN).await;
+            return Ok(());
+        }
+    };
     for warning in &findings.warnings {
         tracing::warn!("{warning}");
     }
-    if !findings.fatal.is_empty() {
-        bail!("this node cannot run the agent: {}", findings.fatal.join("; "));
-    }
     let _lock = lock(&args.places)?;
-    let (cancel, mut tasks) = (CancellationToken::new(), JoinSet::new());
-    let settings =
-        Settings { node: args.node.as_str().into(), agent_version: env!("CARGO_PKG_VERSION").to_owned(), resume: None };
     let (driver, client, events) = Driver::new(settings, directory, credentials);
     tasks.spawn(driver.run(cancel.clone()));
     let (running, admin) = engine(args, findings, RowSource { events, operator: Box::new(client) })?;
     let hubble = hubble::start(&args.hubble, &args.places.admin_socket, admin.flows.clone(), cancel.clone())?;
-    let (trigger, watcher) = drain::channel();
-    let (cni_path, admin_path) = (args.places.cni_socket.clone(), args.places.admin_socket.clone());
-    let (cni, adm) = (admin_socket::bind(&cni_path).await?, admin_socket::bind(&admin_path).await?);
+    let cni_path = args.places.cni_socket.clone();
+    let cni = admin_socket::bind(&cni_path).await?;
     tasks.spawn(server::serve(cni, cni_path, running.mail.clone(), watcher));
-    tasks.spawn(admin_socket::serve(adm, admin_path, Arc::new(admin), trigger.watcher()));
+    let flows = admin.flows.clone();
+    phase.send_replace(Phase::Serving(admin));
+    tasks.spawn(settings::heed(running.settings.clone(), flows, log));
     if install {
-        tasks.spawn(install_when_ready(running.ready.clone(), cni_paths(args)));
+        tasks.spawn(settings::tell_runtime(running.ready.clone(), running.settings.clone(), cni_paths(args)));
     }
     let signal = drain::terminated().await?;
     tracing::info!(signal, "stopping; pods keep their network");
@@ -131,7 +148,7 @@ fn in_cluster() -> Option<(String, String)> {
 
 fn engine(args: &Common, mut findings: preflight::Findings, source: RowSource) -> Result<(Running, Admin)> {
     let instance = clock::unix_millis(clock::wall()).saturating_mul(1_000_000);
-    let (flows, feed) = Hub::new(&args.node, "", instance, args.flow_history);
+    let (flows, feed) = Hub::new(&args.node, "", instance, AgentRow::default().flow_buffer as usize);
     let network = Arc::new(Netlink::open()?);
     let marker = args.places.state_dir.join(uninstall::SHORT_GRACE_PERIODS);
     let grace = Arc::new(GracePeriods::open(marker).context("switch short grace periods off again")?);
@@ -163,25 +180,7 @@ fn cni_paths(args: &Common) -> install::Paths {
         plugin: args.cni_plugin.clone().or_else(beside),
         socket: args.places.cni_socket.clone(),
         exclusive: !args.keep_other_cni,
-    }
-}
-
-/// The runtime learns of us once we can serve; from then on STATUS says how we are.
-async fn install_when_ready(mut ready: watch::Receiver<bool>, paths: install::Paths) {
-    if ready.wait_for(|r| *r).await.is_err() {
-        return;
-    }
-    loop {
-        let p = paths.clone();
-        match tokio::task::spawn_blocking(move || install::install(&p)).await {
-            Ok(Ok(wrote)) => {
-                tracing::info!(wrote, dir = %paths.config_dir.display(), "the node is ready for pods");
-                return;
-            }
-            Ok(Err(error)) => tracing::error!(%error, "the container runtime is not told of the plugin"),
-            Err(error) => tracing::error!(%error, "the container runtime is not told of the plugin"),
-        }
-        tokio::time::sleep(Duration::from_secs(5)).await;
+        chained: Vec::new(),
     }
 }
 
@@ -193,6 +192,7 @@ pub fn installed(places: &Places) -> install::Paths {
         plugin: None,
         socket: PathBuf::new(),
         exclusive: true,
+        chained: Vec::new(),
     }
 }
 

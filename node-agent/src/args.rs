@@ -10,9 +10,9 @@ use crate::{hubble::HubbleArgs, relay::RelayArgs};
 #[derive(Debug, Parser)]
 #[command(name = "axoneme-agent", version, about)]
 pub struct Cli {
-    /// What to log: `info`, `debug`, `info,axoneme_kernel=debug`.
-    #[arg(long, env = "AXONEME_LOG", default_value = "info", global = true)]
-    pub log: String,
+    /// What to log: `info`, `debug`, `info,axoneme_kernel=debug`. Default: what AxonemeConfig says, `info` until then.
+    #[arg(long, env = "AXONEME_LOG", global = true)]
+    pub log: Option<String>,
     /// One JSON object a line instead of text.
     #[arg(long, env = "AXONEME_LOG_JSON", global = true)]
     pub log_json: bool,
@@ -90,9 +90,6 @@ pub struct Common {
     /// Seconds that an ADD waits for its rows before the runtime has to ask again.
     #[arg(long, env = "AXONEME_ADD_DEADLINE", default_value_t = 15)]
     pub add_deadline: u64,
-    /// Flow events to remember.
-    #[arg(long, env = "AXONEME_FLOW_HISTORY", default_value_t = 16384)]
-    pub flow_history: usize,
     #[command(flatten)]
     pub hubble: HubbleArgs,
 }

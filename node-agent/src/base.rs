@@ -182,20 +182,21 @@ impl Base {
             allow_own_host: config.always_allow_own_host,
             services: config.services,
             socket_lb: config.socket_lb && paths.cgroup.is_some(),
+            socket_lb_host_only: config.socket_lb_host_only,
             conntrack_entries: config.conntrack_entries,
-            pin_dir: paths.pin_dir.clone(),
             timeouts: timeouts(config.conntrack_times),
+            pin_dir: paths.pin_dir.clone(),
             cgroup: paths.cgroup.clone(),
         }
     }
 }
 
-#[cfg(test)]
 const fn timeouts(t: ConntrackTimes) -> Timeouts {
     let ConntrackTimes { tcp_opening, tcp_established, tcp_closing, udp, other } = t;
     Timeouts { tcp_opening, tcp_established, tcp_closing, udp, other }
 }
 
+#[cfg(test)]
 mod tests {
     use axoneme_kernel::net::fake::FakeNetwork;
 

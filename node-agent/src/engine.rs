@@ -18,7 +18,7 @@ use axoneme_kernel::{
     grace::GracePeriods,
     net::{Masquerade, Network, Route},
 };
-use axoneme_model::rows::{NodeRow, TableId};
+use axoneme_model::rows::{AgentRow, NodeRow, TableId};
 use axoneme_runtime::clock::Clock;
 use axoneme_table::{Backoff, Reconciler};
 use axoneme_wire::{
@@ -41,12 +41,15 @@ use crate::{
 
 mod adopt;
 mod attach;
+mod former;
 mod lost;
 mod node;
 mod rows;
 mod settle;
 mod targets;
 mod view;
+
+pub use former::DOCUMENT as ROWS_DOCUMENT;
 
 /// Opens the packet path with settings that are known only once the configuration is there, and anew when they change.
 pub trait DatapathFactory: Send {
@@ -165,6 +168,7 @@ pub struct Engine {
     factory: Box<dyn DatapathFactory>,
     datapath: Option<Arc<dyn Datapath>>,
     rows: Desired,
+    former: former::Former,
     complete: BTreeSet<RowType>,
     link: Link,
     acked: Option<Resume>,
@@ -204,6 +208,7 @@ impl Engine {
             factory,
             datapath: None,
             rows: Desired::default(),
+            former: former::Former::default(),
             complete: BTreeSet::new(),
             link: Link::default(),
             acked: None,
@@ -232,6 +237,7 @@ impl Engine {
         };
         engine.load_intents()?;
         engine.load_blocks()?;
+        engine.load_rows()?;
         Ok(engine)
     }
 
@@ -274,7 +280,14 @@ impl Engine {
     /// When [`Engine::tick`] is to be called if nothing else happens.
     pub fn wake_at(&self) -> Option<Instant> {
         let deadlines = self.waiting.iter().map(|w| w.since + self.parts.add_deadline);
-        let retries = [self.retry_at, self.base.retry_at, self.removal_retry_at, self.look_at, self.ipam.wake_at()];
+        let retries = [
+            self.retry_at,
+            self.base.retry_at,
+            self.removal_retry_at,
+            self.look_at,
+            self.ipam.wake_at(),
+            self.former.due(),
+        ];
         deadlines.chain(retries.into_iter().flatten()).min()
     }
 
@@ -294,6 +307,11 @@ impl Engine {
         std::mem::take(&mut self.outgoing)
     }
 
+    /// What the newest configuration says of the process itself; none before there is one.
+    pub fn agent_settings(&self) -> Option<&AgentRow> {
+        self.rows.rows().config.as_ref().map(|c| &c.agent)
+    }
+
     /// Whether ADD can be served.
     pub fn is_ready(&self) -> bool {
         self.unready().is_empty()
@@ -311,7 +329,7 @@ impl Engine {
     /// What stands between this node and service, one sentence each.
     fn unready(&self) -> Vec<String> {
         let mut out = Vec::new();
-        if !self.initialized() {
+        if !self.initialized() && !self.former.in_use() {
             let missing: Vec<String> =
                 RowType::ALL.iter().filter(|t| !self.complete.contains(t)).map(|t| format!("{t:?}")).collect();
             let stream = if self.link.connected { "connected" } else { "no operator is connected" };

@@ -9,7 +9,7 @@ use axoneme_node_agent::{
 };
 use axoneme_runtime::{
     drain,
-    telemetry::{self, Format},
+    telemetry::{self, Filter, Format},
 };
 use clap::Parser;
 
@@ -19,11 +19,14 @@ const WORKERS: usize = 2;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let format = if cli.log_json { Format::Json } else { Format::Text };
-    if let Err(e) = telemetry::init(format, &cli.log) {
-        eprintln!("error: {e}");
-        return ExitCode::from(2);
-    }
-    match execute(cli.command) {
+    let filter = match telemetry::init(format, cli.log.as_deref().unwrap_or("info")) {
+        Ok(filter) => filter,
+        Err(e) => {
+            eprintln!("error: {e}");
+            return ExitCode::from(2);
+        }
+    };
+    match execute(cli.command, cli.log.is_none().then_some(filter)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             tracing::error!("{e:#}");
@@ -32,7 +35,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn execute(command: Command) -> anyhow::Result<()> {
+fn execute(command: Command, log: Option<Filter>) -> anyhow::Result<()> {
     let runtime = || {
         tokio::runtime::Builder::new_multi_thread()
             .worker_threads(WORKERS)
@@ -41,8 +44,8 @@ fn execute(command: Command) -> anyhow::Result<()> {
             .build()
     };
     match command {
-        Command::Run(args) => runtime()?.block_on(app::run(*args)),
-        Command::Standalone(args) => runtime()?.block_on(app::standalone(*args)),
+        Command::Run(args) => runtime()?.block_on(app::run(*args, log)),
+        Command::Standalone(args) => runtime()?.block_on(app::standalone(*args, log)),
         Command::Relay(args) => runtime()?.block_on(relay::run(*args)),
         Command::Uninstall(args) => {
             uninstall::uninstall(&args.places)?;

@@ -1,4 +1,6 @@
 //! What the host must have, looked at before anything is changed, each with what to do about it.
+//!
+//! What is fatal holds the agent back until it is mended: see [`crate::gate`].
 
 use std::path::{Path, PathBuf};
 
@@ -34,7 +36,11 @@ pub fn look(bpf_dir: &Path, cgroup: Option<&Path>, host_root: &Path) -> Findings
     findings.fatal.extend(old_kernel(release.trim()));
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     findings.fatal.extend(missing_capabilities(&status));
-    findings.fatal.extend(no_bpffs(bpf_dir));
+    match no_bpffs(bpf_dir) {
+        Some(lack) => findings.fatal.push(lack),
+        // on another file system a directory of that name says nothing
+        None => findings.fatal.extend(newer_maps(bpf_dir)),
+    }
     match find_cgroup(cgroup, host_root) {
         Ok(path) => findings.cgroup = Some(path),
         Err(why) => findings.warnings.push(why),
@@ -77,6 +83,11 @@ fn no_bpffs(dir: &Path) -> Option<String> {
          mountPropagation: Bidirectional",
         dir.display()
     ))
+}
+
+/// Found before anything is changed: a datapath that opens its maps later would have set the node up by then.
+fn newer_maps(dir: &Path) -> Option<String> {
+    axoneme_kernel::bpf::refuse_newer(dir).err().map(|e| e.to_string())
 }
 
 fn find_cgroup(given: Option<&Path>, host_root: &Path) -> Result<PathBuf, String> {

@@ -5,7 +5,7 @@ use std::{os::fd::OwnedFd, sync::Arc, time::Instant};
 use axoneme_cni::{Answer, Request};
 use axoneme_flow::admin::{IdentityView, TableView};
 use axoneme_kernel::{grace::GracePeriods, net::Network};
-use axoneme_model::rows::RowSet;
+use axoneme_model::rows::{AgentRow, RowSet};
 use axoneme_wire::client::Event;
 use tokio::{
     runtime::Handle,
@@ -17,6 +17,7 @@ use crate::{
     Error,
     engine::{Doomed, Engine, Outgoing},
     reaper::{self, Removal},
+    settings::Settings,
     source::RowSource,
     status::NodeStatus,
 };
@@ -61,6 +62,8 @@ pub struct Running {
     pub mail: mpsc::Sender<Mail>,
     /// Whether ADD can be served.
     pub ready: watch::Receiver<bool>,
+    /// What concerns the process itself.
+    pub settings: Settings,
     tasks: Vec<JoinHandle<()>>,
     thread: std::thread::JoinHandle<()>,
 }
@@ -76,6 +79,8 @@ pub fn start(
     let (reports, outgoing) = mpsc::channel(REPORTS);
     let (doomed_tx, doomed) = mpsc::channel(reaper::QUEUE);
     let (ready_tx, ready) = watch::channel(false);
+    let (settings_tx, settings) = watch::channel(AgentRow::default());
+    let told = Told { reports, doomed: doomed_tx, ready: ready_tx, settings: settings_tx };
     let handle = Handle::current();
     let RowSource { mut events, operator } = source;
     let feed = mail.clone();
@@ -95,8 +100,8 @@ pub fn start(
     ];
     let thread = std::thread::Builder::new()
         .name("engine".to_owned())
-        .spawn(move || handle.block_on(turn(engine, inbox, reports, doomed_tx, ready_tx)))?;
-    Ok(Running { mail, ready, tasks, thread })
+        .spawn(move || handle.block_on(turn(engine, inbox, told)))?;
+    Ok(Running { mail, ready, settings, tasks, thread })
 }
 
 impl Running {
@@ -114,13 +119,18 @@ impl Running {
     }
 }
 
-async fn turn(
-    mut engine: Engine,
-    mut inbox: mpsc::Receiver<Mail>,
+/// Where the engine's word goes.
+struct Told {
     reports: mpsc::Sender<Outgoing>,
     doomed: mpsc::Sender<Removal>,
     ready: watch::Sender<bool>,
-) {
+    settings: watch::Sender<AgentRow>,
+}
+
+async fn turn(mut engine: Engine, mut inbox: mpsc::Receiver<Mail>, told: Told) {
+    // what a former process left may be enough to begin with
+    engine.tick();
+    publish(&mut engine, &told).await;
     loop {
         let mail = match engine.wake_at() {
             None => inbox.recv().await,
@@ -129,17 +139,17 @@ async fn turn(
                     mail
                 } else {
                     engine.tick();
-                    publish(&mut engine, &reports, &doomed, &ready).await;
+                    publish(&mut engine, &told).await;
                     continue;
                 }
             }
         };
         let mail = match mail {
-            None | Some(Mail::Stop) => return,
+            None | Some(Mail::Stop) => return engine.finish(),
             Some(mail) => mail,
         };
         handle(&mut engine, mail);
-        publish(&mut engine, &reports, &doomed, &ready).await;
+        publish(&mut engine, &told).await;
     }
 }
 
@@ -168,21 +178,25 @@ fn handle(engine: &mut Engine, mail: Mail) {
     }
 }
 
-async fn publish(
-    engine: &mut Engine,
-    reports: &mpsc::Sender<Outgoing>,
-    doomed: &mpsc::Sender<Removal>,
-    ready: &watch::Sender<bool>,
-) {
+async fn publish(engine: &mut Engine, told: &Told) {
     for report in engine.take_outgoing() {
         // the receiver lives as long as this thread
-        let _ = reports.send(report).await;
+        let _ = told.reports.send(report).await;
     }
     for link in engine.take_doomed() {
-        let _ = doomed.send(Removal { doomed: link, datapath: engine.datapath() }).await;
+        let _ = told.doomed.send(Removal { doomed: link, datapath: engine.datapath() }).await;
     }
     let is_ready = engine.is_ready();
-    ready.send_if_modified(|r| std::mem::replace(r, is_ready) != is_ready);
+    told.ready.send_if_modified(|r| std::mem::replace(r, is_ready) != is_ready);
+    if let Some(new) = engine.agent_settings() {
+        told.settings.send_if_modified(|s| {
+            let changed = s != new;
+            if changed {
+                s.clone_from(new);
+            }
+            changed
+        });
+    }
 }
 
 async fn tell(mut outgoing: mpsc::Receiver<Outgoing>, operator: Box<dyn crate::source::Operator>) {

@@ -55,7 +55,7 @@ pub fn load<T: DeserializeOwned>(store: &dyn Store, name: &str) -> Result<Option
     }
 }
 
-/// Files `NAME.json` in a directory of mode 0700. On tmpfs (`/run`), where the state belongs: it must not outlive a
+/// Files `NAME.json` (or `NAME`, where it has an extension) in a directory of mode 0700. On tmpfs (`/run`), where the state belongs: it must not outlive a
 /// reboot, and fsync costs nothing there.
 #[derive(Clone, Debug)]
 pub struct Files {
@@ -74,7 +74,8 @@ impl Files {
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.directory.join(format!("{name}.json"))
+        // a name with an extension is no JSON document
+        if name.contains('.') { self.directory.join(name) } else { self.directory.join(format!("{name}.json")) }
     }
 }
 

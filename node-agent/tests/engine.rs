@@ -105,8 +105,12 @@ fn with_nothing_to_do_nothing_is_written() {
     // the operator has learnt the address
     let row = ip_row("10.0.1.2/32", 300, "n1", "shop/web-a");
     set.ips.insert(row.prefix, row);
-    let (writes, documents) = (node.writes(), node.store.documents.lock().unwrap().clone());
+    let writes = node.writes();
     e.stream(snapshot(&set, 2));
+    // the copy of the rows has been written
+    node.clock.advance(Duration::from_secs(10));
+    e.tick();
+    let documents = node.store.documents.lock().unwrap().clone();
     e.stream(snapshot(&set, 3));
     node.clock.advance(Duration::from_hours(1));
     e.tick();

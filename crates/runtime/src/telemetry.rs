@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal as _;
 
-use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{EnvFilter, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
 /// How a log line is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,13 +21,29 @@ pub enum TelemetryError {
     Filter { filter: String, message: String },
     #[error("logging was set up twice")]
     Twice,
+    #[error("nothing is logged any more")]
+    Gone,
+}
+
+/// What is logged, while it is logged.
+#[derive(Clone, Debug)]
+pub struct Filter(reload::Handle<EnvFilter, Registry>);
+
+impl Filter {
+    /// Replaces the filter; with an error the former one stays.
+    pub fn set(&self, filter: &str) -> Result<(), TelemetryError> {
+        self.0.reload(parse(filter)?).map_err(|_| TelemetryError::Gone)
+    }
+}
+
+fn parse(filter: &str) -> Result<EnvFilter, TelemetryError> {
+    EnvFilter::try_new(filter).map_err(|e| TelemetryError::Filter { filter: filter.to_owned(), message: e.to_string() })
 }
 
 /// Sends logs to standard error. Called once, by the binary.
-pub fn init(format: Format, filter: &str) -> Result<(), TelemetryError> {
-    let parsed = EnvFilter::try_new(filter)
-        .map_err(|e| TelemetryError::Filter { filter: filter.to_owned(), message: e.to_string() })?;
-    let registry = tracing_subscriber::registry().with(parsed);
+pub fn init(format: Format, filter: &str) -> Result<Filter, TelemetryError> {
+    let (layer, handle) = reload::Layer::new(parse(filter)?);
+    let registry = tracing_subscriber::registry().with(layer);
     match format {
         Format::Text => {
             // colours are for terminals: in the log of a pod they are noise
@@ -36,7 +52,8 @@ pub fn init(format: Format, filter: &str) -> Result<(), TelemetryError> {
         }
         Format::Json => registry.with(fmt::layer().json().with_writer(std::io::stderr)).try_init(),
     }
-    .map_err(|_| TelemetryError::Twice)
+    .map_err(|_| TelemetryError::Twice)?;
+    Ok(Filter(handle))
 }
 
 #[cfg(test)]
@@ -47,5 +64,14 @@ mod tests {
     fn a_bad_filter_is_named() {
         let error = init(Format::Text, "info,=what=").unwrap_err().to_string();
         assert!(error.contains("info,=what="), "{error}");
+    }
+
+    #[test]
+    fn a_filter_is_replaced_and_a_bad_one_is_not_taken() {
+        let (_layer, handle) = reload::Layer::<EnvFilter, Registry>::new(parse("info").unwrap());
+        let filter = Filter(handle);
+        filter.set("warn,axoneme=trace").unwrap();
+        assert!(matches!(filter.set("=what="), Err(TelemetryError::Filter { .. })));
+        assert_eq!(filter.0.with_current(ToString::to_string).unwrap(), "axoneme=trace,warn");
     }
 }

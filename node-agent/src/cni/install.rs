@@ -9,10 +9,12 @@ use std::{
 };
 
 use axoneme_cni::{NEWEST, PLUGIN};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::store::{self, StoreError};
 
+/// The plugin of `hostPort`.
+const PORTMAP: &str = "portmap";
 /// Sorts before what other products write.
 pub const CONFIG: &str = "05-axoneme.conflist";
 /// Suffix of configurations of others that were taken out of use.
@@ -29,6 +31,8 @@ pub struct Paths {
     pub socket: PathBuf,
     /// Other configurations are renamed, so that no other plugin can be chosen.
     pub exclusive: bool,
+    /// Plugins that run behind ours, as the user has written them: objects with a `type`.
+    pub chained: Vec<Value>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -45,24 +49,25 @@ fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Ins
 
 /// The network configuration list.
 fn config(paths: &Paths) -> Vec<u8> {
-    let list = json!({
-        "cniVersion": NEWEST,
-        "name": "axoneme",
-        "plugins": [
-            {"type": PLUGIN, "socket": paths.socket},
-            // hostPort: chained behind, as the reference configuration does; skipped by runtimes without the request
-            {"type": "portmap", "capabilities": {"portMappings": true}},
-        ],
-    });
-    let mut list = list;
-    if !paths.bin_dir.join("portmap").exists()
-        && let Some(plugins) = list.get_mut("plugins").and_then(|p| p.as_array_mut())
-    {
-        plugins.truncate(1);
+    let mut plugins = vec![json!({"type": PLUGIN, "socket": paths.socket})];
+    // hostPort: chained behind, as the reference configuration does; skipped by runtimes without the request
+    if paths.bin_dir.join(PORTMAP).exists() && !paths.chained.iter().any(|p| kind(p) == PORTMAP) {
+        plugins.push(json!({"type": PORTMAP, "capabilities": {"portMappings": true}}));
     }
+    plugins.extend(paths.chained.iter().cloned());
+    let list = json!({"cniVersion": NEWEST, "name": "axoneme", "plugins": plugins});
     let mut text = format!("{list:#}").into_bytes();
     text.push(b'\n');
     text
+}
+
+fn kind(plugin: &Value) -> &str {
+    plugin.get("type").and_then(Value::as_str).unwrap_or_default()
+}
+
+/// Chained plugins whose program is not there.
+pub fn missing(paths: &Paths) -> Vec<&str> {
+    paths.chained.iter().map(kind).filter(|k| k.contains('/') || !paths.bin_dir.join(k).is_file()).collect()
 }
 
 /// Installs what differs. Returns whether something was written.
@@ -71,6 +76,8 @@ pub fn install(paths: &Paths) -> Result<bool, InstallError> {
     let mut wrote = install_plugin(paths)?;
     if paths.exclusive {
         wrote |= set_others_aside(&paths.config_dir)?;
+    } else {
+        wrote |= give_back(&paths.config_dir)?;
     }
     let (path, content) = (paths.config_dir.join(CONFIG), config(paths));
     if fs::read(&path).ok().as_deref() != Some(&content) {
@@ -115,6 +122,18 @@ fn set_others_aside(dir: &Path) -> Result<bool, InstallError> {
     Ok(wrote)
 }
 
+fn give_back(dir: &Path) -> Result<bool, InstallError> {
+    let mut wrote = false;
+    for name in entries(dir)? {
+        if let Some(former) = name.strip_suffix(&format!(".{BACKUP}")) {
+            let path = dir.join(&name);
+            fs::rename(&path, dir.join(former)).map_err(failed("rename", &path))?;
+            wrote = true;
+        }
+    }
+    Ok(wrote)
+}
+
 /// Removes what was installed and gives others their configurations back.
 pub fn uninstall(paths: &Paths) -> Result<(), InstallError> {
     for path in [paths.config_dir.join(CONFIG), paths.bin_dir.join(PLUGIN)] {
@@ -124,14 +143,8 @@ pub fn uninstall(paths: &Paths) -> Result<(), InstallError> {
             Err(e) => return Err(failed("remove", &path)(e)),
         }
     }
-    if !paths.config_dir.exists() {
-        return Ok(());
-    }
-    for name in entries(&paths.config_dir)? {
-        if let Some(former) = name.strip_suffix(&format!(".{BACKUP}")) {
-            let path = paths.config_dir.join(&name);
-            fs::rename(&path, paths.config_dir.join(former)).map_err(failed("rename", &path))?;
-        }
+    if paths.config_dir.exists() {
+        give_back(&paths.config_dir)?;
     }
     Ok(())
 }
@@ -151,6 +164,7 @@ mod tests {
             plugin: Some(dir.path().join("plugin")),
             socket: "/run/axoneme/cni.sock".into(),
             exclusive: true,
+            chained: Vec::new(),
         };
         fs::write(dir.path().join("plugin"), b"#!binary").unwrap();
         fs::create_dir(&paths.config_dir).unwrap();

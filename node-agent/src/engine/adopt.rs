@@ -79,8 +79,10 @@ impl Engine {
     pub(super) fn adopt_datapath(&mut self) -> Result<(), Error> {
         let Some(datapath) = self.datapath.clone() else { return Ok(()) };
         self.tables.adopt(datapath.tables()?, &*self.parts.store)?;
-        for id in self.rows.rows().tables.keys() {
-            self.tables.want(*id);
+        if self.former.in_use() {
+            self.wish_former(&*datapath)?;
+        } else {
+            self.rows.rows().tables.keys().for_each(|id| self.tables.want(*id));
         }
         self.ips.adopt(datapath.ips()?);
         self.entries.adopt(datapath.endpoints()?);

@@ -314,7 +314,10 @@ impl Engine {
             self.outgoing.push(Outgoing::Endpoint(endpoint.intent.report(false, true)));
         }
         let addresses: Vec<IpAddr> = addresses.into_iter().collect();
-        self.unwish(&addresses);
+        for address in &addresses {
+            self.entries.release(address);
+            self.ips.release(&IpNetwork::from(*address));
+        }
         let fenced = self.fence(&addresses);
         let Some(endpoint) = self.endpoints.get_mut(attachment) else { return true };
         match fenced {

@@ -67,13 +67,15 @@ impl Engine {
             self.base.attached = false;
             self.base.datapath = Some(wanted);
         }
-        self.masquerade(&config)
+        // what a former process set may be newer than the rows at hand
+        if self.former.leaves_alone() { Ok(()) } else { self.masquerade(&config) }
     }
 
     /// Puts programs on every device once what they judge by is complete: a new version of the programs may have maps of
     /// its own, and until these are full the former programs go on with the former maps.
     pub(super) fn settle_programs(&mut self) {
-        if self.base.attached || !self.initialized() || self.datapath.is_none() {
+        let full = self.initialized() || self.former_fills_maps();
+        if self.base.attached || !full || self.datapath.is_none() {
             return;
         }
         match self.attach_all().and_then(|()| Ok(self.factory.attached()?)) {
@@ -94,7 +96,7 @@ impl Engine {
         for hook in self.wanted_hooks(&base) {
             self.attach_programs(&*datapath, hook.0, hook.1)?;
         }
-        self.detach_strays(&base, &*datapath)
+        if self.former.leaves_alone() { Ok(()) } else { self.detach_strays(&base, &*datapath) }
     }
 
     fn wanted_hooks(&self, base: &Base) -> Vec<(Hook, u32)> {

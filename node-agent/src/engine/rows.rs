@@ -26,6 +26,10 @@ impl Engine {
             }
         };
         self.tell_names(&changes, snapshot);
+        if snapshot || !changes.is_empty() {
+            self.rows_changed();
+        }
+        let changes = if snapshot { self.replace_former(changes) } else { changes };
         let whole = self.rows.rows().config != config;
         for change in &changes {
             self.wish(change);
@@ -67,7 +71,7 @@ impl Engine {
     }
 
     /// Names of what has come.
-    fn tell_names(&self, changes: &[RowChange], snapshot: bool) {
+    pub(super) fn tell_names(&self, changes: &[RowChange], snapshot: bool) {
         let (Some(flows), rows, now) = (&self.parts.flows, self.rows.rows(), self.wall()) else { return };
         flows.names(|names| {
             if snapshot {
@@ -149,7 +153,7 @@ impl Engine {
         };
     }
 
-    fn wish_service(&mut self, key: &(Arc<str>, Arc<str>)) {
+    pub(super) fn wish_service(&mut self, key: &(Arc<str>, Arc<str>)) {
         let rows = self.rows.rows();
         let enabled = rows.config.as_ref().is_some_and(|c| c.services);
         let wanted: Vec<_> = rows

@@ -38,6 +38,7 @@ impl Engine {
         }
         self.serve_waiting();
         self.report_node();
+        self.keep_rows();
     }
 
     /// Removals that failed before.
@@ -110,7 +111,8 @@ impl Engine {
     /// The row's view, where its table is in force; else what was last in force; none where nothing ever was.
     fn in_force(&self, attachment: &Attachment) -> Option<InForce> {
         let intent = &self.endpoints.get(attachment)?.intent;
-        let row = self.rows.rows().endpoints.get(&intent.uid);
+        // rows of the copy may be older than what was put in force last
+        let row = self.rows.rows().endpoints.get(&intent.uid).filter(|_| !self.former.in_use());
         let (identity, peer) = row.map_or((intent.identity, intent.peer), |r| (r.identity.0, r.peer.0));
         if let Some(row) = row
             && let Some(slot) = self.tables.slot_in_force(row.table)

@@ -25,7 +25,7 @@ impl Engine {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ready: reasons.is_empty(),
             reasons,
-            warnings: self.parts.warnings.clone(),
+            warnings: self.warnings(),
             stream: Stream {
                 connected: self.link.connected,
                 operator: self.link.operator.clone(),
@@ -48,6 +48,15 @@ impl Engine {
             problems: self.problems(),
             ..Status::default()
         }
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let mut out = self.parts.warnings.clone();
+        if self.former.in_use() {
+            out.push("no operator has sent rows yet: new pods get those that this node had last".to_owned());
+        }
+        out.extend(self.former.failed().map(|why| format!("the last rows are not kept on disk: {why}")));
+        out
     }
 
     fn pools(&self) -> Vec<PoolUsage> {
