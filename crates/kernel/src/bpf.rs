@@ -41,6 +41,7 @@ pub use loader::Testing;
 pub use loader::{Budget, Loader};
 pub use memory::{map_memory, memory_by_map};
 pub use metrics::{Metric, Metrics};
+pub use migration::refuse_newer;
 #[doc(hidden)]
 pub use migration::{Convert, write_old_map};
 pub use sys::{CONTEXT_WORDS, RunOutput, test_run};

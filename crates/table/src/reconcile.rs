@@ -161,6 +161,15 @@ impl<K: Ord + Clone + Debug, V: PartialEq + Clone> Reconciler<K, V> {
         true
     }
 
+    /// No longer wants the row, and knows that nobody does: one that was adopted and never wanted goes without pruning.
+    pub fn release(&mut self, key: &K) {
+        self.unset(key);
+        if let Some(item) = self.items.get_mut(key) {
+            item.orphan = false;
+            self.touch(key);
+        }
+    }
+
     /// Applies what is due. `prune` allows the removal of adopted rows that were never wanted.
     pub fn run(&mut self, now: Instant, prune: bool, target: &mut impl Target<K, V>) -> Outcome {
         while let Some((at, key)) = self.waiting.first().cloned() {
@@ -338,6 +347,17 @@ mod tests {
         assert_eq!(t.rows, BTreeMap::from([(9, 9)]));
         assert_eq!(r.run(now, true, &mut t).writes, 1);
         assert!(t.rows.is_empty() && r.is_empty());
+    }
+
+    #[test]
+    fn an_adopted_row_that_is_known_to_be_left_over_goes_without_permission() {
+        let (mut r, mut t, now) = (Reconciler::default(), Fake::default(), Instant::now());
+        t.rows = BTreeMap::from([(1, 1), (9, 9)]);
+        r.adopt(t.rows.clone());
+        r.release(&1);
+        r.release(&5);
+        assert_eq!(r.run(now, false, &mut t).writes, 1);
+        assert_eq!(t.rows, BTreeMap::from([(9, 9)]));
     }
 
     #[test]

@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 use super::machine::{Machine, mount_new};
 use super::manifests::{Member, Shop};
 use super::{SHOP, standalone};
-use crate::command::tail;
 use crate::lab::target;
 use crate::progress::step;
 
@@ -20,11 +19,11 @@ const FEW: &str = "10.77.0.0/29";
 pub(super) fn all(machine: &mut Machine) -> Result<()> {
     let shop = Machine::shop(&standalone::manifest(SHOP)?)?;
     step("no BPF filesystem", || {
-        refused(machine, &[], &["--bpf-dir", "/run/axoneme/none"], "mount -t bpf bpf /sys/fs/bpf")
+        held(machine, &[], &["--bpf-dir", "/run/axoneme/none"], "mount -t bpf bpf /sys/fs/bpf")
     })?;
     for (name, why) in [("net_admin", "missing CAP_NET_ADMIN"), ("sys_admin", "missing CAP_SYS_ADMIN")] {
         step(&format!("no capability {name}"), || {
-            refused(machine, &["setpriv", &format!("--bounding-set=-{name}")], &[], why)
+            held(machine, &["setpriv", &format!("--bounding-set=-{name}")], &[], why)
         })?;
     }
     fs::create_dir_all(Machine::path("state"))?;
@@ -40,14 +39,13 @@ pub(super) fn all(machine: &mut Machine) -> Result<()> {
     step("no address left", || empty_pool(machine, &shop))
 }
 
-/// The agent ends at once, and says why and what to do.
-fn refused(machine: &Machine, before: &[&str], after: &[&str], why: &str) -> Result<()> {
-    let mut command = machine.agent_command(before);
-    let done = command.args(after).output()?;
-    let said = format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
-    ensure!(!done.status.success(), "the agent runs without what it needs");
-    ensure!(said.contains(why), "it does not name {why:?}: {}", tail(&said, 5));
-    Ok(())
+/// The agent says in its status what it lacks and how to mend that, for as long as it waits for it.
+fn held(machine: &mut Machine, before: &[&str], after: &[&str], why: &str) -> Result<()> {
+    machine.hold_agent(before, after, |status| {
+        let reasons = status.get("reasons").map(Value::to_string).unwrap_or_default();
+        let ready = status.get("ready").and_then(Value::as_bool);
+        ready == Some(false) && reasons.contains(why)
+    })
 }
 
 /// Gives the node these addresses for its pods.

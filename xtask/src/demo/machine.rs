@@ -173,6 +173,22 @@ impl Machine {
         Ok(began.elapsed())
     }
 
+    /// Starts an agent that cannot begin, waits until its status is `wanted`, and ends it.
+    pub(super) fn hold_agent(
+        &mut self,
+        before: &[&str],
+        after: &[&str],
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Result<()> {
+        let log = File::options().create(true).append(true).open(Self::path("agent.log"))?;
+        let mut command = self.agent_command(before);
+        let command = command.args(after).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        self.agent = Some(command.spawn()?);
+        let told = self.wait_for("the agent says what it lacks", |m| Ok(wanted(&m.status()?)));
+        self.kill_agent()?;
+        told
+    }
+
     /// Kills the agent as a crash would.
     pub(super) fn kill_agent(&mut self) -> Result<()> {
         let mut agent = self.agent.take().context("an agent runs")?;

@@ -73,19 +73,25 @@ fn versions(pin_dir: &Path) -> Result<Vec<u32>> {
     Ok(list.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect())
 }
 
+/// Looks whether the pinned maps are ones that this version may touch, and touches nothing.
+///
+/// Errors: a newer version's maps are there; the directory cannot be read.
+pub fn refuse_newer(pin_dir: &Path) -> Result<()> {
+    let Some(newer) = versions(pin_dir)?.into_iter().filter(|v| *v > VERSION).max() else { return Ok(()) };
+    let message = format!(
+        "the maps below {} are of version {newer}, this agent knows versions up to {VERSION}: start the newer agent \
+         again, or drain the node and uninstall",
+        pin_dir.display()
+    );
+    Err(io_error(message, io::Error::from(io::ErrorKind::Unsupported)))
+}
+
 /// The newest older version, if this one can read it.
 ///
 /// Errors: a newer version's maps are there.
 pub(super) fn find(pin_dir: &Path, test: Option<(u32, Convert)>) -> Result<Option<Migration>> {
+    refuse_newer(pin_dir)?;
     let versions = versions(pin_dir)?;
-    if let Some(newer) = versions.iter().copied().filter(|v| *v > VERSION).max() {
-        let message = format!(
-            "the maps below {} are of version {newer}, this agent knows versions up to {VERSION}: start the newer agent \
-             again, or drain the node and uninstall",
-            pin_dir.display()
-        );
-        return Err(io_error(message, io::Error::from(io::ErrorKind::Unsupported)));
-    }
     let Some(version) = versions.into_iter().filter(|v| *v != VERSION).max() else { return Ok(None) };
     let convert = test.into_iter().chain(KNOWN).find(|k| k.0 == version).map(|k| k.1);
     if convert.is_none() {
