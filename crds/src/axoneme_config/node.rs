@@ -9,14 +9,6 @@ pub struct Cni {
     /// back when Axoneme is removed.
     pub exclusive: bool,
 
-    /// The folder on the nodes that the CNI configuration is written to.
-    #[schemars(extend("pattern" = "^/.+"))]
-    pub conf_path: String,
-
-    /// The folder on the nodes that the CNI plugin is written to.
-    #[schemars(extend("pattern" = "^/.+"))]
-    pub bin_path: String,
-
     /// CNI plugins that run after Axoneme's for each pod, in this order, such as portmap. Each is written into the CNI
     /// configuration as it stands here.
     #[schemars(extend("maxItems" = 16))]
@@ -25,12 +17,7 @@ pub struct Cni {
 
 impl Default for Cni {
     fn default() -> Self {
-        Self {
-            exclusive: true,
-            conf_path: "/etc/cni/net.d".into(),
-            bin_path: "/opt/cni/bin".into(),
-            chained_plugins: Vec::new(),
-        }
+        Self { exclusive: true, chained_plugins: Vec::new() }
     }
 }
 

@@ -29,6 +29,8 @@ pub enum Successor {
 
 use Successor::{Gone, Setting};
 
+const FOLDERS: &str = "the CNI folders of the nodes are volumes of the agent's DaemonSet: cni-conf and cni-bin";
+
 /// Cilium's settings that have another name here: keys of its ConfigMap (`enable-ipv4`), values of its Helm chart
 /// (`ipam.operator.clusterPoolIPv4MaskSize`). Case, dashes and underscores make no difference.
 ///
@@ -69,8 +71,8 @@ const KNOWN: &[(&str, Successor)] = &[
     ("enable-ip-masq-agent", Setting("spec.masquerade.excludeCIDRs")),
     ("ipMasqAgent.enabled", Setting("spec.masquerade.excludeCIDRs")),
     ("ipMasqAgent.config.nonMasqueradeCIDRs", Setting("spec.masquerade.excludeCIDRs")),
-    ("bpf.masquerade", Gone("masquerading is always done in eBPF")),
-    ("enable-bpf-masquerade", Gone("masquerading is always done in eBPF")),
+    ("bpf.masquerade", Gone("masquerading is always done by nftables")),
+    ("enable-bpf-masquerade", Gone("masquerading is always done by nftables")),
     ("enable-policy", Setting("spec.policy.enforcement")),
     ("policyEnforcementMode", Setting("spec.policy.enforcement")),
     ("policy-cidr-match-mode", Setting("spec.policy.cidrMatchMode")),
@@ -94,8 +96,10 @@ const KNOWN: &[(&str, Successor)] = &[
     ("cni-exclusive", Setting("spec.cni.exclusive")),
     ("cni-chaining-mode", Setting("spec.cni.chainedPlugins")),
     ("cni.chainingMode", Setting("spec.cni.chainedPlugins")),
-    ("cni.hostConfDirMountPath", Setting("spec.cni.confPath")),
-    ("write-cni-conf-when-ready", Setting("spec.cni.confPath")),
+    ("cni.confPath", Gone(FOLDERS)),
+    ("cni.binPath", Gone(FOLDERS)),
+    ("cni.hostConfDirMountPath", Gone(FOLDERS)),
+    ("write-cni-conf-when-ready", Gone("the CNI configuration is always written when the agent is ready")),
     ("hubble-event-buffer-capacity", Setting("spec.flows.bufferEvents")),
     ("hubble.eventBufferCapacity", Setting("spec.flows.bufferEvents")),
     ("debug", Setting("spec.agent.logLevel")),
@@ -245,7 +249,7 @@ mod tests {
             messages(&json!({"bpf": {"masquerade": true, "ctTcpMax": 65536}})),
             [
                 "spec.bpf.ctTcpMax: no such setting; use spec.conntrack.maxEntries",
-                "spec.bpf.masquerade: no such setting; masquerading is always done in eBPF"
+                "spec.bpf.masquerade: no such setting; masquerading is always done by nftables"
             ]
         );
     }

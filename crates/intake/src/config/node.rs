@@ -1,5 +1,3 @@
-use std::path::PathBuf;
-
 use axoneme_crds::{AxonemeConfigSpec, axoneme_config::LogLevel};
 use serde_json::Value;
 
@@ -10,10 +8,6 @@ use crate::field::Field;
 pub struct Cni {
     /// Whether configurations of other plugins are put aside.
     pub exclusive: bool,
-    /// Absolute.
-    pub conf_path: PathBuf,
-    /// Absolute.
-    pub bin_path: PathBuf,
     /// Configurations of the plugins that run after ours; each is an object with a `type`.
     pub chained_plugins: Vec<Value>,
 }
@@ -33,22 +27,9 @@ pub(super) fn cni(spec: &Field<'_>) -> Cni {
         field.object();
     }
     let field = field.as_ref();
-    let path = |name, default: String| {
-        let read = field.and_then(|f| {
-            let path = f.get(name)?;
-            let text = path.str()?;
-            if !text.starts_with('/') || text.len() < 2 {
-                path.invalid("must be an absolute path");
-            }
-            Some(text)
-        });
-        PathBuf::from(read.map_or(default, str::to_owned))
-    };
     let plugins = field.and_then(|f| f.get("chainedPlugins"));
     Cni {
         exclusive: field.and_then(|f| f.get("exclusive")?.bool()).unwrap_or(default.exclusive),
-        conf_path: path("confPath", default.conf_path),
-        bin_path: path("binPath", default.bin_path),
         chained_plugins: plugins.iter().flat_map(Field::items).filter_map(|item| plugin(&item)).collect(),
     }
 }

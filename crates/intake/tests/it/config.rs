@@ -1,6 +1,6 @@
 //! AxonemeConfig.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use axoneme_crds::axoneme_config::{IpFamily, IpamMode, LogLevel};
 use axoneme_intake::{Reason::Invalid, Routing, Settings, config};
@@ -52,11 +52,7 @@ fn every_setting_is_read() {
     let ct = settings.conntrack;
     let seconds = [ct.tcp_opening, ct.tcp_established, ct.tcp_closing, ct.udp, ct.other];
     assert_eq!((ct.max_entries, seconds), (2048, [1, 2, 3, 4, 5].map(Duration::from_secs)));
-    assert!(
-        !settings.cni.exclusive
-            && settings.cni.conf_path == Path::new("/a")
-            && settings.cni.bin_path == Path::new("/b")
-    );
+    assert!(!settings.cni.exclusive);
     assert_eq!(settings.cni.chained_plugins[0]["snat"], true);
     assert_eq!((settings.flow_buffer_events, settings.agent.log_level), (64, LogLevel::Debug));
     assert_eq!(settings.agent.devices, ["eth+", "ens3"]);
@@ -80,7 +76,7 @@ spec:
   policy: {enforcement: Always, cidrMatchMode: [Nodes], allowLocalhost: Policy}
   services: {enabled: false, socketLB: {enabled: false, hostNamespaceOnly: true}}
   conntrack: {maxEntries: 2048, tcpOpeningSeconds: 1, tcpEstablishedSeconds: 2, tcpClosingSeconds: 3, udpSeconds: 4, otherSeconds: 5}
-  cni: {exclusive: false, confPath: /a, binPath: /b, chainedPlugins: [{type: portmap, snat: true}]}
+  cni: {exclusive: false, chainedPlugins: [{type: portmap, snat: true}]}
   flows: {bufferEvents: 64}
   agent: {logLevel: Debug, devices: [eth+, ens3]}
 ",
@@ -122,7 +118,7 @@ fn wrong_settings_are_named() {
         ("{policy: {allowLocalhost: yes}}", "spec.policy.allowLocalhost", ""),
         ("{conntrack: {maxEntries: 1}}", "spec.conntrack.maxEntries", "1024"),
         ("{conntrack: {udpSeconds: 0}}", "spec.conntrack.udpSeconds", "1 to"),
-        ("{cni: {confPath: a}}", "spec.cni.confPath", "absolute"),
+        ("{cni: {confPath: /a}}", "spec.cni.confPath", "DaemonSet"),
         ("{cni: {chainedPlugins: [{}]}}", "spec.cni.chainedPlugins[0].type", "required"),
         ("{flows: {bufferEvents: 1}}", "spec.flows.bufferEvents", "64"),
         ("{agent: {logLevel: info}}", "spec.agent.logLevel", "did you mean Info?"),
