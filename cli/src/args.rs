@@ -57,7 +57,7 @@ pub enum Command {
     },
     /// Check manifests without a cluster: every error by object and field
     Lint(Lint),
-    /// Say whether one pod may talk to another, and which rules decide, from manifests without a cluster
+    /// Say whether one pod may talk to another, which rules decide, and what was nearest: of the node, or of manifests
     Explain(Explain),
     /// Print a completion script for a shell
     Completion {
@@ -114,6 +114,32 @@ pub struct Identities {
 pub enum Policy {
     /// Compiled policy tables, with the rule behind each entry
     Tables(Tables),
+    /// Who may connect to a pod, at which ports, and which rules let them
+    WhoCan(WhoCan),
+    /// Which pods policy isolates, and which policies and rules never decide
+    Coverage(Coverage),
+}
+
+#[derive(Debug, Args)]
+pub struct WhoCan {
+    /// The pod that is connected to: namespace/pod
+    pub target: String,
+    /// Ask manifests and not the agent: YAML or JSON files, directories (read recursively), or - for standard input
+    #[arg(short, long = "filename", value_name = "PATH", num_args = 1..)]
+    pub files: Vec<PathBuf>,
+    /// Output format
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
+}
+
+#[derive(Debug, Args)]
+pub struct Coverage {
+    /// Ask manifests and not the agent: YAML or JSON files, directories (read recursively), or - for standard input
+    #[arg(short, long = "filename", value_name = "PATH", num_args = 1..)]
+    pub files: Vec<PathBuf>,
+    /// Output format
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
 }
 
 #[derive(Debug, Args)]
@@ -139,14 +165,19 @@ pub struct Lint {
 #[derive(Debug, Args)]
 pub struct Explain {
     /// Who opens the connection: namespace/pod or an address
-    pub source: String,
-    /// Who is asked: namespace/pod or an address
-    pub destination: String,
+    #[arg(required_unless_present = "flow")]
+    pub source: Option<String>,
+    /// Who is asked: namespace/pod, an address, or without -f that of a service
+    #[arg(required_unless_present = "flow")]
+    pub destination: Option<String>,
     /// Port, with a protocol if it is not TCP: 80, 53/udp, 8/icmp (type)
     #[arg(default_value = "80")]
     pub port: String,
-    /// Manifests: YAML or JSON files, directories (read recursively), or - for standard input
-    #[arg(short, long = "filename", value_name = "PATH", required = true, num_args = 1..)]
+    /// Explain a flow of this node by its uuid
+    #[arg(long, value_name = "UUID", conflicts_with_all = ["source", "files"])]
+    pub flow: Option<String>,
+    /// Ask manifests and not the agent: YAML or JSON files, directories (read recursively), or - for standard input
+    #[arg(short, long = "filename", value_name = "PATH", num_args = 1..)]
     pub files: Vec<PathBuf>,
     /// Output format
     #[arg(short, long, value_enum, default_value_t = Format::Table)]

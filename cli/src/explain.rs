@@ -1,33 +1,30 @@
-//! `axoneme explain`: may one pod talk to another, and which rules decide, from manifests alone.
+//! `axoneme explain`: may one pod talk to another, and which rules decide: by the rows that the node runs by, or from
+//! manifests alone.
 //!
-//! The judge is `axoneme_model::verdict`, the reference that the compiler and the datapath are held against.
+//! Of manifests the judge is `axoneme_model::verdict`, the reference that the compiler and the datapath are held against;
+//! the nearest misses are read off the tables that the compiler makes of the same manifests.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    sync::Arc,
+use std::{io::BufRead, net::IpAddr, sync::Arc};
+
+use axoneme_flow::{
+    Content, Query, Response, admin,
+    explain::{Explanation, Question},
 };
-
-use axoneme_intake::{EndpointSlice, Options, Parsed};
 use axoneme_model::{
     Protocol, RuleRef, World,
     verdict::{Decision, Holder, Reason, Side, Traffic, holder, verdict},
-    world::{Namespace, Node, Pod},
 };
 use serde::Serialize;
-use serde_json::{Value, json};
 
 use crate::{
+    agent::Agent,
     args,
     failure::Failure,
-    lint,
-    manifests::{self, Document},
+    manifests,
     output::{Output, Tone},
     progress::Progress,
+    world::{self, Described},
 };
-
-/// Node on which pods stand that the manifests bind to none.
-const SOMEWHERE: &str = "(any node)";
 
 #[derive(Debug, Serialize)]
 struct Answer {
@@ -47,47 +44,139 @@ struct SideAnswer {
     direction: &'static str,
     pod: String,
     allow: bool,
-    reason: &'static str,
+    reason: String,
+    /// With `(file:line)` where it is known.
     rules: Vec<String>,
+    /// What would have had to be different.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    nearest: Vec<String>,
 }
 
-pub fn run(args: &args::Explain, out: &mut Output) -> Result<(), Failure> {
-    let progress = Progress::start("reading manifests");
-    let documents = manifests::load(&args.files, &progress)?;
-    let (world, caveats) = build(&documents);
-    let (protocol, port) = port(&args.port)?;
-    let sources = end(&world, "SOURCE", &args.source)?;
-    let destinations = end(&world, "DESTINATION", &args.destination)?;
-    let mut pairs = sources.iter().flat_map(|s| destinations.iter().map(move |d| (*s, *d)));
-    let Some((source, destination)) = pairs.find(|(s, d)| s.is_ipv4() == d.is_ipv4()) else {
-        let what = "they are of different address families: nothing can pass between them";
-        return Err(Failure::Usage(format!("{} and {}: {what}", args.source, args.destination)));
-    };
-    let decision = verdict(&world, &Traffic { source, destination, protocol, port });
-    drop(progress);
-    let answer = Answer {
-        source: args.source.clone(),
-        destination: args.destination.clone(),
-        protocol: protocol.to_string(),
-        port,
-        allow: decision.allow,
-        sides: sides(&world, (source, destination), &decision),
-        caveats,
+pub fn run(agent: &Agent, args: &args::Explain, out: &mut Output) -> Result<(), Failure> {
+    let answer = match (&args.flow, &args.source, &args.destination) {
+        (Some(uuid), ..) => asked(agent, &of_flow(agent, uuid)?)?,
+        (None, Some(source), Some(destination)) if args.files.is_empty() => {
+            let (protocol, port) = port(&args.port)?;
+            asked(agent, &Question { source: source.clone(), destination: destination.clone(), protocol, port })?
+        }
+        (None, Some(source), Some(destination)) => by_manifests(args, source, destination)?,
+        // clap asks for them
+        _ => return Err(Failure::Usage("SOURCE and DESTINATION are missing, or --flow".into())),
     };
     out.document(args.output, &answer, table)?;
     if answer.allow { Ok(()) } else { Err(Failure::Unwell) }
 }
 
-fn sides(world: &World, ends: (IpAddr, IpAddr), decision: &Decision) -> Vec<SideAnswer> {
+/// The question that a flow answers.
+fn of_flow(agent: &Agent, uuid: &str) -> Result<Question, Failure> {
+    let path = format!("{}?{}", admin::FLOWS, Query::default().to_url());
+    let lines = agent.lines(&path, false)?;
+    for line in lines.lines() {
+        let line = line.map_err(|e| agent.lost(&path, &e))?;
+        let Ok(Response { content: Content::Flow(flow), .. }) = serde_json::from_str(&line) else { continue };
+        if flow.uuid != uuid {
+            continue;
+        }
+        let Some(ip) = &flow.ip else {
+            return Err(Failure::Usage(format!("--flow {uuid}: it has no addresses: policy had no say")));
+        };
+        let (source, destination, port) = match flow.ports() {
+            Some((from, _)) if flow.is_reply == Some(true) => (ip.destination, ip.source, from),
+            Some((_, to)) => (ip.source, ip.destination, to),
+            None => (ip.source, ip.destination, flow.icmp_kind().map_or(0, u16::from)),
+        };
+        let protocol = Protocol(flow.extensions.protocol);
+        return Ok(Question { source: source.to_string(), destination: destination.to_string(), protocol, port });
+    }
+    Err(Failure::Usage(format!("--flow {uuid}: no such flow in the node's history; axoneme observe -o json has them")))
+}
+
+/// What the agent says.
+fn asked(agent: &Agent, question: &Question) -> Result<Answer, Failure> {
+    let said: Explanation = {
+        let _progress = Progress::start("asking the agent");
+        agent.get(&format!("{}?{}", admin::EXPLAIN, question.to_url()))?
+    };
+    let end = |asked: &str, view: &axoneme_flow::explain::EndView| {
+        let name = if view.pod.is_empty() { asked } else { &view.pod };
+        if name == view.address { name.to_owned() } else { format!("{name} ({})", view.address) }
+    };
+    let side = |s: axoneme_flow::explain::SideView| SideAnswer {
+        direction: if s.direction == "ingress" { "ingress" } else { "egress" },
+        pod: s.pod,
+        allow: s.allow,
+        reason: s.reason,
+        rules: Some(s.rule).filter(|r| !r.is_empty()).into_iter().collect(),
+        nearest: s.nearest,
+    };
+    Ok(Answer {
+        source: end(&question.source, &said.source),
+        destination: end(&question.destination, &said.destination),
+        protocol: said.protocol,
+        port: said.port,
+        allow: said.allow,
+        sides: said.sides.into_iter().map(side).collect(),
+        caveats: said.caveats,
+    })
+}
+
+fn by_manifests(args: &args::Explain, source: &str, destination: &str) -> Result<Answer, Failure> {
+    let progress = Progress::start("reading manifests");
+    let documents = manifests::load(&args.files, &progress)?;
+    let described = world::build(&documents);
+    let world = &described.world;
+    let (protocol, port) = port(&args.port)?;
+    let sources = end(world, "SOURCE", source)?;
+    let destinations = end(world, "DESTINATION", destination)?;
+    let mut pairs = sources.iter().flat_map(|s| destinations.iter().map(move |d| (*s, *d)));
+    let Some(ends) = pairs.find(|(s, d)| s.is_ipv4() == d.is_ipv4()) else {
+        let what = "they are of different address families: nothing can pass between them";
+        return Err(Failure::Usage(format!("{source} and {destination}: {what}")));
+    };
+    let decision = verdict(world, &Traffic { source: ends.0, destination: ends.1, protocol, port });
+    let mut sides = sides(&described, ends, &decision);
+    if !decision.allow {
+        let (source, destination) = (ends.0.to_string(), ends.1.to_string());
+        nearest(world, &Question { source, destination, protocol, port }, &mut sides);
+    }
+    Ok(Answer {
+        source: source.to_owned(),
+        destination: destination.to_owned(),
+        protocol: protocol.to_string(),
+        port,
+        allow: decision.allow,
+        sides,
+        caveats: described.caveats,
+    })
+}
+
+/// Adds the nearest misses of what is denied.
+fn nearest(world: &World, question: &Question, sides: &mut [SideAnswer]) {
+    let rows = world::rows(world);
+    let Ok(by_tables) = axoneme_flow::explain::explain(&rows, world.config.always_allow_own_host, question) else {
+        return;
+    };
+    for side in sides.iter_mut().filter(|s| !s.allow) {
+        let same = by_tables.sides.iter().find(|t| t.direction == side.direction);
+        side.nearest = same.map(|t| t.nearest.clone()).unwrap_or_default();
+    }
+}
+
+fn sides(described: &Described, ends: (IpAddr, IpAddr), decision: &Decision) -> Vec<SideAnswer> {
+    let rule = |r: &RuleRef| match described.places.get(&r.object) {
+        Some(place) => format!("{r} ({place})"),
+        None => r.to_string(),
+    };
     let side = |direction, address, side: &Option<Side>| {
-        let Holder::Pod(pod) = holder(world, address) else { return None };
+        let Holder::Pod(pod) = holder(&described.world, address) else { return None };
         let side = side.as_ref()?;
         Some(SideAnswer {
             direction,
             pod: format!("{}/{}", pod.namespace, pod.name),
             allow: side.allow,
-            reason: reason(side.reason),
-            rules: side.rules.iter().map(RuleRef::to_string).collect(),
+            reason: reason(side.reason).to_owned(),
+            rules: side.rules.iter().map(rule).collect(),
+            nearest: Vec::new(),
         })
     };
     [side("egress", ends.0, &decision.egress), side("ingress", ends.1, &decision.ingress)]
@@ -123,9 +212,12 @@ fn table(out: &mut Output, answer: &Answer) -> Result<(), Failure> {
         for rule in &side.rules {
             out.line(&format!("    {rule}"))?;
         }
+        for near in &side.nearest {
+            out.line(&format!("    {} {near}", out.tone(Tone::Attention, "nearest:")))?;
+        }
     }
     if answer.sides.is_empty() {
-        out.line("  neither end is a pod of these manifests: policy has no say")?;
+        out.line("  neither end is a pod that is known here: policy has no say")?;
     }
     for caveat in &answer.caveats {
         out.line(&format!("  {} {caveat}", out.tone(Tone::Attention, "!")))?;
@@ -167,129 +259,4 @@ fn end(world: &World, field: &str, text: &str) -> Result<Vec<IpAddr>, Failure> {
             "{field}: {text:?}: neither an address nor a pod of the manifests; there are: {choices}"
         ))
     })
-}
-
-/// The world that the manifests describe, and what of them could not be taken.
-fn build(documents: &[Document]) -> (World, Vec<String>) {
-    let options = lint::options(documents);
-    let mut builder = Builder { options, ..Builder::default() };
-    for document in documents {
-        match &document.object {
-            Ok(object) => builder.add(object, &format!("{}:{}", document.file, document.line)),
-            Err(_) => builder.caveats.push(format!("{}:{} is not YAML and left out", document.file, document.line)),
-        }
-    }
-    builder.finish()
-}
-
-#[derive(Debug, Default)]
-struct Builder {
-    options: Options,
-    world: World,
-    slices: BTreeMap<(Arc<str>, Arc<str>), Vec<EndpointSlice>>,
-    caveats: Vec<String>,
-}
-
-impl Builder {
-    fn add(&mut self, object: &Value, place: &str) {
-        let template = pod_of_workload(object);
-        match axoneme_intake::parse_with(template.as_ref().unwrap_or(object), &self.options) {
-            Ok(parsed) => self.take(parsed),
-            Err(errors) => {
-                // as the operator does: the subjects are in default-deny, no rule lets anything pass
-                let name = errors.object.as_ref().map_or_else(|| place.to_owned(), ToString::to_string);
-                match errors.fail_closed {
-                    Some(policy) => {
-                        self.caveats.push(format!("{name} has errors (axoneme lint) and only isolates its subjects"));
-                        self.world.policies.insert(policy.object.clone(), *policy);
-                    }
-                    None => self.caveats.push(format!("{name} has errors (axoneme lint) and is left out")),
-                }
-            }
-        }
-    }
-
-    fn take(&mut self, parsed: Parsed) {
-        let world = &mut self.world;
-        match parsed {
-            Parsed::Namespace(name, namespace) => {
-                world.namespaces.insert(name, namespace);
-            }
-            Parsed::Pod(key, pod) => {
-                if let Some(pod) = pod {
-                    world.pods.insert(key, *pod);
-                }
-            }
-            Parsed::Node(node) => {
-                world.nodes.insert(node.name.clone(), *node);
-            }
-            Parsed::Service(service) => {
-                world.services.insert((service.namespace.clone(), service.name.clone()), *service);
-            }
-            Parsed::EndpointSlice(slice) => {
-                if let Some(service) = slice.service.clone() {
-                    self.slices.entry((slice.namespace.clone(), service)).or_default().push(slice);
-                }
-            }
-            Parsed::Policy(policy) => {
-                world.policies.insert(policy.object.clone(), policy);
-            }
-            Parsed::CidrGroup(name, group) => {
-                world.cidr_groups.insert(name, group);
-            }
-            Parsed::Config(settings) => world.config = settings.cluster,
-            Parsed::Identity(..) | Parsed::CiliumNode(_) | Parsed::PodIpPool(_) | Parsed::Ignored => {}
-        }
-    }
-
-    /// Fills in what a cluster would: namespaces, a node, addresses of pods, endpoints of services.
-    fn finish(self) -> (World, Vec<String>) {
-        let Self { mut world, slices, caveats, .. } = self;
-        world.nodes.entry(SOMEWHERE.into()).or_insert_with(|| Node { name: SOMEWHERE.into(), ..Node::default() });
-        let namespaces: BTreeSet<Arc<str>> = world.pods.keys().map(|k| k.0.clone()).collect();
-        for name in namespaces {
-            world.namespaces.entry(name.clone()).or_insert_with(|| {
-                // what the API server puts on every namespace (KEP-2161)
-                let labels = BTreeMap::from([("kubernetes.io/metadata.name".into(), name)]);
-                Namespace { labels, ..Namespace::default() }
-            });
-        }
-        for (n, pod) in (0..).zip(world.pods.values_mut()) {
-            settle(pod, n);
-        }
-        for (key, service) in &mut world.services {
-            service.endpoints = axoneme_intake::merge(slices.get(key).into_iter().flatten());
-        }
-        (world, caveats)
-    }
-}
-
-/// What the scheduler and the node would have given the pod.
-fn settle(pod: &mut Pod, n: u32) {
-    if pod.uid.is_empty() {
-        pod.uid = format!("{}/{}", pod.namespace, pod.name).into();
-    }
-    if pod.node.is_empty() {
-        pod.node = SOMEWHERE.into();
-    }
-    if pod.addresses.is_empty() {
-        // 240.0.0.0/4 is reserved (RFC 1112) and 100::/64 discards (RFC 6666): no real policy names them by chance
-        pod.addresses.insert(Ipv4Addr::from_bits(0xf000_0000 | (n + 1)).into());
-        pod.addresses.insert(Ipv6Addr::from_bits((0x100 << 112) | u128::from(n + 1)).into());
-    }
-}
-
-/// A pod as the workload would make it, under the workload's name.
-fn pod_of_workload(object: &Value) -> Option<Value> {
-    let template = match object.get("kind")?.as_str()? {
-        "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet" | "Job" => object.pointer("/spec/template")?,
-        "CronJob" => object.pointer("/spec/jobTemplate/spec/template")?,
-        _ => return None,
-    };
-    let name = object.pointer("/metadata/name")?;
-    let namespace = object.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or("default");
-    let labels = template.pointer("/metadata/labels").cloned().unwrap_or_else(|| json!({}));
-    let annotations = template.pointer("/metadata/annotations").cloned().unwrap_or_else(|| json!({}));
-    let metadata = json!({"name": name, "namespace": namespace, "labels": labels, "annotations": annotations});
-    Some(json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template.get("spec")?}))
 }

@@ -1,8 +1,8 @@
 //! `axoneme`: what a person asks of the node they are on, and of manifests.
 //!
 //! ```text
-//!   args ──▶ status, lists, observe ──▶ agent (unix socket) ──▶ axoneme_flow::admin documents ──▶ output
-//!        └─▶ lint, explain ───────────▶ manifests ──▶ axoneme_intake ──▶ model::verdict ─────────┘
+//!   args ──▶ status, lists, observe, explain, policy ─▶ agent (unix socket) ─▶ axoneme_flow::admin documents ─▶ output
+//!        └─▶ lint, explain -f, policy -f ─▶ manifests ─▶ axoneme_intake ─▶ model::verdict, axoneme_compile ────┘
 //! ```
 //!
 //! Invariants: what is printed for machines (`-o json|yaml`) is a document of its own, never a table; colours and
@@ -19,9 +19,11 @@ pub mod lists;
 pub mod manifests;
 pub mod observe;
 pub mod output;
+pub mod policy;
 pub mod progress;
 pub mod status;
 pub mod version;
+pub mod world;
 
 use std::process::ExitCode;
 
@@ -55,8 +57,10 @@ fn run(cli: &Cli, out: &mut Output) -> Result<(), Failure> {
         Command::Endpoints(args) => lists::endpoints(&agent, args, out),
         Command::Identities(args) => lists::identities(&agent, args, out),
         Command::Policy { command: Policy::Tables(args) } => lists::tables(&agent, args, out),
+        Command::Policy { command: Policy::WhoCan(args) } => policy::who_can(&agent, args, out),
+        Command::Policy { command: Policy::Coverage(args) } => policy::coverage(&agent, args, out),
         Command::Lint(args) => lint::run(args, out),
-        Command::Explain(args) => explain::run(args, out),
+        Command::Explain(args) => explain::run(&agent, args, out),
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "axoneme", &mut script);

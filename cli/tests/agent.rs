@@ -12,7 +12,8 @@ use std::{
 };
 
 use axoneme_flow::{
-    ClockOffset, Enricher, FilterSpec, History, NameBook, Query, Reader, Step, decode_drop, decode_flow,
+    ClockOffset, Enricher, FilterSpec, History, NameBook, Query, Reader, Step, admin as admin_paths, decode_drop,
+    decode_flow,
 };
 use axoneme_runtime::{
     admin::{self, Answer, Handler, Question},
@@ -33,6 +34,23 @@ impl Handler for Fake {
             "/status" => Answer::Json(self.status.clone()),
             "/identities" => Answer::Json(identities()),
             "/policy/tables" => Answer::Json(tables()),
+            admin_paths::EXPLAIN => {
+                match axoneme_flow::explain::Question::from_url(&q.query)
+                    .and_then(|q| axoneme_flow::explain::explain(&events::rows(), true, &q))
+                {
+                    Ok(answer) => Answer::json(&answer),
+                    Err(error) => Answer::Failed(error),
+                }
+            }
+            admin_paths::WHO_CAN => {
+                match axoneme_flow::explain::target_from_url(&q.query)
+                    .and_then(|t| axoneme_flow::explain::who_can(&events::rows(), true, &t))
+                {
+                    Ok(answer) => Answer::json(&answer),
+                    Err(error) => Answer::Failed(error),
+                }
+            }
+            admin_paths::COVERAGE => Answer::json(&axoneme_flow::explain::coverage(&events::rows())),
             "/flows" => match Query::from_url(&q.query) {
                 Ok(query) => flows(&query),
                 Err(error) => Answer::Failed(error.to_string()),
@@ -220,6 +238,33 @@ fn flows_are_lines_with_pods_identities_reasons_and_rules() {
                 &["observe", "--verdict", "DROPPED", "-o", "jsonpb", "--last", "1"],
                 &["observe", "--follow", "--all", "--from-pod", "shop/web", "--not", "port=53"],
                 &["observe", "--color", "always", "--last", "1"],
+            ],
+        ),
+    );
+}
+
+#[test]
+fn why_is_answered_by_the_rows_of_the_node() {
+    let served = serve(status());
+    let flows = axoneme(&served.socket, &["observe", "--all", "-o", "json", "--verdict", "DROPPED"]).stdout;
+    let first: Value = serde_json::from_slice(flows.split(|b| *b == b'\n').next().unwrap()).unwrap();
+    let uuid = first["flow"]["uuid"].as_str().unwrap();
+    golden(
+        "why",
+        &all_shown(
+            &served,
+            &[
+                &["explain", "ops/probe", "shop/web-1", "8080"],
+                &["explain", "ops/probe", "shop/web-1", "9090"],
+                &["explain", "8.8.8.8", "10.0.1.5", "8080", "-o", "json"],
+                &["explain", "--flow", uuid],
+                &["explain", "--flow", "no-such-flow"],
+                &["explain", "shop/none", "shop/web-1"],
+                &["explain", "shop/web-1"],
+                &["policy", "who-can", "shop/web-1"],
+                &["policy", "who-can", "shop/web-1", "-o", "yaml"],
+                &["policy", "who-can", "ops/none"],
+                &["policy", "coverage"],
             ],
         ),
     );

@@ -154,3 +154,15 @@ fn explain_names_the_rules_that_decide() {
     let commands: Vec<&[&str]> = commands.iter().map(Vec::as_slice).collect();
     golden("explain", &all_shown(&commands, ""));
 }
+
+#[test]
+fn policy_of_manifests_says_who_can_and_what_is_covered() {
+    let commands: [&[&str]; 5] = [
+        &["policy", "who-can", "shop/api", "-f", "shop.yaml", "deny.yml"],
+        &["policy", "who-can", "shop/nobody", "-f", "shop.yaml"],
+        &["policy", "coverage", "-f", "shop.yaml", "deny.yml"],
+        &["policy", "coverage", "-f", "shop.yaml", "deny.yml", "-o", "json"],
+        &["policy", "coverage", "-f", "all"],
+    ];
+    golden("policy", &all_shown(&commands, ""));
+}

@@ -5,8 +5,11 @@ use std::mem::offset_of;
 use axoneme_abi::event::{DropEvent, FlowEvent};
 use axoneme_flow::{FilterSpec, NameBook, Time};
 use axoneme_model::{
-    Identity, Kind, LabelKey, Labels, ObjectRef, PeerClass, RuleRef,
-    rows::{IdentityRow, IpRow, RuleId, RuleRow},
+    Direction, Identity, Kind, LabelKey, Labels, ObjectRef, PeerClass, Protocol, RuleRef,
+    rows::{
+        DirectionDefault, EndpointRow, IdentityRow, IpRow, PolicyEntry, PolicyKey, RowSet, RuleId, RuleRow, TableId,
+        TableRow,
+    },
 };
 
 /// 2026-11-21T14:00:00Z, the boot of the test's node.
@@ -187,4 +190,82 @@ pub(crate) fn full_spec() -> FilterSpec {
         reply: None,
         not: None,
     }
+}
+
+/// Rows of the node: `shop/web-1` lets `shop/api-0` in at 8080 and bars the outside on its way out.
+#[expect(clippy::too_many_lines, reason = "a small node in one piece")]
+pub(crate) fn rows() -> RowSet {
+    let mut rows = RowSet::default();
+    for (prefix, identity, pod, node) in [
+        ("10.0.1.5/32", 300, "shop/web-1", "worker-1"),
+        ("10.0.1.6/32", 302, "ops/probe", "worker-1"),
+        ("10.0.2.8/32", 301, "shop/api-0", "worker-2"),
+        ("0.0.0.0/0", 2, "", ""),
+    ] {
+        let (identity, peer) = (Identity(identity), PeerClass(identity));
+        let row = IpRow {
+            prefix: prefix.parse().unwrap(),
+            identity,
+            peer,
+            local_identity: identity,
+            local_peer: peer,
+            tunnel: None,
+            node: node.into(),
+            pod: pod.into(),
+        };
+        rows.ips.insert(row.prefix, row);
+        if let Some((namespace, name)) = pod.split_once('/') {
+            let labels = Labels::new().with(LabelKey::k8s("app"), name.split('-').next().unwrap());
+            rows.identities.insert(identity, IdentityRow { id: identity, labels: labels.clone() });
+            let table = TableId(if pod == "shop/web-1" { 0xab } else { 0xcd });
+            let endpoint = EndpointRow {
+                uid: pod.into(),
+                namespace: namespace.into(),
+                name: name.into(),
+                node: node.into(),
+                identity,
+                peer,
+                table,
+                addresses: [].into(),
+                pool_v4: "".into(),
+                pool_v6: "".into(),
+                labels,
+            };
+            if node == "worker-1" {
+                rows.endpoints.insert(pod.into(), endpoint);
+            }
+        }
+    }
+    for (n, kind, name, path, allow) in [
+        (2, Kind::CiliumNetworkPolicy, "no-web", "spec.egressDeny[0]", false),
+        (5, Kind::NetworkPolicy, "web", "spec", false),
+        (6, Kind::NetworkPolicy, "web", "spec.ingress[0]", true),
+        (7, Kind::NetworkPolicy, "web", "spec.ingress[1]", true),
+    ] {
+        let rule = RuleRef { object: ObjectRef::new(kind, "shop", name), path: path.into() };
+        rows.rules.insert(RuleId(n), RuleRow { id: RuleId(n), rule, allow });
+    }
+    let entry = |direction, peer, port, allow, rule| {
+        let bits = if port == 0 { 0 } else { 16 };
+        let protocol = (port != 0).then_some(Protocol::TCP);
+        let key = PolicyKey { direction, peer: PeerClass(peer), protocol, port, port_bits: bits };
+        (key, PolicyEntry { allow, rule: RuleId(rule), proxy_port: 0, auth: 0 })
+    };
+    let open = DirectionDefault { allow: true, rule: RuleId(0) };
+    let web = TableRow {
+        id: TableId(0xab),
+        ingress_default: DirectionDefault { allow: false, rule: RuleId(5) },
+        egress_default: open,
+        entries: [entry(Direction::Ingress, 301, 8080, true, 6), entry(Direction::Egress, 2, 0, false, 2)].into(),
+        policies: [(ObjectRef::new(Kind::NetworkPolicy, "shop", "web"), 4)].into(),
+    };
+    let none = TableRow {
+        id: TableId(0xcd),
+        ingress_default: open,
+        egress_default: open,
+        entries: [].into(),
+        policies: [].into(),
+    };
+    rows.tables = [(web.id, web), (none.id, none)].into();
+    rows
 }

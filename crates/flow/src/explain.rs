@@ -250,6 +250,7 @@ fn ends<'a>(rows: &'a RowSet, field: &str, text: &str) -> Result<Vec<End<'a>>, S
         return Err(format!("{field} {name} has no address yet"));
     }
     let mut known: Vec<&str> = rows.ips.values().map(|r| &*r.pod).filter(|p| !p.is_empty()).collect();
+    known.sort_unstable();
     known.dedup();
     let more = if known.len() > CHOICES { ", …" } else { "" };
     known.truncate(CHOICES);

@@ -94,6 +94,15 @@ impl Flow {
         }
     }
 
+    /// Type of an ICMP message.
+    #[must_use]
+    pub const fn icmp_kind(&self) -> Option<u8> {
+        match self.l4 {
+            Some(Layer4::Icmpv4 { kind, .. } | Layer4::Icmpv6 { kind, .. }) => Some(kind),
+            _ => None,
+        }
+    }
+
     /// The policies that decided, with what they said: denials first.
     pub fn decided_by(&self) -> impl Iterator<Item = (&PolicyRef, bool)> {
         let denied = self.egress_denied_by.iter().chain(&self.ingress_denied_by).map(|p| (p, false));

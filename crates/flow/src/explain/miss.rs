@@ -15,7 +15,8 @@ const TOLD: usize = 3;
 /// Ports of a rule that are told.
 const PORTS: usize = 4;
 
-/// Sentences, the nearest first: the right peer at another port, then another peer at the right port.
+/// Sentences, the nearest first: the right peer at another port, then another peer at the right port, and where there
+/// is neither, what is allowed at all.
 pub(super) fn nearest(
     judge: &Judge<'_>,
     table: &TableRow,
@@ -27,6 +28,17 @@ pub(super) fn nearest(
     let entries: Vec<_> = table.entries.iter().filter(|(k, e)| allowed(k, e)).collect();
     let mut out = other_ports(judge, &entries, whom);
     out.extend(other_peers(judge, &entries, whom, direction, peer));
+    if out.is_empty() {
+        let of = if direction == Direction::Ingress { "from" } else { "to" };
+        let mut rules: BTreeMap<RuleId, String> = BTreeMap::new();
+        for (key, entry) in entries.iter().filter(|(_, e)| e.rule != RuleId::default()) {
+            rules.entry(entry.rule).or_insert_with(|| {
+                let (name, whom) = (rule(judge.rows, entry.rule), class_name(judge.rows, key.peer));
+                format!("{name} allows {} {of} {whom}", ports(key))
+            });
+        }
+        out.extend(rules.into_values());
+    }
     out.truncate(TOLD);
     out
 }

@@ -69,6 +69,8 @@ pub fn who_can(rows: &RowSet, own_host: bool, target: &str) -> Result<Access, St
         groups.into_iter().filter_map(|((whom, identity), who)| group(rows, table, (whom, identity), who, own_host));
     let mut groups: Vec<Group> = judged.collect();
     groups.sort_by(|a, b| (&a.who, a.identity).cmp(&(&b.who, b.identity)));
+    // both families of the same pods
+    groups.dedup();
     Ok(Access {
         pod: format!("{}/{}", endpoint.namespace, endpoint.name),
         table: format!("{:016x}", endpoint.table.0),

@@ -180,7 +180,7 @@ fn ends_are_found_by_name_by_address_and_behind_services() {
 #[test]
 fn what_cannot_be_answered_says_why_and_what_there_is() {
     for (source, destination, port, words) in [
-        ("nobody", "web/api", 80, "there are web/api"),
+        ("nobody", "web/api", 80, "there are shop/bad, shop/far, web/api"),
         ("web/probe", "10.96.0.9", 8081, "has no backends"),
         ("web/probe", "fd00::1", 80, "different address families"),
         ("", "web/api", 80, "neither an address nor a pod"),
