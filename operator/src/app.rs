@@ -96,6 +96,7 @@ pub async fn start(client: Client, options: &Options) -> anyhow::Result<Running>
     let hold = LeaseHold::default();
 
     let auth = Arc::new(TokenReviews::new(client.clone(), &options.namespace, &options.agent_account));
+    tasks.spawn(auth.clone().keep(cancel.clone()));
     let service = Service::new(auth, inbound_tx, is_ready, cancel.clone());
     let (keeper, tls) = pki::Keeper::new(client.clone(), &options.namespace, hold.clone(), authorities)
         .context("certificate of this replica")?;

@@ -40,7 +40,12 @@ pub const TOKEN_AUDIENCE: &str = "axoneme";
 /// Port that operators serve the stream on, unless told otherwise.
 pub const DEFAULT_PORT: u16 = 4250;
 
-#[expect(clippy::pedantic, unreachable_pub, reason = "generated; used inside this crate only")]
+#[expect(
+    clippy::pedantic,
+    clippy::large_enum_variant,
+    unreachable_pub,
+    reason = "generated; used inside this crate only"
+)]
 mod pb {
     tonic::include_proto!("axoneme.v1");
 }
