@@ -118,7 +118,58 @@ fn cluster_cidrs(cluster: &Cluster) -> Vec<Cidr> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
+
+    /// All that is made of settings.
+    fn outcome(spec: &Value) -> impl PartialEq + std::fmt::Debug {
+        let object = json!({"apiVersion": "axoneme.io/v1alpha1", "kind": "AxonemeConfig",
+            "metadata": {"name": "default"}, "spec": spec});
+        let s = axoneme_intake::config(&object).unwrap_or_else(|e| panic!("{spec}: {e:?}"));
+        let row = row(&s, &"n".into(), BTreeMap::new(), BlockUse::default(), &[]);
+        (row, s.cluster, s.cidr_scope, s.ipam)
+    }
+
+    fn leaves(path: &str, value: &Value, out: &mut Vec<(String, Value)>) {
+        match value {
+            Value::Object(fields) => fields.iter().for_each(|(k, v)| leaves(&format!("{path}/{k}"), v, out)),
+            leaf => out.push((path.to_owned(), leaf.clone())),
+        }
+    }
+
+    fn with(base: &Value, path: &str, leaf: &Value) -> Value {
+        let mut spec = base.clone();
+        let mut at = &mut spec;
+        for key in path.trim_start_matches('/').split('/') {
+            at = at.as_object_mut().unwrap().entry(key).or_insert_with(|| json!({}));
+        }
+        *at = leaf.clone();
+        spec
+    }
+
+    /// A setting that is accepted and changes nothing would be a promise that nobody keeps.
+    #[test]
+    fn every_setting_is_heeded() {
+        let example = include_str!("../../crds/tests/examples/config-full.yaml");
+        let object: Value = serde_saphyr::from_str(example).unwrap();
+        let mut all = Vec::new();
+        leaves("", &object["spec"], &mut all);
+        // there is one protocol
+        all.retain(|(path, _)| path != "/routing/overlay/protocol");
+        assert!(all.len() > 30, "{all:?}");
+        let bases = [
+            json!({"ipam": {"mode": "Kubernetes"}}),
+            json!({"routing": {"mode": "Native"}}),
+            json!({"ipFamilies": ["IPv4", "IPv6"]}),
+        ];
+        for (path, leaf) in &all {
+            // whichever of the two is not the default
+            let values = leaf.as_bool().map_or_else(|| vec![leaf.clone()], |_| vec![json!(true), json!(false)]);
+            let changes = |base: &Value| values.iter().any(|v| outcome(&with(base, path, v)) != outcome(base));
+            assert!(bases.iter().any(changes), "{path}: {leaf} changes nothing");
+        }
+    }
 
     #[test]
     fn neighbouring_blocks_become_one_prefix() {
