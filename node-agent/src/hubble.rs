@@ -10,9 +10,11 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use axoneme_flow::Hub;
 use axoneme_hubble::{
+    export::{self, Exporter, Rotation},
+    json,
     metrics::{self, Feeder, Metrics},
     node::{Node, Settings},
     server::{self, PORT, Routes, Tls, TlsFiles},
@@ -55,6 +57,60 @@ pub struct HubbleArgs {
     /// Serve relays in clear text to anybody who reaches the address.
     #[arg(long, env = "AXONEME_HUBBLE_DISABLE_TLS")]
     pub hubble_disable_tls: bool,
+    #[command(flatten)]
+    pub export: ExportArgs,
+}
+
+/// Flows into files.
+#[derive(Clone, Debug, Args)]
+pub struct ExportArgs {
+    /// File to write flows to, a JSON object a line; none: no file.
+    #[arg(long, env = "AXONEME_HUBBLE_EXPORT_FILE_PATH")]
+    pub hubble_export_file_path: Option<PathBuf>,
+    /// Size of any file of flows, in MiB, at which it is put aside.
+    #[arg(long, env = "AXONEME_HUBBLE_EXPORT_FILE_MAX_SIZE_MB", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    pub hubble_export_file_max_size_mb: u64,
+    /// Files put aside that are kept; 0 keeps all.
+    #[arg(long, env = "AXONEME_HUBBLE_EXPORT_FILE_MAX_BACKUPS", default_value_t = 5)]
+    pub hubble_export_file_max_backups: usize,
+    /// Compress files that are put aside.
+    #[arg(long, env = "AXONEME_HUBBLE_EXPORT_FILE_COMPRESS")]
+    pub hubble_export_file_compress: bool,
+    /// Export only flows that one of these filters matches: JSON of flow.FlowFilter, one after the other.
+    #[arg(long, env = "AXONEME_HUBBLE_EXPORT_ALLOWLIST", default_value = "")]
+    pub hubble_export_allowlist: String,
+    /// Export no flow that one of these filters matches.
+    #[arg(long, env = "AXONEME_HUBBLE_EXPORT_DENYLIST", default_value = "")]
+    pub hubble_export_denylist: String,
+    /// Fields to export; none: all.
+    #[arg(long, env = "AXONEME_HUBBLE_EXPORT_FIELDMASK", value_delimiter = ' ')]
+    pub hubble_export_fieldmask: Vec<String>,
+    /// File of further exporters (YAML, `flowLogs`), which may come, change and go while the agent runs.
+    #[arg(long, env = "AXONEME_HUBBLE_FLOWLOGS_CONFIG_PATH")]
+    pub hubble_flowlogs_config_path: Option<PathBuf>,
+}
+
+impl ExportArgs {
+    /// None: nothing is exported.
+    fn settings(&self) -> Result<Option<export::Settings>> {
+        if self.hubble_export_file_path.is_none() && self.hubble_flowlogs_config_path.is_none() {
+            return Ok(None);
+        }
+        let filters = |flag: &str, text: &str| json::filters(text).map_err(|e| anyhow!("--hubble-export-{flag}: {e}"));
+        let (allow, deny) =
+            (filters("allowlist", &self.hubble_export_allowlist)?, filters("denylist", &self.hubble_export_denylist)?);
+        let mask = self.hubble_export_fieldmask.iter().filter(|f| !f.is_empty()).cloned().collect();
+        let fixed = self.hubble_export_file_path.clone().map(|path| Exporter::new("static", path, allow, deny, mask));
+        Ok(Some(export::Settings {
+            fixed: fixed.transpose().map_err(|e| anyhow!("--hubble-export-*: {e}"))?.into_iter().collect(),
+            changing: self.hubble_flowlogs_config_path.clone(),
+            rotation: Rotation {
+                max_bytes: self.hubble_export_file_max_size_mb.saturating_mul(1 << 20),
+                backups: self.hubble_export_file_max_backups,
+                compress: self.hubble_export_file_compress,
+            },
+        }))
+    }
 }
 
 /// How relays are served.
@@ -101,12 +157,14 @@ pub fn start(args: &HubbleArgs, beside: &Path, hub: Arc<Hub>, cancel: Cancellati
     let sets = args.hubble_metrics.iter().map(|s| s.trim()).filter(|s| !s.is_empty());
     let counted = Metrics::parse(sets, args.hubble_metrics_series)?;
     let metrics = (!args.hubble_metrics.is_empty()).then_some((counted, args.hubble_metrics_server));
+    let export = args.export.settings()?;
     let own = beside.with_file_name("hubble.sock");
     let further = args.hubble_socket.iter().filter(|s| **s != own).cloned();
     let sockets = std::iter::once(own.clone()).chain(further).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let serving = async move {
-        if let Err(error) = serve(hub, sockets, (port, address), metrics, cancel).await {
+        let parts = Parts { sockets, relays: (port, address), metrics, export };
+        if let Err(error) = serve(hub, parts, cancel).await {
             tracing::error!(error = format!("{error:#}"), "flows are not served");
         }
     };
@@ -114,13 +172,16 @@ pub fn start(args: &HubbleArgs, beside: &Path, hub: Arc<Hub>, cancel: Cancellati
     Ok(Serving(thread))
 }
 
-async fn serve(
-    hub: Arc<Hub>,
+/// What is served, and where.
+struct Parts {
     sockets: Vec<PathBuf>,
-    (port, address): (Port, SocketAddr),
+    relays: (Port, SocketAddr),
     metrics: Option<(Metrics, SocketAddr)>,
-    cancel: CancellationToken,
-) -> Result<()> {
+    export: Option<export::Settings>,
+}
+
+async fn serve(hub: Arc<Hub>, parts: Parts, cancel: CancellationToken) -> Result<()> {
+    let Parts { sockets, relays: (port, address), metrics, export } = parts;
     let settings = Settings {
         port: address.port(),
         tls: matches!(port, Port::Tls(_)),
@@ -146,6 +207,7 @@ async fn serve(
             Err(error) => tracing::warn!(%error, %address, "metrics of flows are not served"),
         }
     }
+    let exporting = export.map(|settings| exporting(node.clone(), settings, cancel.clone())).transpose()?;
     tasks.spawn(async move {
         tokio::select! {
             () = cancel.cancelled() => {}
@@ -153,8 +215,19 @@ async fn serve(
         }
     });
     while tasks.join_next().await.is_some() {}
+    if let Some(thread) = exporting {
+        // the last lines of files
+        let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+    }
     keeper.await?;
     Ok(())
+}
+
+/// On a thread of its own: a disk that hangs holds up no client.
+fn exporting(node: Arc<Node>, settings: export::Settings, cancel: CancellationToken) -> Result<thread::JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let run = move || runtime.block_on(export::run(node, settings, cancel));
+    Ok(thread::Builder::new().name("hubble-export".to_owned()).spawn(run)?)
 }
 
 /// Serves relays. Certificates may come later than this agent, which starts before anything else in a new cluster; an
@@ -202,6 +275,24 @@ mod tests {
     fn port(args: &[&str]) -> Result<Port> {
         let line = <Line as clap::Parser>::parse_from(std::iter::once(&"x").chain(args));
         line.hubble.port()
+    }
+
+    #[test]
+    fn what_is_exported_is_judged_at_start() {
+        let settings = |args: &[&str]| {
+            let line = <Line as clap::Parser>::parse_from(std::iter::once(&"x").chain(args));
+            line.hubble.export.settings()
+        };
+        assert!(settings(&[]).unwrap().is_none());
+        let file = "--hubble-export-file-path=/tmp/x/events.log";
+        let drops = "--hubble-export-allowlist={\"verdict\":[\"DROPPED\"]} {\"reply\":[true]}";
+        let some = settings(&[file, drops, "--hubble-export-fieldmask=uuid verdict"]).unwrap().unwrap();
+        assert_eq!((some.fixed.len(), some.rotation.max_bytes, some.rotation.backups), (1, 10 << 20, 5));
+        assert!(settings(&["--hubble-flowlogs-config-path=/none"]).unwrap().unwrap().fixed.is_empty());
+        for bad in ["--hubble-export-allowlist={", "--hubble-export-denylist={\"x\":1}", "--hubble-export-fieldmask=x"]
+        {
+            assert!(settings(&[file, bad]).is_err(), "{bad}");
+        }
     }
 
     #[test]

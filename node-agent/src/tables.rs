@@ -79,6 +79,8 @@ pub struct Tables {
     /// Slots with contents that no id is known for.
     orphans: BTreeSet<u16>,
     backoff: Backoff,
+    /// Table that was looked at last.
+    inspected: Option<TableId>,
 }
 
 /// What a run did.
@@ -172,6 +174,55 @@ impl Tables {
     /// Tables and their slots, in force or not.
     pub fn iter(&self) -> impl Iterator<Item = (TableId, u16, bool)> {
         self.known.iter().map(|(id, t)| (*id, t.slot, t.in_force))
+    }
+
+    /// Slots whose contents must be those of the rows, with the row: all but those that are being changed or refused.
+    fn settled<'a>(
+        &'a self,
+        rows: &'a BTreeMap<TableId, TableRow>,
+    ) -> impl Iterator<Item = (TableId, u16, &'a TableRow)> {
+        let known = self.known.iter().filter(|(_, t)| t.wanted && t.in_force && matches!(t.work, Work::None));
+        known.filter_map(|(id, t)| Some((*id, t.slot, rows.get(id)?)))
+    }
+
+    /// How the contents of slots differ from the rows, in words.
+    pub fn drift(&self, rows: &BTreeMap<TableId, TableRow>, present: &[(u16, PolicyTable)]) -> Vec<String> {
+        let of = |slot| present.iter().find(|(s, _)| *s == slot).map(|(_, t)| t);
+        self.settled(rows).filter_map(|(id, slot, row)| difference(id, row, of(slot))).collect()
+    }
+
+    /// Looks at one table, the next with each call, so that a look costs the same however many there are. One that
+    /// differs is mended by the next run; how it differs is returned.
+    pub fn inspect(
+        &mut self,
+        rows: &BTreeMap<TableId, TableRow>,
+        datapath: &dyn Datapath,
+    ) -> Result<Option<String>, DatapathError> {
+        let behind = self.inspected.and_then(|last| self.settled(rows).find(|(id, ..)| *id > last));
+        let Some((id, slot, row)) = behind.or_else(|| self.settled(rows).next()) else { return Ok(None) };
+        let present = datapath.table(slot)?;
+        let difference = difference(id, row, present.as_ref());
+        self.inspected = Some(id);
+        if difference.is_some() {
+            self.found(id, present);
+        }
+        Ok(difference)
+    }
+
+    /// Takes the contents of slots anew: the next run mends what differs.
+    pub fn readopt(&mut self, rows: &BTreeMap<TableId, TableRow>, present: Vec<(u16, PolicyTable)>) {
+        let mut present: BTreeMap<u16, PolicyTable> = present.into_iter().collect();
+        let settled: Vec<(TableId, u16)> = self.settled(rows).map(|(id, slot, _)| (id, slot)).collect();
+        for (id, slot) in settled {
+            self.found(id, present.remove(&slot));
+        }
+    }
+
+    fn found(&mut self, id: TableId, present: Option<PolicyTable>) {
+        if let Some(table) = self.known.get_mut(&id) {
+            table.adopted = present;
+            table.work = Work::Whole;
+        }
     }
 
     /// The lowest slot that nobody has. Slot 0 is never used: it is what an empty map entry says.
@@ -314,6 +365,36 @@ fn patch(
     removals.sort_by_key(|key| (key.narrowness(), *key));
     datapath.patch_table(slot, &upserts, &removals)?;
     Ok(1)
+}
+
+/// How a slot's contents differ from what its row says.
+fn difference(id: TableId, row: &TableRow, present: Option<&PolicyTable>) -> Option<String> {
+    let Some(present) = present else { return Some(format!("policy table {:016x} is missing", id.0)) };
+    let wanted = plan::policy_table(row);
+    let mut found: HashMap<PolicyKey, PolicyValue> = present.entries.iter().copied().collect();
+    let (mut count, mut first) = (0usize, String::new());
+    let mut differs = |what: String| {
+        count += 1;
+        if first.is_empty() {
+            first = what;
+        }
+    };
+    if (wanted.ingress_default, wanted.egress_default) != (present.ingress_default, present.egress_default) {
+        differs("the defaults are others".to_owned());
+    }
+    for (key, value) in &wanted.entries {
+        match found.remove(key) {
+            Some(v) if v == *value => {}
+            Some(v) => differs(format!("{key:?} is {v:?}, should be {value:?}")),
+            None => differs(format!("{key:?} is missing")),
+        }
+    }
+    if let Some(key) = found.keys().min() {
+        differs(format!("{key:?} is there and nobody wants it"));
+    }
+    (count > 0).then(|| {
+        format!("policy table {:016x} differs in {} places: {first}", id.0, count + found.len().saturating_sub(1))
+    })
 }
 
 /// Makes the row of what was found in the slot, touching only what differs.

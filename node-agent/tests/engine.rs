@@ -322,6 +322,71 @@ fn what_somebody_else_changed_is_found_and_mended() {
     assert_eq!(e.drift().unwrap(), Vec::<String>::new());
 }
 
+fn meddle(node: &Node, slot: u16) {
+    use axoneme_kernel::datapath::{Direction, PolicyKey, PolicyValue};
+    let anyone = PolicyKey { direction: Direction::Ingress, peer: 0, protocol: 0, port: 0, port_bits: 0 };
+    let allow = PolicyValue { allow: true, rule: 0, proxy_port: 0, auth: 0 };
+    let mut k = node.datapath.kernel();
+    let entries = &mut k.tables.get_mut(&slot).unwrap().entries;
+    entries[0].1.allow = false;
+    entries.push((anyone, allow));
+}
+
+#[test]
+fn a_policy_entry_that_somebody_else_changed_is_found_and_mended_alone() {
+    let node = Node::default();
+    let mut e = node.boot();
+    e.stream(snapshot(&rows(), 1));
+    run(&mut e, request(Command::Add, "c1", "a")).unwrap();
+    let (slot, good) = node.datapath.tables().unwrap().remove(0);
+    meddle(&node, slot);
+    let drift = e.drift().unwrap();
+    assert_eq!(drift.len(), 1, "{drift:?}");
+    assert!(drift[0].contains("policy table 0000000000000005 differs in 2 places"), "{drift:?}");
+    node.datapath.kernel().log.clear();
+    assert_eq!(e.repair().unwrap(), 1);
+    assert_eq!(node.datapath.tables().unwrap(), [(slot, good)]);
+    let log = node.datapath.kernel().log.clone();
+    assert_eq!(log, [format!("patch_table {slot} +1 -1")], "only what differs is touched");
+    assert_eq!(e.drift().unwrap(), Vec::<String>::new());
+    // one that is gone as a whole
+    node.datapath.kernel().tables.remove(&slot);
+    assert!(e.drift().unwrap()[0].contains("is missing"));
+    e.repair().unwrap();
+    assert_eq!(e.drift().unwrap(), Vec::<String>::new());
+}
+
+#[test]
+fn each_table_is_looked_at_in_its_turn_without_being_asked() {
+    let node = Node::default();
+    let mut e = node.boot();
+    let mut set = rows();
+    for id in 6..12 {
+        set.tables.insert(TableId(id), table(id, 256..260));
+    }
+    e.stream(snapshot(&set, 1));
+    run(&mut e, request(Command::Add, "c1", "a")).unwrap();
+    e.tick();
+    let writes = node.writes();
+    for _ in 0..14 {
+        node.clock.advance(Duration::from_secs(30));
+        e.tick();
+    }
+    assert_eq!(node.writes(), writes, "a look writes nothing");
+    let slots: Vec<u16> = node.datapath.tables().unwrap().iter().map(|(s, _)| *s).collect();
+    assert_eq!(slots.len(), 7);
+    slots.iter().for_each(|s| meddle(&node, *s));
+    e.take_outgoing();
+    for left in (0..7).rev() {
+        node.clock.advance(Duration::from_secs(30));
+        e.tick();
+        assert_eq!(e.drift().unwrap().len(), left, "one a turn");
+    }
+    let told = e.take_outgoing();
+    let events = told.iter().filter(|o| matches!(o, Outgoing::Event(v) if v.reason == "PolicyTableChanged"));
+    assert_eq!(events.count(), 7);
+}
+
 #[test]
 fn a_pod_whose_namespace_is_gone_without_a_del_is_collected_after_a_while() {
     let node = Node::default();

@@ -218,6 +218,10 @@ pub trait Datapath: Send + Sync + Debug {
     fn remove_table(&self, slot: u16) -> Result<()>;
     /// Slots in use with their contents.
     fn tables(&self) -> Result<Vec<(u16, PolicyTable)>>;
+    /// The contents of one slot; none for one that is not in use.
+    fn table(&self, slot: u16) -> Result<Option<PolicyTable>> {
+        Ok(self.tables()?.into_iter().find(|(s, _)| *s == slot).map(|(_, t)| t))
+    }
 
     fn upsert_service(&self, service: &ServiceEntry) -> Result<()>;
     fn remove_service(&self, address: IpAddr, protocol: u8, port: u16) -> Result<()>;

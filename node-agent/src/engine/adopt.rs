@@ -116,6 +116,9 @@ impl Engine {
         self.ips.adopt(datapath.ips()?);
         self.entries.adopt(datapath.endpoints()?);
         self.services.adopt(datapath.services()?.into_iter().map(|s| ((s.address, s.protocol, s.port), s)));
+        if self.initialized() {
+            self.tables.readopt(&self.rows.rows().tables, datapath.tables()?);
+        }
         self.adopt_routes()?;
         self.base.dirty = true;
         self.settle();
@@ -130,6 +133,7 @@ impl Engine {
         differences("endpoint", self.entries.iter_desired(), datapath.endpoints()?, &mut out);
         let services = datapath.services()?.into_iter().map(|s| ((s.address, s.protocol, s.port), s)).collect();
         differences("frontend", self.services.iter_desired(), services, &mut out);
+        out.extend(self.tables.drift(&self.rows.rows().tables, &datapath.tables()?));
         let links = self.parts.network.links()?;
         for endpoint in self.endpoints.values().filter(|e| e.intent.phase == Phase::Live) {
             if !links.iter().any(|l| l.name == endpoint.intent.host_name && l.up) {

@@ -42,9 +42,24 @@ impl Engine {
                 lost.push(attachment.clone());
             }
         }
+        self.inspect_table();
         for attachment in lost {
             tracing::info!(%attachment, "collecting a pod whose network namespace is gone without a DEL");
             self.teardown(&attachment);
+        }
+    }
+
+    /// Looks whether somebody else has changed what packets are judged by: one table a turn.
+    fn inspect_table(&mut self) {
+        // rows of a former process may be older than the kernel's
+        let Some(datapath) = self.datapath.clone().filter(|_| self.initialized()) else { return };
+        match self.tables.inspect(&self.rows.rows().tables, &*datapath) {
+            Ok(None) => {}
+            Ok(Some(difference)) => {
+                tracing::error!(difference, "somebody else has changed a policy table; it is mended");
+                self.event(true, "PolicyTableChanged", format!("somebody else has changed it, mended: {difference}"));
+            }
+            Err(error) => tracing::warn!(%error, "a policy table is not looked at"),
         }
     }
 }

@@ -305,6 +305,9 @@ impl Datapath for BpfDatapath {
     fn tables(&self) -> Result<Vec<(u16, PolicyTable)>> {
         self.list_tables()
     }
+    fn table(&self, slot: u16) -> Result<Option<PolicyTable>> {
+        self.read_table(slot)
+    }
     fn upsert_service(&self, service: &ServiceEntry) -> Result<()> {
         self.put_service(service)
     }

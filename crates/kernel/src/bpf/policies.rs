@@ -253,17 +253,28 @@ impl BpfDatapath {
         let tables = lock(&self.tables);
         let mut found = Vec::new();
         for (place, (trie, _)) in &tables.tries {
-            let slot = self.maps.slots.get(place)?.unwrap_or_default();
-            if slot.flags & SLOT_VALID == 0 {
-                continue;
-            }
-            let (ingress_default, egress_default) = defaults(&slot);
-            let mut entries: Vec<_> = trie.elements()?.iter().filter_map(|(k, v)| entry(k, *v)).collect();
-            entries.sort();
             let number = u16::try_from(place.saturating_sub(1)).unwrap_or(u16::MAX);
-            found.push((number, PolicyTable { ingress_default, egress_default, entries }));
+            found.extend(self.contents(*place, trie)?.map(|t| (number, t)));
         }
         Ok(found)
+    }
+
+    pub(super) fn read_table(&self, slot: u16) -> Result<Option<PolicyTable>> {
+        let place = u32::from(place(slot)?);
+        let tables = lock(&self.tables);
+        let Some((trie, _)) = tables.tries.get(&place) else { return Ok(None) };
+        self.contents(place, trie)
+    }
+
+    fn contents(&self, place: u32, trie: &Trie) -> Result<Option<PolicyTable>> {
+        let slot = self.maps.slots.get(&place)?.unwrap_or_default();
+        if slot.flags & SLOT_VALID == 0 {
+            return Ok(None);
+        }
+        let (ingress_default, egress_default) = defaults(&slot);
+        let mut entries: Vec<_> = trie.elements()?.iter().filter_map(|(k, v)| entry(k, *v)).collect();
+        entries.sort();
+        Ok(Some(PolicyTable { ingress_default, egress_default, entries }))
     }
 }
 
