@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  axoneme_flow::Hub ─▶ walk (filter · convert · mask) ─▶ observer.Observer ─┬─▶ unix socket   hubble observe
+//!       │                         └─▶ export ─▶ files
 //!       │ names ──────▶ peers, agent events ────────────▶ peer.Peer ─────────┴─▶ :4244, mTLS   relays
 //! ```
 //!
@@ -22,7 +23,9 @@
 pub mod convert;
 pub mod details;
 mod events;
+pub mod export;
 pub mod filter;
+pub mod json;
 pub mod mask;
 pub mod metrics;
 pub mod node;

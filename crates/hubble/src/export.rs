@@ -1,0 +1,208 @@
+//! Flows into files, for those who collect files.
+//!
+//! ```text
+//!  settings ────────────┐
+//!  a file of exporters ─┴▶ wanted ─▶ one task each: walk (allow, deny, mask) ─▶ JSON lines ─▶ file, put aside when full
+//! ```
+//!
+//! Lines, filters and the file of exporters are Hubble's (`hubble-export-*`, `hubble-flowlogs-config-path`), so that
+//! what reads them goes on reading. The file of exporters is looked at every five seconds: exporters begin, change and
+//! end without a restart; one with a mistake in it is told and leaves the others as they are.
+//!
+//! *Guarantees*: an exporter is one more reader of the history: it holds up neither the producer nor other readers. What
+//! was overwritten before it was written is a line of its own (`lost_events`). A file that cannot be written is opened
+//! again every five seconds, and how many lines were not written is told in the log.
+
+mod config;
+mod file;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+
+use tokio::{task::JoinSet, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+pub use config::{Exporter, exporters};
+pub use file::Rotation;
+
+use crate::{
+    json,
+    node::{self, BUDGET, Node},
+    pb::observer::GetFlowsResponse,
+    walk::{Step, Walk},
+};
+use file::Rotated;
+
+/// The file of exporters is looked at so often, and a file that cannot be written is tried again.
+const AGAIN: Duration = Duration::from_secs(5);
+/// A reader that has caught up looks for losses so often.
+const LOSSES: Duration = Duration::from_secs(1);
+
+/// What is exported.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// Exporters that are there from the start.
+    pub fixed: Vec<Exporter>,
+    /// A file of further ones, which may change.
+    pub changing: Option<PathBuf>,
+    pub rotation: Rotation,
+}
+
+/// Exports until cancelled. Blocks while it writes: it wants a thread of its own.
+pub async fn run(node: Arc<Node>, settings: Settings, cancel: CancellationToken) {
+    let mut running: BTreeMap<String, (Exporter, CancellationToken)> = BTreeMap::new();
+    let mut tasks = JoinSet::new();
+    let mut told = String::new();
+    loop {
+        match wanted(&settings) {
+            Ok(wanted) => {
+                told.clear();
+                running.retain(|name, (exporter, ending)| {
+                    let stays = wanted.get(name) == Some(exporter);
+                    if !stays {
+                        tracing::info!(name, "flows are no longer exported, or otherwise");
+                        ending.cancel();
+                    }
+                    stays
+                });
+                for (name, exporter) in wanted {
+                    if !running.contains_key(&name) {
+                        let ending = cancel.child_token();
+                        tracing::info!(name, path = %exporter.path.display(), "flows are exported");
+                        tasks.spawn(export(node.clone(), exporter.clone(), settings.rotation, ending.clone()));
+                        running.insert(name, (exporter, ending));
+                    }
+                }
+            }
+            // as they are: a typing error must not end an audit trail
+            Err(error) if error != told => {
+                tracing::warn!(error, "exporters stay as they are");
+                told = error;
+            }
+            Err(_) => {}
+        }
+        tokio::select! {
+            () = cancel.cancelled() => break,
+            Some(_) = tasks.join_next() => {}
+            () = tokio::time::sleep(AGAIN) => {}
+        }
+    }
+    while tasks.join_next().await.is_some() {}
+}
+
+fn wanted(settings: &Settings) -> Result<BTreeMap<String, Exporter>, String> {
+    let mut all: BTreeMap<String, Exporter> = settings.fixed.iter().map(|e| (e.name.clone(), e.clone())).collect();
+    let Some(path) = &settings.changing else { return Ok(all) };
+    let at = |e: String| format!("{}: {e}", path.display());
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        // no file, no exporters: the ConfigMap is optional
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(all),
+        Err(e) => return Err(at(e.to_string())),
+    };
+    let now = node::now();
+    for exporter in exporters(&text).map_err(at)? {
+        if exporter.end.is_some_and(|end| end <= now) {
+            continue;
+        }
+        if all.values().any(|other| other.path == exporter.path) {
+            return Err(at(format!("{}: another exporter writes {}", exporter.name, exporter.path.display())));
+        }
+        all.insert(exporter.name.clone(), exporter);
+    }
+    Ok(all)
+}
+
+/// One exporter.
+async fn export(node: Arc<Node>, exporter: Exporter, rotation: Rotation, ending: CancellationToken) {
+    let mut walk = Walk::open(exporter.request.clone(), &node.hub, node::now());
+    let mut pulse = node.pulse.clone();
+    let mut sink = Sink { exporter, rotation, file: None, tried: None, missed: 0, buffer: Vec::new() };
+    while !ending.is_cancelled() && sink.exporter.end.is_none_or(|end| node::now() < end) {
+        match walk.step(&node.hub, BUDGET, node::now()) {
+            Step::More(lines) => {
+                sink.write(&lines);
+                tokio::task::yield_now().await;
+            }
+            Step::Idle(lines) => {
+                sink.write(&lines);
+                sink.flush();
+                tokio::select! {
+                    () = ending.cancelled() => {}
+                    _ = tokio::time::timeout(LOSSES, pulse.changed()) => {}
+                }
+            }
+            Step::End(lines) => {
+                sink.write(&lines);
+                break;
+            }
+        }
+    }
+    sink.flush();
+}
+
+/// A file that may be away for a while.
+struct Sink {
+    exporter: Exporter,
+    rotation: Rotation,
+    file: Option<Rotated>,
+    tried: Option<Instant>,
+    /// Lines that were not written since that was told last.
+    missed: u64,
+    buffer: Vec<u8>,
+}
+
+impl Sink {
+    fn write(&mut self, lines: &[GetFlowsResponse]) {
+        for line in lines {
+            self.buffer.clear();
+            if let Err(error) = json::line(line, &mut self.buffer) {
+                // a message of ours is always one of the protocol's
+                tracing::error!(error, "a flow could not be written as JSON");
+                continue;
+            }
+            self.open();
+            let written = self.file.as_mut().map(|file| file.line(&self.buffer, node::now()));
+            match written {
+                Some(Ok(())) => {}
+                Some(Err(error)) => {
+                    self.missed += 1;
+                    self.failed(&error);
+                }
+                None => self.missed += 1,
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        if let Some(Err(error)) = self.file.as_mut().map(Rotated::flush) {
+            self.failed(&error);
+        }
+    }
+
+    fn open(&mut self) {
+        if self.file.is_some() || self.tried.is_some_and(|at| at.elapsed() < AGAIN) {
+            return;
+        }
+        self.tried = Some(Instant::now());
+        match Rotated::open(&self.exporter.path, self.rotation) {
+            Ok(file) => {
+                self.file = Some(file);
+                if self.missed > 0 {
+                    let (path, lines) = (self.exporter.path.display(), self.missed);
+                    tracing::warn!(%path, lines, "flows are exported again; so many lines were not written");
+                    self.missed = 0;
+                }
+            }
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    fn failed(&mut self, error: &std::io::Error) {
+        let path = self.exporter.path.display();
+        tracing::warn!(%path, %error, lines = self.missed, "flows cannot be exported; tried again in 5 s");
+        self.file = None;
+        self.tried = Some(Instant::now());
+    }
+}
