@@ -5,10 +5,13 @@
 
 mod cluster;
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
-use axoneme_compile::{Compiler, Event};
-use cluster::{Size, policy, print, upsert};
+use axoneme_compile::{Compiler, Event, TableChange};
+use cluster::{Size, kind, policy, print, upsert};
 
 fn main() {
     let arguments: Vec<u32> = std::env::args().skip(1).map(|a| a.parse().expect("a number")).collect();
@@ -32,6 +35,7 @@ fn main() {
     print("compile from nothing", "ms", milliseconds(compiled), "one run");
     print("compiler resident memory", "MiB", resident, "one run");
 
+    let mut kinds: BTreeMap<&str, [Samples; 3]> = BTreeMap::new();
     let mut edit = Samples::default();
     let mut add = Samples::default();
     let mut remove = Samples::default();
@@ -41,6 +45,14 @@ fn main() {
         let object = policy(which, namespaces, 0).object;
         remove.measure(&mut compiler, Event::Policy(object, None));
         add.measure(&mut compiler, upsert(&policy(which, namespaces, 1 + i)));
+        let of_kind = kinds.entry(kind(which)).or_default();
+        of_kind.iter_mut().zip([&edit, &remove, &add]).for_each(|(mine, all)| mine.take_last(all));
+    }
+    // what the tails are made of
+    for (kind, of_kind) in &mut kinds {
+        for (what, samples) in ["edit", "removal", "creation"].into_iter().zip(of_kind) {
+            eprintln!("{kind:<24} {what:<9} {}", samples.describe());
+        }
     }
     edit.report("policy edit to change set");
     remove.report("policy removal to change set");
@@ -50,6 +62,9 @@ fn main() {
 #[derive(Default)]
 struct Samples {
     times: Vec<Duration>,
+    /// Entries that one table, the one that changed most, was patched with; and patched and new tables.
+    patched: Vec<usize>,
+    tables: Vec<usize>,
     empty: usize,
 }
 
@@ -59,6 +74,37 @@ impl Samples {
         let changes = compiler.apply([event]);
         self.times.push(start.elapsed());
         self.empty += usize::from(changes.is_empty());
+        let size = |t: &TableChange| match t {
+            TableChange::Patch(p) => p.upserts.len() + p.removals.len(),
+            TableChange::New | TableChange::Removed => 0,
+        };
+        self.patched.push(changes.tables.values().map(size).max().unwrap_or(0));
+        self.tables.push(changes.tables.len());
+    }
+
+    fn take_last(&mut self, of: &Self) {
+        self.times.extend(of.times.last());
+        self.patched.extend(of.patched.last());
+        self.tables.extend(of.tables.last());
+    }
+
+    fn describe(&mut self) -> String {
+        self.times.sort_unstable();
+        self.patched.sort_unstable();
+        self.tables.sort_unstable();
+        let n = self.times.len();
+        let time = |share: usize| milliseconds(self.times.get(n * share / 100).copied().unwrap_or_default());
+        let count = |of: &[usize], share: usize| of.get(n * share / 100).copied().unwrap_or(0);
+        format!(
+            "n={n} p50={:.3} p90={:.3} p99={:.3} ms, tables p50={} p99={}, entries patched in one table p50={} p99={}",
+            time(50),
+            time(90),
+            time(99),
+            count(&self.tables, 50),
+            count(&self.tables, 99),
+            count(&self.patched, 50),
+            count(&self.patched, 99),
+        )
     }
 
     fn report(mut self, name: &str) {

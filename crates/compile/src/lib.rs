@@ -32,6 +32,7 @@ mod feature;
 mod few;
 mod identity;
 mod ids;
+mod number;
 mod peer;
 mod ports;
 mod resolve;

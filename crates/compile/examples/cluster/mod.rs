@@ -104,6 +104,17 @@ pub fn pod(i: u32) -> Event {
     Event::Pod(key, Some(pod))
 }
 
+/// What of the mix a policy is.
+pub fn kind(i: u32) -> &'static str {
+    match i % 20 {
+        0..=8 => "app to app",
+        9..=12 => "tier by named port",
+        13..=15 => "namespaces of a team",
+        16..=18 => "outside with exceptions",
+        _ => "whole namespace",
+    }
+}
+
 /// One of a mix: app to app, tier to app by named port, a team's namespaces, an address block with an exception, a
 /// namespace-wide default-deny with DNS.
 pub fn policy(i: u32, namespaces: u32, version: u32) -> Policy {

@@ -13,6 +13,7 @@ use crate::{
     feature::{Feature, Features, Property},
     few::Few,
     ids::Ids,
+    number::ByClass,
     peer::{Base, ClassKey, Families, name},
 };
 
@@ -49,10 +50,10 @@ impl BaseState {
 #[derive(Debug)]
 pub(super) struct Classes {
     pub(super) bases: HashMap<Base, BaseState>,
-    pub(super) by_id: HashMap<PeerClass, ClassState>,
+    pub(super) by_id: ByClass<ClassState>,
     ids: Ids<ClassKey>,
     /// Classes by what rules match them by.
-    by_set: HashMap<SetId, Few<PeerClass>>,
+    by_set: Vec<Few<PeerClass>>,
     by_feature: HashMap<Feature, Few<PeerClass>>,
     pub(super) pods: BTreeSet<PeerClass>,
     pub(super) reserved: BTreeMap<Base, BTreeSet<PeerClass>>,
@@ -78,9 +79,9 @@ impl Classes {
     pub(super) fn new() -> Self {
         Self {
             bases: HashMap::new(),
-            by_id: HashMap::new(),
+            by_id: ByClass::default(),
             ids: crate::class_ids(),
-            by_set: HashMap::new(),
+            by_set: Vec::new(),
             by_feature: HashMap::new(),
             pods: BTreeSet::new(),
             reserved: BTreeMap::new(),
@@ -182,7 +183,13 @@ impl Classes {
 
     fn index(&mut self, id: PeerClass, class: &ClassState, present: bool) {
         for set in &class.sets {
-            toggle(&mut self.by_set, set, id, present);
+            let place = *set as usize;
+            if place >= self.by_set.len() {
+                // numbers of sets are used again: there are no large gaps
+                self.by_set.resize_with(place + 1, Few::default);
+            }
+            let Some(ids) = self.by_set.get_mut(place) else { continue };
+            if present { ids.insert(id) } else { ids.remove(&id) }
         }
         for feature in &*class.features {
             toggle(&mut self.by_feature, feature, id, present);
@@ -196,7 +203,7 @@ impl Classes {
     }
 
     pub(super) fn of_set(&self, set: SetId) -> impl Iterator<Item = PeerClass> {
-        self.by_set.get(&set).into_iter().flatten().copied()
+        self.by_set.get(set as usize).into_iter().flatten().copied()
     }
 
     pub(super) fn of_feature(&self, feature: &Feature) -> impl Iterator<Item = PeerClass> {

@@ -21,6 +21,7 @@ use crate::{
     changes::{TableChange, TablePatch},
     feature::{Feature, Features, Property},
     ids::Ids,
+    number::ByClass,
     peer::{Base, PeerKind},
     ports::{Colour, Slot},
     resolve::{Class, Levels, OWN_HOST, Side, matches},
@@ -31,19 +32,21 @@ use crate::{
 
 pub(super) const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
-/// Entries under one peer: protocol, port, bits, verdict.
-type List = Arc<[(Option<Protocol>, u16, u8, PolicyEntry)]>;
+/// One entry under a peer: protocol, port, bits, verdict.
+type Item = (Option<Protocol>, u16, u8, PolicyEntry);
+/// All entries under a peer, in order.
+type List = Arc<[Item]>;
 
 /// The entries of one direction of a table, by peer.
 #[derive(Clone, Debug, Default)]
 struct Lists {
-    by_peer: HashMap<PeerClass, List>,
+    by_peer: ByClass<List>,
     /// Entries of all peers.
     entries: usize,
 }
 
 /// What lists were. None: nobody was told of the table yet.
-type Journal<'a> = Option<&'a mut HashMap<PeerClass, Option<List>>>;
+type Journal<'a> = Option<&'a mut ByClass<Option<List>>>;
 
 #[derive(Clone, Debug)]
 pub(super) struct TableState {
@@ -64,7 +67,7 @@ struct Before {
     absent: bool,
     policies: Option<BTreeMap<ObjectRef, i64>>,
     defaults: Option<[DirectionDefault; 2]>,
-    lists: [HashMap<PeerClass, Option<List>>; 2],
+    lists: [ByClass<Option<List>>; 2],
     /// It was removed: its last state, on top of which the rest of this goes.
     gone: Option<Box<TableState>>,
 }
@@ -109,7 +112,7 @@ impl Meant {
     fn by(&self, entry: &Entry, classes: &Classes, sets: &Sets) -> Arc<[PeerClass]> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let found = known.entry(std::ptr::from_ref(entry).addr());
-        found.or_insert_with(|| candidates(entry, classes, sets).into_iter().collect()).clone()
+        found.or_insert_with(|| candidates(entry, classes, sets).into()).clone()
     }
 }
 
@@ -335,12 +338,12 @@ impl Before {
         };
         for ((direction, before), now) in DIRECTIONS.into_iter().zip(self.lists).zip(&table.lists) {
             for (peer, before) in before {
-                let before: BTreeMap<_, _> =
-                    before.iter().flat_map(|l| l.iter().map(|e| keyed(direction, peer, e))).collect();
-                let now: BTreeMap<_, _> =
-                    now.by_peer.get(&peer).iter().flat_map(|l| l.iter().map(|e| keyed(direction, peer, e))).collect();
-                patch.removals.extend(before.keys().filter(|k| !now.contains_key(k)));
-                patch.upserts.extend(now.into_iter().filter(|(k, e)| before.get(k) != Some(e)));
+                let (before, now) = (before.as_deref().unwrap_or_default(), now.by_peer.get(&peer));
+                let now = now.map(|l| &**l).unwrap_or_default();
+                let gone = before.iter().filter(|b| find(now, b).is_none());
+                patch.removals.extend(gone.map(|b| keyed(direction, peer, b).0));
+                let new = now.iter().filter(|n| find(before, n) != Some(*n));
+                patch.upserts.extend(new.map(|n| keyed(direction, peer, n)));
             }
         }
         patch.sort();
@@ -348,11 +351,12 @@ impl Before {
     }
 }
 
-fn keyed(
-    direction: Direction,
-    peer: PeerClass,
-    entry: &(Option<Protocol>, u16, u8, PolicyEntry),
-) -> (PolicyKey, PolicyEntry) {
+/// What a list has under the key of an entry.
+fn find<'a>(list: &'a [Item], of: &Item) -> Option<&'a Item> {
+    list.binary_search_by_key(&(of.0, of.1, of.2), |e| (e.0, e.1, e.2)).ok().and_then(|place| list.get(place))
+}
+
+fn keyed(direction: Direction, peer: PeerClass, entry: &Item) -> (PolicyKey, PolicyEntry) {
     let (protocol, port, port_bits, entry) = *entry;
     (PolicyKey { direction, peer, protocol, port, port_bits }, entry)
 }
@@ -368,7 +372,7 @@ impl Resolver<'_> {
         let mut known = Known::new(self);
         for id in classes {
             let class = self.context.classes.by_id.get(id);
-            let list = class.and_then(|c| known.list(c, self.side.matching(&self.class(*id, c))));
+            let list = class.and_then(|c| known.list(c, &self.side.matching(&self.class(*id, c))));
             put(lists, journal.as_deref_mut(), *id, list);
         }
     }
@@ -380,17 +384,20 @@ impl Resolver<'_> {
 
     fn all(&self, lists: &mut Lists, mut journal: Journal<'_>) {
         let mut known = Known::new(self);
-        let mut now: HashMap<PeerClass, List> = HashMap::new();
+        let mut now: ByClass<List> = ByClass::default();
         now.extend(known.levels.entries().filter_map(|(peer, slots)| Some((peer, self.finish(slots)?))));
-        for (id, apart) in self.set_apart() {
+        let apart = self.set_apart();
+        now.reserve(apart.len());
+        for apart in apart.chunk_by(|(a, _), (b, _)| a == b) {
+            let Some((id, _)) = apart.first().copied() else { continue };
             let Some(class) = self.context.classes.by_id.get(&id) else { continue };
-            let matching = self.matching(id, class, &known.levels, apart);
-            now.extend(known.list(class, matching).map(|l| (id, l)));
+            let matching = self.matching(id, class, &known.levels, apart.iter().map(|(_, colour)| *colour));
+            now.extend(known.list(class, &matching).map(|l| (id, l)));
         }
         let hosts = self.context.classes.reserved.get(&Base::Host).into_iter().flatten();
         let hosts = hosts.filter_map(|id| Some((*id, self.context.classes.by_id.get(id)?)));
         for (id, class) in hosts.filter(|_| self.side.own_host) {
-            now.extend(known.list(class, vec![]).map(|l| (id, l)));
+            now.extend(known.list(class, &[]).map(|l| (id, l)));
         }
         let gone: Vec<PeerClass> = lists.by_peer.keys().filter(|id| !now.contains_key(id)).copied().collect();
         for id in gone {
@@ -401,27 +408,40 @@ impl Resolver<'_> {
         }
     }
 
-    /// The classes that may be told apart from the rest of their kind, with the positions of the rules that do so.
-    fn set_apart(&self) -> HashMap<PeerClass, Vec<Colour>> {
-        let mut apart: HashMap<PeerClass, Vec<Colour>> = HashMap::new();
+    /// The classes that may be told apart from the rest of their kind, with the positions of the rules that do so: in
+    /// order. One list, because most changes are spent here.
+    fn set_apart(&self) -> Vec<(PeerClass, Colour)> {
+        let mut apart = vec![];
         for (entry, colour) in self.side.entries.iter().zip(0..) {
             if !entry.peers.any || self.side.reads_peer_ports(entry) {
-                for id in &*self.context.meant.by(entry, self.context.classes, self.context.sets) {
-                    apart.entry(*id).or_default().push(colour);
-                }
+                let meant = self.context.meant.by(entry, self.context.classes, self.context.sets);
+                apart.extend(meant.iter().map(|id| (*id, colour)));
             }
         }
+        apart.sort_unstable();
         apart
     }
 
     /// The positions of the rules that match a class: those that mean its kind, exceptions aside, and those that set it
     /// apart.
-    fn matching(&self, id: PeerClass, class: &ClassState, levels: &Levels, apart: Vec<Colour>) -> Vec<Colour> {
-        let class_of = self.class(id, class);
-        let mut matching = apart;
+    fn matching(
+        &self,
+        id: PeerClass,
+        class: &ClassState,
+        levels: &Levels,
+        apart: impl Iterator<Item = Colour>,
+    ) -> Vec<Colour> {
+        let mut matching: Vec<Colour> = apart.collect();
+        let own = matching.len();
         matching.extend(levels.below(class.base, class.families).into_iter().flat_map(|l| &l.rules));
-        matching.sort_unstable();
-        matching.dedup();
+        if own < matching.len() {
+            matching.sort_unstable();
+            matching.dedup();
+        }
+        if matching.iter().filter_map(|c| self.side.entry(*c)).all(|e| e.peers.any || !e.peers.is_broad()) {
+            return matching;
+        }
+        let class_of = self.class(id, class);
         // `candidates` names just the classes that a narrow entry means
         matching.retain(|c| {
             self.side.entry(*c).is_some_and(|e| e.peers.any || !e.peers.is_broad() || matches(e, &class_of))
@@ -431,15 +451,23 @@ impl Resolver<'_> {
 
     fn finish(&self, slots: &[Slot]) -> Option<List> {
         let entry = |s: &Slot| (s.0, s.1, s.2, table::entry(self.context.rule_ids, self.side, self.default, s.3));
-        (!slots.is_empty()).then(|| slots.iter().map(entry).collect())
+        (!slots.is_empty()).then(|| {
+            let mut list: Vec<Item> = slots.iter().map(entry).collect();
+            list.sort_unstable_by_key(|e| (e.0, e.1, e.2));
+            list.into()
+        })
     }
 }
+
+/// A list with what it was made for beside the rules: ports of the peer that they read, kinds of its addresses.
+type Made = (Features, Vec<PeerKind>, Option<List>);
 
 /// Lists that were made before: many peers match the same rules.
 struct Known<'a> {
     resolver: &'a Resolver<'a>,
     levels: Levels,
-    lists: HashMap<(Vec<Colour>, Features, Vec<PeerKind>), Option<List>>,
+    /// By the rules that match; few share these and differ in the rest.
+    lists: HashMap<Box<[Colour]>, Vec<Made>>,
     own_host: Option<List>,
 }
 
@@ -450,20 +478,24 @@ impl<'a> Known<'a> {
     }
 
     /// The entries of a class that these rules match.
-    fn list(&mut self, class: &ClassState, matching: Vec<Colour>) -> Option<List> {
+    fn list(&mut self, class: &ClassState, matching: &[Colour]) -> Option<List> {
         let (side, resolver, levels) = (self.resolver.side, self.resolver, &self.levels);
         if side.owns(class.base) {
             return self.own_host.clone();
         }
         let reads_ports = matching.iter().filter_map(|c| side.entry(*c)).any(|e| side.reads_peer_ports(e));
         let ports = if reads_ports { port_features(&class.features) } else { Features::default() };
-        let kinds = class.families.kinds(class.base).collect();
-        let list = self.lists.entry((matching, ports, kinds));
-        list.or_insert_with_key(|(matching, ports, _)| {
-            let below = levels.below(class.base, class.families);
-            resolver.finish(&side.list(matching, ports, &below, levels))
-        })
-        .clone()
+        let kinds = || class.families.kinds(class.base);
+        let known = self.lists.get(matching).into_iter().flatten();
+        let known =
+            known.filter(|(p, k, _)| *p == ports && k.iter().copied().eq(kinds())).map(|(.., list)| list).next();
+        if let Some(list) = known {
+            return list.clone();
+        }
+        let below = levels.below(class.base, class.families);
+        let list = resolver.finish(&side.list(matching, &ports, &below, levels));
+        self.lists.entry(matching.into()).or_default().push((ports, kinds().collect(), list.clone()));
+        list
     }
 }
 
@@ -488,11 +520,11 @@ fn port_features(features: &Features) -> Features {
 
 /// The classes that an entry means otherwise than by meaning all of their kind, and those that it does not mean though it
 /// means their kind: found by what it names instead of by asking all of them. For an entry that means whoever: those
-/// whose ports matter to it. There may be some among them that it does not set apart.
-pub(super) fn candidates(entry: &Entry, classes: &Classes, sets: &Sets) -> BTreeSet<PeerClass> {
+/// whose ports matter to it. There may be some among them that it does not set apart. Sorted, each once.
+pub(super) fn candidates(entry: &Entry, classes: &Classes, sets: &Sets) -> Vec<PeerClass> {
     let peers = &entry.peers;
     let broad = peers.is_broad();
-    let mut found = BTreeSet::new();
+    let mut found = vec![];
     if broad && entry.ports.has_names() {
         found.extend(&classes.with_ports);
     }
@@ -531,5 +563,7 @@ pub(super) fn candidates(entry: &Entry, classes: &Classes, sets: &Sets) -> BTree
         }
         class => class.is_some(),
     });
+    found.sort_unstable();
+    found.dedup();
     found
 }
