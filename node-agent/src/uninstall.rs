@@ -26,6 +26,7 @@ pub fn uninstall(places: &Places) -> Result<()> {
     };
     // new pods first: the runtime must not choose a plugin that nobody answers
     part("CNI configuration and plugin", install::uninstall(&app::installed(places)).map_err(Into::into));
+    part("filters", axoneme_kernel::bpf::remove_filters(&places.bpf_dir).map(drop).map_err(Into::into));
     part("programs and maps", remove_datapath(&places.bpf_dir));
     part("links", remove_links(&network));
     part("routes", remove_routes(&network));
@@ -90,7 +91,9 @@ fn remove_directories(places: &Places) -> Result<()> {
     for dir in all {
         std::fs::remove_dir_all(dir)?;
     }
-    for file in [&places.cni_socket, &places.admin_socket, &places.bootstrap] {
+    // where a killed agent served flows
+    let flows = places.admin_socket.with_file_name("hubble.sock");
+    for file in [&places.cni_socket, &places.admin_socket, &flows, &places.bootstrap] {
         let _ = std::fs::remove_file(file);
         // the directories that hold nothing but them: only where nothing else is left in one
         for dir in file.ancestors().skip(1).take_while(|d| d.ends_with("bootstrap") || d.ends_with("axoneme")) {

@@ -62,7 +62,7 @@ fn uninstall_leaves_nothing(rig: &mut Rig) {
     let refused = rig.agent().arg("uninstall").args(rig.places()).output().unwrap();
     assert!(!refused.status.success(), "not under a running agent");
     rig.kill();
-    let _ = std::fs::remove_file(rig.path("admin.sock"));
+    assert!(rig.path("hubble.sock").exists() && rig.path("cni.sock").exists(), "a killed agent leaves its sockets");
     for _ in 0..2 {
         let out = rig.agent().arg("uninstall").args(rig.places()).output().unwrap();
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
@@ -75,7 +75,11 @@ fn uninstall_leaves_nothing(rig: &mut Rig) {
     ));
     assert_eq!(left.trim(), "");
     assert_eq!(sh(&format!("ip netns exec {node} cat /proc/sys/net/ipv4/ip_forward")).trim(), "0", "as it was before");
-    assert!(!rig.path("net.d/05-axoneme.conflist").exists() && !rig.path("state").exists());
+    let files = sh(&format!(
+        "cd {}; find . -path ./bpf -prune -o \\( -type f -o -type s \\) -print | sort; ls bpf | grep axoneme || true",
+        rig.path("").display()
+    ));
+    assert_eq!(files.trim(), "./agent.log\n./token/axoneme-token", "neither configuration, plugin, state nor sockets");
 }
 
 const MANIFESTS: &str = "

@@ -36,6 +36,7 @@ mod waiting;
 pub use connections::{Connection, Expired};
 pub use datapath::BpfDatapath;
 pub use events::{Event, EventReader};
+pub use links::remove_filters;
 #[doc(hidden)]
 pub use loader::Testing;
 pub use loader::{Budget, Loader};

@@ -66,18 +66,48 @@ fn parse(name: &str) -> Option<(u32, Hook, Place)> {
     })
 }
 
+/// Pins of links, and notes of attachments without one.
+fn list(pin_dir: &Path) -> Result<Vec<(u32, Hook, Place, PathBuf)>> {
+    let dir = dir(pin_dir);
+    let list = fs::read_dir(&dir).map_err(|e| io_error(format!("list {}", dir.display()), e))?;
+    let mut found = Vec::new();
+    for entry in list {
+        let entry = entry.map_err(|e| io_error(format!("list {}", dir.display()), e))?;
+        if let Some((ifindex, hook, place)) = entry.file_name().to_str().and_then(parse) {
+            found.push((ifindex, hook, place, entry.path()));
+        }
+    }
+    Ok(found)
+}
+
+/// Takes programs off the devices that hold them by a filter and not by a pinned link (kernels before 6.6): nothing else
+/// would, since such a filter lives as long as its device. Needs no datapath, and is repeatable. The empty `clsact`
+/// queue stays: others may have filters in it.
+pub fn remove_filters(pin_dir: &Path) -> Result<u32> {
+    if !dir(pin_dir).exists() {
+        return Ok(0);
+    }
+    let mut removed = 0;
+    for (ifindex, _, place, path) in list(pin_dir)?.into_iter().filter(|(.., path)| path.is_dir()) {
+        super::clsact::detach(place.program, ifindex, place.ingress)?;
+        unpin(&path)?;
+        removed += 1;
+    }
+    Ok(removed)
+}
+
 impl BpfDatapath {
     fn pins(&self) -> Result<Vec<(u32, Hook, Place, PathBuf)>> {
-        let dir = dir(&self.config.pin_dir);
-        let list = fs::read_dir(&dir).map_err(|e| io_error(format!("list {}", dir.display()), e))?;
-        let mut found = Vec::new();
-        for entry in list {
-            let entry = entry.map_err(|e| io_error(format!("list {}", dir.display()), e))?;
-            if let Some((ifindex, hook, place)) = entry.file_name().to_str().and_then(parse) {
-                found.push((ifindex, hook, place, entry.path()));
-            }
-        }
-        Ok(found)
+        list(&self.config.pin_dir)
+    }
+
+    /// Attaches as on a kernel that has no links, whatever this one has.
+    #[doc(hidden)]
+    pub fn attach_filters(&self, hook: Hook, ifindex: u32) -> Result<()> {
+        let programs = self.programs();
+        places(hook)
+            .iter()
+            .try_for_each(|place| filter(&programs, *place, ifindex, &pin_of(&self.config.pin_dir, ifindex, *place)))
     }
 
     /// Puts the loaded programs behind all pinned links. Pins of vanished interfaces are removed.
@@ -142,8 +172,7 @@ impl BpfDatapath {
 
     fn attach_place(&self, programs: &Programs, place: Place, ifindex: u32, path: &Path) -> Result<()> {
         if self.version < Version::TCX {
-            super::clsact::attach(program(programs, place.program)?, place.program, ifindex, place.ingress)?;
-            return note(path);
+            return filter(programs, place, ifindex, path);
         }
         if self.renew(programs, ifindex, place, path)? {
             return Ok(());
@@ -222,6 +251,12 @@ fn socket_link(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, kind: u32, name:
     let link =
         sys::create_cgroup(program, cgroup, kind).map_err(|e| explain(&format!("attach {name} to the cgroup"), e))?;
     sys::pin(link.as_fd(), path).map_err(|e| explain(&format!("pin {}", path.display()), e))
+}
+
+/// Attaches where there are no links, and notes it in the place of a pin.
+fn filter(programs: &Programs, place: Place, ifindex: u32, path: &Path) -> Result<()> {
+    super::clsact::attach(program(programs, place.program)?, place.program, ifindex, place.ingress)?;
+    note(path)
 }
 
 /// Replaces a filter, where there are no links. False: the interface is gone.
