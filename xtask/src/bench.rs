@@ -25,7 +25,7 @@ use crate::{image, settings};
 #[derive(Args, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct BenchArgs {
-    /// Only groups whose name holds this: datapath, compile, policy, cni, cluster.
+    /// Only groups whose name holds this: datapath, compile, policy, flows, cni, cluster.
     filter: Option<String>,
     /// One JSON object a line on standard output instead of the table.
     #[arg(long)]
@@ -113,6 +113,11 @@ const GROUPS: &[Group] = &[
         name: "policy",
         about: "a policy change to the last map write, in a large cluster",
         run: |effort| example("axoneme-kernel", "policy_write", &["10000", "65000", &effort.rounds(1000).to_string()]),
+    },
+    Group {
+        name: "flows",
+        about: "flows from event bytes to what clients are sent, on one core",
+        run: |effort| example("axoneme-hubble", "flow_scale", &[&effort.rounds(40).to_string()]),
     },
     Group { name: "cni", about: "pods added and removed, alternating with the reference plugins", run: |_| cni::run() },
     Group { name: "cluster", about: "pod start and time to enforcement on real clusters", run: cluster::run },

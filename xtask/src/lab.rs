@@ -151,7 +151,7 @@ impl Lab {
     pub(crate) fn condition(&self, words: &[&str], kind: &str, status: &str) -> Result<Value> {
         wait(
             &format!("{} {kind}={status}", words.join(" ")),
-            Duration::from_secs(20),
+            Duration::from_secs(45),
             Duration::from_millis(50),
             || {
                 let object = self.get(words)?;

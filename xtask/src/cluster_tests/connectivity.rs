@@ -4,12 +4,14 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::Scenario;
 use super::fixture::{Fixture, PATIENCE, SOON};
+use crate::command::output;
 use crate::lab::{Lab, Outcome, Pod, target};
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     let named: &[super::Named] = &[
         ("pods_reach_pods_on_the_same_and_on_another_node", pods),
         ("fragments_pass_in_both_directions", fragments),
+        ("routers_with_small_links_are_heard", small_link),
         ("pods_see_each_others_own_addresses", own_addresses),
         ("nodes_reach_pods_and_pods_reach_nodes", nodes),
         ("pods_reach_the_outside_masqueraded", masquerade),
@@ -58,6 +60,38 @@ fn fragments(lab: &Lab, f: &Fixture) -> Result<()> {
         all_pass(lab, from, &targets)?;
     }
     Ok(())
+}
+
+/// Between the nodes' router and the outside host, in bytes; the pods' links are wider.
+const NARROW: u32 = 1300;
+
+/// The router's word that a packet is too big has to find its way back through masquerading to the pod, even to one that
+/// lets nobody in. IPv4 and IPv6.
+fn small_link(lab: &Lab, f: &Fixture) -> Result<()> {
+    lab.apply(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: narrow, namespace: lab}\nspec: {podSelector: \
+         {matchLabels: {app: client}}, policyTypes: [Ingress]}\n",
+    )?;
+    let set = |bytes: u32| {
+        let bytes = bytes.to_string();
+        for (place, device) in [("router", "outside"), ("outside", "eth0")] {
+            output(&mut lab.cluster.command_in(place, &["ip", "link", "set", device, "mtu", &bytes]))?;
+        }
+        Ok::<(), anyhow::Error>(())
+    };
+    set(NARROW)?;
+    let told = f.client.iter().try_for_each(|from| {
+        (0..f.families).try_for_each(|family| {
+            let address = f.outside.get(family).context("an outside address")?;
+            let outcome = lab.probe(from, &[target("path", address, 7001)], SOON)?;
+            let Some(Outcome::Ok(sent)) = outcome.first() else { anyhow::bail!("{}: {outcome:?}", from.name) };
+            ensure!(sent.parse::<u32>()? > 1, "{}: the first datagram of 1400 bytes came through {NARROW}", from.name);
+            Ok(())
+        })
+    });
+    set(1500)?;
+    lab.cluster.kubectl(&["-n", "lab", "delete", "networkpolicy", "narrow"])?;
+    told
 }
 
 fn own_addresses(lab: &Lab, f: &Fixture) -> Result<()> {

@@ -11,7 +11,7 @@ use crate::lab::{Lab, Pod, target};
 /// Probes between pods of one machine answer in a few milliseconds; a drop costs all of this.
 pub(super) const PATIENCE: Duration = Duration::from_millis(700);
 /// How long a change may take to reach every node before a scenario fails.
-pub(super) const SOON: Duration = Duration::from_secs(10);
+pub(super) const SOON: Duration = Duration::from_secs(30);
 
 /// A server process that ends with the fixture.
 pub(super) struct Server(Child);

@@ -5,6 +5,8 @@
 
 mod client;
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -119,6 +121,19 @@ fn agent(lab: &Lab, f: &Fixture) -> Result<()> {
     ensure!(nameless.text(&["status"]).is_err(), "an agent serves its port without a certificate");
     let clear = Client::on_node(lab, node, &format!("{}:4244", bracketed(address)), &[])?;
     ensure!(clear.text(&["status"]).is_err(), "an agent serves its port in clear text");
+    counted(address)
+}
+
+/// What Prometheus reads.
+fn counted(node: &str) -> Result<()> {
+    let mut stream = TcpStream::connect(format!("{}:9965", bracketed(node))).context("metrics of the node")?;
+    stream.set_read_timeout(Some(SOON))?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")?;
+    let mut page = String::new();
+    stream.read_to_string(&mut page)?;
+    for metric in ["hubble_flows_processed_total{", "hubble_policy_verdicts_total{", "hubble_tcp_flags_total{"] {
+        ensure!(page.contains(metric), "no {metric} in {page}");
+    }
     Ok(())
 }
 

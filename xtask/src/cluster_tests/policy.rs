@@ -27,13 +27,16 @@ enum To {
     Server2(u16),
     Datagrams2,
     Service,
+    /// ICMP echo to the server of node2.
+    Echo2,
     Outside,
     Node1,
+    Node2,
     ApiServer,
 }
 
 use self::From::{Client1, Client2, Stranger};
-use self::To::{ApiServer, Datagrams2, Node1, Outside, Server1, Server2, Service};
+use self::To::{ApiServer, Datagrams2, Echo2, Node1, Node2, Outside, Server1, Server2, Service};
 
 type Case = (&'static str, &'static [(From, To, bool)]);
 
@@ -55,6 +58,7 @@ const CASES: &[Case] = &[
             (Client2, Server1(8080), true),
             (Client1, Server2(8080), true),
             (Client1, Server1(8443), false),
+            (Client1, Echo2, false),
             (Stranger, Server1(8080), false),
             (Stranger, Server2(8080), false),
         ],
@@ -135,6 +139,70 @@ const CASES: &[Case] = &[
         &[(Stranger, Server1(8080), true), (Client1, Server1(8080), false), (Client1, Server2(8080), false)],
     ),
     ("cidr-group", &[(Client1, Outside, true), (Client1, Server1(8080), false)]),
+    (
+        "np-ipblock-except",
+        &[
+            (Client1, Server1(8080), false),
+            (Client1, Server2(8080), false),
+            (Client2, Server1(8080), true),
+            (Stranger, Server2(8080), true),
+        ],
+    ),
+    (
+        "np-match-expressions",
+        &[
+            (Client1, Server1(8080), true),
+            (Client1, Server2(8080), true),
+            (Client2, Server2(8080), false),
+            (Stranger, Server1(8080), false),
+        ],
+    ),
+    (
+        "cnp-icmp-type",
+        &[
+            (Client1, Echo2, true),
+            (Client2, Echo2, true),
+            (Stranger, Echo2, false),
+            (Client1, Server2(8080), false),
+            (Client1, Datagrams2, false),
+        ],
+    ),
+    ("cnp-cidr-set-except", &[(Client1, Server2(8080), true), (Client1, Outside, false), (Stranger, Outside, true)]),
+    ("cidr-group-by-selector", &[(Client1, Outside, true), (Client1, Server1(8080), false)]),
+    (
+        "cnp-host-and-remote-node-entities",
+        &[
+            (Client1, Node1, true),
+            (Client1, Node2, false),
+            (Client2, Node2, true),
+            (Client2, Node1, false),
+            (Stranger, Node2, true),
+            (Stranger, Node1, false),
+        ],
+    ),
+    (
+        "cnp-to-nodes",
+        &[(Client1, Node2, true), (Client1, Node1, false), (Client2, Node2, true), (Client2, Node1, false)],
+    ),
+    (
+        "cnp-entities-that-are-nobody",
+        &[
+            (Client1, Server1(8080), false),
+            (Client2, Server1(8080), false),
+            (Stranger, Server2(8080), false),
+            (Client1, Outside, true),
+        ],
+    ),
+    (
+        "cnp-port-range-and-protocols",
+        &[
+            (Client1, Server1(8443), true),
+            (Client2, Datagrams2, true),
+            (Client1, Server1(8080), false),
+            (Stranger, Server1(8443), false),
+            (Client1, Echo2, false),
+        ],
+    ),
     (
         "cnp2-admin-deny-before-allow",
         &[(Client1, Server1(8080), true), (Stranger, Server1(8080), false), (Stranger, Server2(8080), false)],
@@ -222,9 +290,11 @@ fn target(f: &Fixture, family: usize, to: To) -> Result<String> {
         Server1(port) => one.target("tcp", family, port),
         Server2(port) => two.target("tcp", family, port),
         Datagrams2 => two.target("udp", family, 8081),
+        Echo2 => two.target("echo", family, 0),
         Service => Ok("tcp:server.lab.svc.cluster.local:80".into()),
         Outside => f.outside_target(family),
         Node1 => f.node_target(0, family),
+        Node2 => f.node_target(1, family),
         ApiServer => Ok(format!("connect:{}:443", f.api_server)),
     }
 }
@@ -244,8 +314,14 @@ fn manifest(f: &Fixture, name: &str) -> Result<String> {
     let outside = f.outside.iter().map(|a| format!("\"{}\"", host(a)));
     let all = client.addresses.iter().map(|a| if a.contains(':') { "{cidr: \"::/0\"}" } else { "{cidr: 0.0.0.0/0}" });
     let list = |items: Vec<String>| items.join(", ");
+    let any = |a: &String| if a.contains(':') { "\"::/0\"" } else { "0.0.0.0/0" };
+    let but = |a: &String| format!("{{cidr: {}, except: [\"{}\"]}}", any(a), host(a));
+    let all_but_client = client.addresses.iter().map(|a| format!("{{ipBlock: {}}}", but(a)));
+    let all_but_outside = f.outside.iter().map(but);
     Ok(body
         .replace("${CLIENT_1}", &list(blocks.collect()))
+        .replace("${ALL_BUT_CLIENT_1}", &list(all_but_client.collect()))
+        .replace("${ALL_BUT_OUTSIDE}", &list(all_but_outside.collect()))
         .replace("${OUTSIDE}", &list(outside.collect()))
         .replace("${ALL}", &list(all.map(str::to_owned).collect())))
 }

@@ -24,6 +24,8 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         ("taint_goes_when_the_agent_is_ready_and_stays_while_it_is_not", taint),
         ("network_unavailable_is_false_where_the_agent_is_ready", network_condition),
         ("every_kind_explains_itself", explain),
+        ("chained_plugin_of_the_settings_serves_a_host_port", host_port),
+        ("enforcement_always_and_never_take_effect_at_once", enforcement),
     ];
     super::boxed(named)
 }
@@ -313,5 +315,85 @@ fn explain(lab: &Lab, _: &Fixture) -> Result<()> {
     }
     let unknown = lab.cluster.kubectl(&["explain", "ciliumnetworkpolicy.spec.ingres"]);
     ensure!(unknown.is_err(), "a field that is not there is explained");
+    Ok(())
+}
+
+const PUBLISHED: &str = "apiVersion: v1
+kind: Pod
+metadata: {name: published, namespace: lab, labels: {app: published}}
+spec:
+  nodeName: node2
+  terminationGracePeriodSeconds: 0
+  containers:
+    - name: c
+      image: ghcr.io/axoneme/workload:dev
+      args: [serve, --name, published, --tcp, \"8080\"]
+      ports: [{containerPort: 8080, hostPort: 18080}]
+";
+
+fn settings(lab: &Lab, patch: &str) -> Result<()> {
+    lab.cluster.kubectl(&["patch", "axonemeconfig", "default", "--type=merge", "-p", patch])?;
+    lab.condition(&["axonemeconfig", "default"], "Valid", "True").map(drop)
+}
+
+/// The reference plugin of `hostPort`, put behind ours by a setting while the agents run, and taken away again.
+fn host_port(lab: &Lab, f: &Fixture) -> Result<()> {
+    let program = crate::setup::go::binaries()?.join("cni/portmap").display().to_string();
+    lab.cluster.node_exec("node2", &["cp", &program, "/opt/cni/bin/portmap"])?;
+    let told = published(lab, f);
+    lab.cluster.kubectl(&["-n", "lab", "delete", "--ignore-not-found", "pod", "published"])?;
+    settings(lab, "{\"spec\":{\"cni\":null}}")?;
+    lab.cluster.node_exec("node2", &["rm", "/opt/cni/bin/portmap"])?;
+    told
+}
+
+fn published(lab: &Lab, f: &Fixture) -> Result<()> {
+    let list = || lab.cluster.node_exec("node2", &["cat", "/etc/cni/net.d/05-axoneme.conflist"]);
+    ensure!(!list()?.contains("snat"), "the plugin is there before it is asked for: {}", list()?);
+    let chained = "{\"spec\":{\"cni\":{\"chainedPlugins\":[{\"type\":\"portmap\",\"snat\":true,\"capabilities\":{\"portMappings\":true}}]}}}";
+    settings(lab, chained)?;
+    Lab::eventually("the runtime is told of the plugin", SOON, list, |text| text.contains("snat"))?;
+    lab.apply(PUBLISHED)?;
+    ready(lab, "lab", "published")?;
+    for (family, node) in f.nodes[1].iter().enumerate() {
+        let at = crate::lab::target("tcp", node, 18080);
+        let answered = |place: &str| {
+            let outcomes = lab.probe_from(place, std::slice::from_ref(&at), PATIENCE)?;
+            Ok(outcomes.first().is_some_and(|o| matches!(o, Outcome::Ok(t) if t.starts_with("published"))))
+        };
+        for place in ["outside", "node1"] {
+            Lab::eventually(&format!("{at} from {place}, family {family}"), SOON, || answered(place), |ok| *ok)?;
+        }
+    }
+    Ok(())
+}
+
+fn enforcement(lab: &Lab, f: &Fixture) -> Result<()> {
+    let told = enforced(lab, f);
+    settings(lab, "{\"spec\":{\"policy\":null}}")?;
+    delete(lab, &["-n", "lab", "networkpolicy", "shut"])?;
+    told?;
+    reaches(lab, f, &f.server[1].target("tcp", 0, 8080)?, true)
+}
+
+fn enforced(lab: &Lab, f: &Fixture) -> Result<()> {
+    let (near, far) = (f.server[0].target("tcp", 0, 8080)?, f.server[1].target("tcp", 0, 8080)?);
+    // no policy selects anybody, and yet nothing passes that no policy allows
+    settings(lab, "{\"spec\":{\"policy\":{\"enforcement\":\"Always\"}}}")?;
+    for to in [&near, &far] {
+        reaches(lab, f, to, false)?;
+    }
+    lab.apply(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: shut, namespace: lab}\nspec: {podSelector: \
+         {matchLabels: {app: server}}}\n",
+    )?;
+    settings(lab, "{\"spec\":{\"policy\":{\"enforcement\":\"Never\"}}}")?;
+    for to in [&near, &far] {
+        reaches(lab, f, to, true)?;
+    }
+    settings(lab, "{\"spec\":{\"policy\":{\"enforcement\":\"Default\"}}}")?;
+    for to in [&near, &far] {
+        reaches(lab, f, to, false)?;
+    }
     Ok(())
 }

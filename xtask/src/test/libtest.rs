@@ -36,7 +36,7 @@ fn read(line: &str) -> Line<'_> {
 }
 
 /// What tests need that run in a place of their own, and so are no skips where they are passed over.
-const ELSEWHERE: &[&str] = &["needs root", "needs the stock Hubble client"];
+const ELSEWHERE: &[&str] = &["needs root", "needs the stock Hubble client", "needs cluster binaries"];
 
 /// A test that prints nothing for so long hangs; the longest honest one takes a fraction of it.
 const SILENCE: Duration = Duration::from_mins(10);

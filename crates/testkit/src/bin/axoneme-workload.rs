@@ -30,7 +30,8 @@ enum Command {
         #[arg(long)]
         udp: Vec<u16>,
     },
-    /// Probe targets, all at once, answers in their order: `tcp:`, `connect:`, `udp:` or `frag:HOST:PORT`. Exit status 0 if all answered.
+    /// Probe targets, all at once, answers in their order: `tcp:`, `connect:`, `udp:`, `frag:`, `path:` or `echo:HOST:PORT` (echo: any port). Exit
+    /// status 0 if all answered.
     Probe {
         #[arg(required = true)]
         targets: Vec<String>,
@@ -73,16 +74,22 @@ enum Manner {
     Udp,
     /// A datagram of 4000 bytes: it travels in fragments.
     Fragments,
+    /// Datagrams of 1400 bytes until one is answered.
+    Path,
+    /// ICMP echo; the port says nothing.
+    Echo,
 }
 
 fn target(text: &str) -> anyhow::Result<(Manner, SocketAddr)> {
-    let form = || format!("{text:?}: want tcp:HOST:PORT, connect:HOST:PORT, udp:HOST:PORT or frag:HOST:PORT");
+    let form = || format!("{text:?}: want tcp:, connect:, udp:, frag:, path: or echo:HOST:PORT");
     let (manner, rest) = text.split_once(':').with_context(form)?;
     let manner = match manner {
         "tcp" => Manner::Tcp,
         "connect" => Manner::Connect,
         "udp" => Manner::Udp,
         "frag" => Manner::Fragments,
+        "path" => Manner::Path,
+        "echo" => Manner::Echo,
         _ => anyhow::bail!(form()),
     };
     let mut addresses = rest.to_socket_addrs().with_context(|| format!("resolve {rest}"))?;
@@ -95,6 +102,8 @@ async fn ask(text: &str, timeout: Duration) -> probe::Outcome {
         Ok((Manner::Connect, a)) => probe::connect(a, timeout).await,
         Ok((Manner::Udp, a)) => probe::udp(a, 1, timeout).await,
         Ok((Manner::Fragments, a)) => probe::udp(a, 4000, timeout).await,
+        Ok((Manner::Path, a)) => probe::persistent(a, 1400, timeout).await,
+        Ok((Manner::Echo, a)) => probe::echo(a.ip(), timeout).await,
         Err(e) => probe::Outcome::Failed(format!("{e:#}")),
     }
 }
@@ -121,7 +130,9 @@ async fn run(command: Command) -> anyhow::Result<bool> {
             let report = match manner {
                 Manner::Tcp => stream::tcp(address, plan, stop).await,
                 Manner::Udp => stream::udp(address, plan, stop).await,
-                Manner::Connect | Manner::Fragments => anyhow::bail!("a stream is tcp: or udp:"),
+                Manner::Connect | Manner::Fragments | Manner::Path | Manner::Echo => {
+                    anyhow::bail!("a stream is tcp: or udp:")
+                }
             };
             println!("{}", serde_json::to_string(&report.with_context(|| format!("stream to {t}"))?)?);
             Ok(true)
