@@ -18,6 +18,12 @@ pub const MARK_LAPS_MASK: u32 = 0xfff;
 /// this is 150 ms for one that waits alone.
 pub const LAPS: u32 = 300;
 
+/// Bytes that wait at most. The room's queue takes twice that: nothing is lost in it without a reason.
+pub const ROOM_BYTES: u32 = 1 << 20;
+/// Ticks without anyone leaving the room after which nobody is in it, whatever was counted: one packet leaves in half a
+/// millisecond.
+pub const ROOM_SILENT: u32 = 3;
+
 /// Link-layer address of every link's host side and of the tunnel device: one for all, so that a packet needs no
 /// rewriting between them (its receiver's check of "is this for me" passes everywhere). Locally administered, unicast.
 pub const HOST_MAC: [u8; 6] = [0x0a, 0x58, 0xa9, 0xfe, 0x01, 0x01];

@@ -27,7 +27,8 @@ pub use reason::DropReason;
 
 /// Version of all layouts together. Bumped by any change of a map's key, value or meaning.
 ///
-/// 2: fragments expire; the control map has room for the waiting room. Connections are as in 1.
+/// 2: fragments expire; the control map has room for the waiting room. Policy tables are looked into in three levels: the
+/// peer's class, its kind where a bit of the slot announces entries for it, whoever. Connections are as in 1.
 pub const VERSION: u32 = 2;
 
 /// IPv6 address as two words in memory order.

@@ -69,6 +69,9 @@ reasons! {
     PolicyDeny = 181, "POLICY_DENY";
     /// The entry asks for authentication, which is not there yet.
     AuthRequired = 189, "AUTH_REQUIRED";
+    /// A fragment that had to wait for its first one found the waiting room full: it lets out so many a second and holds
+    /// so many bytes ([`crate::constants::ROOM_BYTES`]).
+    WaitingRoomFull = 198, "DROP_RATE_LIMITED";
 }
 
 #[cfg(test)]

@@ -51,6 +51,18 @@ pub struct Node {
 }
 assert_layout!(Node, 20, address = 0, family = 16);
 
+/// Who is in the waiting room.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Waiting {
+    /// Bytes that went in and did not come out.
+    pub bytes: i64,
+    /// Tick in which something came out last.
+    pub left: u32,
+    pub reserved: u32,
+}
+assert_layout!(Waiting, 16, bytes = 0, left = 8, reserved = 12);
+
 /// Reserved identities that the programs know (numbers of Cilium).
 pub const IDENTITY_UNKNOWN: u32 = 0;
 pub const IDENTITY_HOST: u32 = 1;

@@ -1,5 +1,7 @@
 //! The stages' environment: kernel maps.
 
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
+
 use axoneme_abi::{
     Conntrack, DropEvent, FlowEvent, Key4, Key6,
     constants::{CONTROL_EPOCH, CONTROL_NOW, CONTROL_RANDOM, CONTROL_ROOM, TICK_SHIFT, feature},
@@ -11,7 +13,7 @@ use axoneme_abi::{
     },
     tables::{Endpoint, IpInfo},
 };
-use axoneme_stages::{Choice, Env, Maps, Reverse, Timeout, V4, V6, socket::Sockets};
+use axoneme_stages::{Choice, Env, Maps, Reverse, Timeout, V4, V6, fits, socket::Sockets};
 use aya_ebpf::{
     bindings::BPF_ANY,
     btf_maps::lpm_trie::Key,
@@ -27,6 +29,17 @@ const NO_WAKEUP: u64 = 1;
 #[derive(Clone, Copy)]
 pub(crate) struct Kernel;
 
+/// Adds to a word that other CPUs add to. The standard library has no such thing for targets without compare-and-swap.
+///
+/// # Safety
+/// `word` is valid for reads and writes.
+#[inline(always)]
+unsafe fn add(word: *mut i64, by: i64) {
+    // SAFETY: as the caller says. The sum from before is not asked for, which makes it the one instruction (`lock *word
+    // += by`) that every kernel has.
+    unsafe { atomic_xadd::<i64, i64, { AtomicOrdering::Relaxed }>(word, by) };
+}
+
 /// A word of the control array.
 #[inline(always)]
 pub(crate) fn control(place: u32) -> u32 {
@@ -38,6 +51,39 @@ fn lost(which: u32) {
     if let Some(p) = LOST.get_ptr_mut(which) {
         // SAFETY: a per-CPU element; programs of one CPU do not preempt each other here.
         unsafe { *p += 1 }
+    }
+}
+
+/// A function of its own, as the next: their stack frames are not part of what is deep already.
+#[inline(never)]
+fn enter(length: u32) -> bool {
+    let Some(w) = WAITING.get_ptr_mut(0) else { return false };
+    // SAFETY: an array element lives as long as the map. Single words are read and written; the sum is changed by
+    // atomic additions, whose result nobody asks for: kernels before 5.12 have no others.
+    unsafe {
+        let now = Kernel.now();
+        let seen = w.read_volatile();
+        let (fits, stale) = fits(&seen, length, now);
+        if stale {
+            add(&raw mut (*w).bytes, -seen.bytes);
+        }
+        if fits {
+            if stale || seen.bytes == 0 {
+                (&raw mut (*w).left).write_volatile(now);
+            }
+            add(&raw mut (*w).bytes, length as i64);
+        }
+        fits
+    }
+}
+
+#[inline(never)]
+fn leave(length: u32) {
+    let Some(w) = WAITING.get_ptr_mut(0) else { return };
+    // SAFETY: as above.
+    unsafe {
+        add(&raw mut (*w).bytes, -(length as i64));
+        (&raw mut (*w).left).write_volatile(Kernel.now());
     }
 }
 
@@ -100,6 +146,14 @@ impl Env for Kernel {
     #[inline(always)]
     fn room(&self) -> u32 {
         control(CONTROL_ROOM)
+    }
+    #[inline(always)]
+    fn enter_room(&self, length: u32) -> bool {
+        enter(length)
+    }
+    #[inline(always)]
+    fn leave_room(&self, length: u32) {
+        leave(length);
     }
     #[inline(always)]
     fn feature(&self, bit: u32) -> bool {

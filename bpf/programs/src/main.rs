@@ -1,6 +1,9 @@
 //! Entry points of the kernel: glue between contexts and `axoneme-stages`. No decision is made here.
 #![no_std]
 #![no_main]
+// The only way to an atomic addition on this target. The object is built by one pinned compiler.
+#![feature(core_intrinsics)]
+#![allow(internal_features, reason = "see above")]
 
 mod environment;
 mod maps;

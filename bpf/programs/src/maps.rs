@@ -11,7 +11,7 @@ use axoneme_abi::{
         Affinity4Key, Affinity6Key, Backend4, Backend6, BackendKey, Fragment4, Fragment6, Ports, Reverse4, Reverse6,
         Service, Service4Key, Service6Key, Socket4Key, Socket6Key,
     },
-    tables::{Endpoint, IpInfo, NODES as NODE_COUNT, Node},
+    tables::{Endpoint, IpInfo, NODES as NODE_COUNT, Node, Waiting},
 };
 use aya_ebpf::{
     Global,
@@ -104,6 +104,9 @@ pub(crate) static FLOWS: RingBuf<FlowEvent, { 1 << 20 }> = RingBuf::new();
 pub(crate) static WORK4: PerCpuArray<Work<V4>, 1> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static WORK6: PerCpuArray<Work<V6>, 1> = PerCpuArray::new();
+/// Not pinned: what waits while programs are replaced is counted out once too often, which the next silence mends.
+#[btf_map]
+pub(crate) static WAITING: Array<Waiting, 1> = Array::new();
 /// Judgements that were made. Not pinned: new programs begin with none.
 #[btf_map]
 pub(crate) static JUDGED: PerCpuArray<Judgement, { JUDGEMENTS as usize }> = PerCpuArray::new();

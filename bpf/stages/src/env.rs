@@ -49,6 +49,11 @@ pub trait Env {
     fn overlay(&self) -> u32;
     /// Interface of the waiting room; 0: none.
     fn room(&self) -> u32;
+    /// Counts a packet into the waiting room. False: it is full.
+    #[must_use]
+    fn enter_room(&self, length: u32) -> bool;
+    /// Counts a packet out of it.
+    fn leave_room(&self, length: u32);
     /// Whether a bit of [`axoneme_abi::constants::feature`] is set.
     fn feature(&self, bit: u32) -> bool;
     fn timeout(&self, which: Timeout) -> u32;

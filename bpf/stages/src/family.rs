@@ -91,6 +91,8 @@ pub trait Family: Copy + Sized + core::fmt::Debug + PartialEq + 'static {
     /// Flow of the packet that an ICMP error at `transport` carries. `transport` of the result points at the inner
     /// transport header.
     fn embedded<P: Packet>(packet: &P, transport: usize) -> Option<Flow<Self>>;
+    /// Offset behind the IP packet's last byte, as its header says: what follows in the frame is padding.
+    fn end<P: Packet>(packet: &P) -> Option<u32>;
     /// Offset of the inner IP header of an ICMP error at `transport`.
     fn embedded_offset(transport: usize) -> usize {
         transport + 8

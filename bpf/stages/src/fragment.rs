@@ -6,9 +6,21 @@
 //! judged by the ports that its datagram has, in whatever order they came. Nothing is put together here: the packets
 //! go on as they were sent, and what overlaps or is missing is the receiver's to refuse.
 
-use axoneme_abi::service::Ports;
+use axoneme_abi::{
+    constants::{ROOM_BYTES, ROOM_SILENT},
+    service::Ports,
+    tables::Waiting,
+};
 
 use crate::{Family, Flow, FlowKind, Maps, Timeout};
+
+/// Whether a packet still goes in where so much waits already; and whether what is counted as waiting cannot be there,
+/// as nothing has come out for too long.
+#[inline(always)]
+pub const fn fits(waiting: &Waiting, length: u32, now: u32) -> (bool, bool) {
+    let stale = waiting.bytes != 0 && now.wrapping_sub(waiting.left) >= ROOM_SILENT;
+    (stale || waiting.bytes + length as i64 <= ROOM_BYTES as i64, stale)
+}
 
 /// Remembers a first fragment's ports, or fills in a later one's. False: its first one was not seen.
 #[inline(always)]

@@ -14,7 +14,7 @@ use axoneme_abi::{
     Conntrack, DropEvent, FlowEvent,
     policy::{Judgement, PREFIX_FIXED, PolicyKey, PolicyValue, Slot},
     service::{BackendKey, Ports, Service},
-    tables::{Endpoint, IpInfo},
+    tables::{Endpoint, IpInfo, Waiting},
 };
 
 use crate::{
@@ -75,6 +75,7 @@ pub struct Host {
     pub uplink: Cell<u32>,
     pub overlay: Cell<u32>,
     pub room: Cell<u32>,
+    pub waiting: Cell<Waiting>,
     pub drops: RefCell<Vec<DropEvent>>,
     pub flows: RefCell<Vec<FlowEvent>>,
     pub counts: RefCell<HashMap<(u8, u8), (u64, u64)>>,
@@ -148,6 +149,25 @@ impl Env for Host {
     }
     fn room(&self) -> u32 {
         self.room.get()
+    }
+    fn enter_room(&self, length: u32) -> bool {
+        let mut w = self.waiting.get();
+        let (fits, stale) = crate::fits(&w, length, self.now.get());
+        if stale {
+            w.bytes = 0;
+        }
+        if fits {
+            if w.bytes == 0 {
+                w.left = self.now.get();
+            }
+            w.bytes += i64::from(length);
+            self.waiting.set(w);
+        }
+        fits
+    }
+    fn leave_room(&self, length: u32) {
+        let w = self.waiting.get();
+        self.waiting.set(Waiting { bytes: w.bytes - i64::from(length), left: self.now.get(), ..w });
     }
     fn feature(&self, bit: u32) -> bool {
         self.features.get() & bit != 0

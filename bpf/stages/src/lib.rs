@@ -20,6 +20,7 @@
 extern crate std;
 
 mod conntrack;
+mod crc;
 mod env;
 mod family;
 mod forward;
@@ -44,6 +45,7 @@ mod work;
 
 pub use env::{Env, Maps, Timeout};
 pub use family::{Choice, Family, Flow, FlowKind, Reverse};
+pub use fragment::fits;
 pub use neighbour::other_protocol;
 pub use overlay::to_overlay;
 pub use packet::{Packet, Plain};

@@ -11,6 +11,7 @@ use axoneme_abi::{
 use crate::{
     Family, FlowKind, Kind, Maps, Packet, Verdict,
     conntrack::{self, Standing, begin, create, renew, revision, standing, track},
+    family::{SCTP, Side},
     forward::{belongs, verdict},
     fragment, hook, icmp, neighbour,
     policy::{judge, mac, resolve},
@@ -55,6 +56,9 @@ fn direction<P: Packet, const HOOK: u8>(packet: P) -> Direction {
 pub fn slow<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, w: &mut Work<F>) -> Verdict {
     w.verdict = Verdict::PASS;
     w.resolved = false;
+    if HOOK == hook::FROM_WAITING {
+        env.leave_room(packet.length());
+    }
     if headers::<F, E, P, HOOK>(env, packet, w) == Step::Next {
         stages::<F, E, P, HOOK>(env, packet, w);
     }
@@ -155,6 +159,9 @@ fn wait<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, w:
             return Step::End;
         }
         packet.set_note(w.source.identity);
+    }
+    if !env.enter_room(packet.length()) {
+        return w.end(Verdict::drop(DropReason::WaitingRoomFull, direction::<P, HOOK>(packet)));
     }
     packet.set_mark(mark + 1);
     w.end(Verdict::wait(room))
@@ -398,9 +405,27 @@ fn translate<F: Family, E: Maps<F>, P: Packet>(env: &E, packet: P, w: &mut Work<
     if w.done.flags != 0 {
         if !service::apply(packet, w) {
             w.verdict = Verdict::drop(DropReason::WriteFailed, Direction::Egress);
+        } else {
+            let port = w.flow.destination_port;
+            associate(packet, w, Side::Destination, port, Direction::Egress);
         }
     } else if w.flags & FLAG_SERVICE != 0 && w.known && !w.forward {
         service::turn_back(env, packet, w);
+        if !w.verdict.is_drop() {
+            let port = w.done.frontend_port;
+            associate(packet, w, Side::Source, port, Direction::Ingress);
+        }
+    }
+}
+
+/// SCTP's port, where its packet has one.
+#[inline(always)]
+fn associate<F: Family, P: Packet>(packet: P, w: &mut Work<F>, side: Side, port: u16, direction: Direction) {
+    if w.flow.protocol != SCTP || w.flow.kind == FlowKind::LaterFragment {
+        return;
+    }
+    if !service::associate(packet, w, side, port) {
+        w.verdict = Verdict::drop(DropReason::WriteFailed, direction);
     }
 }
 

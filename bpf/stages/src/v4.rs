@@ -106,6 +106,10 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    fn end<P: Packet>(packet: &P) -> Option<u32> {
+        packet.load::<u16>(ETHERNET + 2).map(|total| ETHERNET as u32 + u16::from_be(total) as u32)
+    }
+    #[inline(always)]
     fn embedded<P: Packet>(packet: &P, transport: usize) -> Option<Flow<V4>> {
         let at = Self::embedded_offset(transport);
         let [v0, v1, v2, source, destination]: [u32; 5] = packet.load(at)?;

@@ -169,6 +169,10 @@ impl Family for V6 {
     }
 
     #[inline(always)]
+    fn end<P: Packet>(packet: &P) -> Option<u32> {
+        packet.load::<u16>(ETHERNET + 4).map(|payload| TRANSPORT as u32 + u16::from_be(payload) as u32)
+    }
+    #[inline(always)]
     fn embedded<P: Packet>(packet: &P, transport: usize) -> Option<Flow<V6>> {
         let at = Self::embedded_offset(transport);
         let [v0, v1]: [u32; 2] = packet.load(at)?;

@@ -200,7 +200,8 @@ impl Pair {
 
     fn services(&self) {
         let h = &self.host;
-        for (set, (protocol, backends)) in [(6u8, vec![2u8, REMOTE]), (17, vec![1, 3])].into_iter().enumerate() {
+        let all = [(6u8, vec![2u8, REMOTE]), (17, vec![1, 3]), (132, vec![3, REMOTE])];
+        for (set, (protocol, backends)) in all.into_iter().enumerate() {
             for (family, vip) in both(VIP).into_iter().enumerate() {
                 let list = backends.iter().map(|b| (both(*b)[family], 8080)).collect();
                 let entry = ServiceEntry { address: vip, protocol, port: 80, backends: list, affinity_seconds: 0 };

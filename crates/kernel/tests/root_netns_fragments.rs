@@ -295,6 +295,37 @@ fn fragments_of_another_s_address_do_not_wait() {
     assert_eq!(drops.len(), 6);
 }
 
+/// More than the room holds: each fragment that is too much is a drop with its reason, and the queue itself loses none.
+#[test]
+#[ignore = "needs root: run by cargo xtask test netns"]
+fn a_full_waiting_room_drops_by_name() {
+    /// A packet that waits counts in its sender's buffer, which is full long before the room is.
+    const SENDERS: u64 = 20;
+    const EACH: u64 = 60;
+    const SENT: u64 = SENDERS * EACH;
+    let node = Node::alone();
+    let (a, b) = (node.pod(1), node.pod(2));
+    let mut way = Way::new(&a, 1, &b, false);
+    let frames = way.pieces(OPEN, &payload(3000, 1), 1200);
+    let later = &frames[1];
+    let length = u64::try_from(later.len()).unwrap();
+    let taps: Vec<Tap> = (0..SENDERS).map(|_| Tap::open(&a.ns, "eth0")).collect();
+    for tap in taps.iter().flat_map(|tap| std::iter::repeat_n(tap, EACH as usize)) {
+        tap.send(later);
+    }
+    let full = node.drops().iter().filter(|d| d.reason == DropReason::WaitingRoomFull as u8).count() as u64;
+    let held = u64::from(axoneme_abi::constants::ROOM_BYTES) / length;
+    let left = SENT - full;
+    // Some came out meanwhile, for others to go in, and in again.
+    assert!(full > 0 && left >= held && left < held + 400, "{full} of {SENT} were refused, the room holds {held}");
+    let out = std::process::Command::new("tc")
+        .args(["-n", &node.ns.name, "-s", "qdisc", "show", "dev", "axn_wait0"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(out.stdout).unwrap();
+    assert!(text.contains("dropped 0,"), "{text}");
+}
+
 /// Egress policy holds for what waited, too, and so it does after a restart.
 #[test]
 #[ignore = "needs root: run by cargo xtask test netns"]

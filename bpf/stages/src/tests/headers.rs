@@ -5,6 +5,7 @@ super::both_families!(
     impossible_flags_are_invalid,
     a_later_fragment_takes_the_ports_of_its_first_one,
     a_fragment_without_its_first_one_is_dropped,
+    a_full_waiting_room_is_a_reason_and_a_silent_one_is_empty,
     other_protocols_pass_by_protocol,
 );
 
@@ -91,6 +92,30 @@ mod inner {
             assert_eq!(!from_pod::<F>(&h, LINK_A, &later).is_drop(), passes);
         }
         assert_eq!(entry::<F>(&h).packets.iter().sum::<u32>(), 2);
+    }
+
+    pub(super) fn a_full_waiting_room_is_a_reason_and_a_silent_one_is_empty<F: Testable>()
+    where
+        Host: HasTables<F> + Maps<F>,
+    {
+        let h = world(false);
+        h.room.set(77);
+        let later = fragment::<F>(&F::packet(A, B, 17, &[0x55; 1000]), false, 9);
+        let fit = axoneme_abi::constants::ROOM_BYTES as usize / later.len();
+        for _ in 0..fit {
+            assert_eq!(from_pod::<F>(&h, LINK_A, &later), Verdict::wait(77));
+        }
+        assert_eq!(from_pod::<F>(&h, LINK_A, &later).reason(), Some(DropReason::WaitingRoomFull));
+        // One comes out and goes in again: there is no place for another.
+        let mut out = Buffer::new(&later, 78);
+        out.mark = axoneme_abi::constants::MARK_WAITING.into();
+        let v = slow::<F, _, _, { hook::FROM_WAITING }>(&h, &out, &mut Work::new());
+        assert_eq!(v, Verdict::wait(77));
+        assert_eq!(from_pod::<F>(&h, LINK_A, &later).reason(), Some(DropReason::WaitingRoomFull));
+        // Nothing has come out for long: nobody can be in there.
+        h.now.set(h.now.get() + axoneme_abi::constants::ROOM_SILENT);
+        assert_eq!(from_pod::<F>(&h, LINK_A, &later), Verdict::wait(77));
+        assert_eq!(h.waiting.get().bytes, later.len() as i64);
     }
 
     pub(super) fn a_fragment_without_its_first_one_is_dropped<F: Testable>()

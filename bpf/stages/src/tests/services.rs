@@ -2,6 +2,7 @@
 
 super::both_families!(
     a_packet_to_a_service_reaches_a_backend_and_the_answer_names_the_service,
+    an_association_s_checksum_follows_its_ports,
     policy_judges_the_backend,
     a_service_that_leads_to_its_client_loops_back,
     a_service_without_backends_answers_with_a_refusal,
@@ -69,6 +70,57 @@ mod inner {
                 assert!(sums_are_right::<F>(&p, protocol));
             }
         }
+    }
+
+    /// CRC32c, bit by bit.
+    fn crc32c(data: &[u8]) -> u32 {
+        !data.iter().fold(u32::MAX, |crc, byte| {
+            (0..8).fold(crc ^ u32::from(*byte), |c, _| if c & 1 == 0 { c >> 1 } else { c >> 1 ^ 0x82f6_3b78 })
+        })
+    }
+
+    fn sctp(source: u16, destination: u16, length: usize) -> Vec<u8> {
+        let mut t = Vec::new();
+        t.extend(source.to_be_bytes());
+        t.extend(destination.to_be_bytes());
+        t.extend([0, 0, 0, 7, 0, 0, 0, 0]);
+        t.extend((0..length).map(|n| (n % 253) as u8));
+        let sum = crc32c(&t).to_le_bytes();
+        t[8..12].copy_from_slice(&sum);
+        t
+    }
+
+    fn crc_is_right(packet: &[u8]) -> bool {
+        let mut p = packet.to_vec();
+        p[8..12].fill(0);
+        crc32c(&p).to_le_bytes() == packet[8..12]
+    }
+
+    pub(super) fn an_association_s_checksum_follows_its_ports<F: Testable>()
+    where
+        Host: HasTables<F> + Maps<F>,
+    {
+        let h = world(false);
+        service::<F>(&h, 132, &[B], 0);
+        for length in [4, 20, 61, 1400, 9000] {
+            let there = F::packet(A, VIP, 132, &sctp(4000, 80, length));
+            let (v, p) = meet::<F, { hook::FROM_CONTAINER }>(&h, LINK_A, &there);
+            assert_eq!(v, Verdict::local(LINK_B));
+            assert_eq!(names::<F>(&p), (A, 4000, B, 8080));
+            assert!(crc_is_right(&p[F::HEADER..]), "there, {length}");
+            // A frame may be longer than its packet.
+            let mut back = F::packet(B, A, 132, &sctp(8080, 4000, length));
+            back.extend([0xaa; 6]);
+            let (v, p) = meet::<F, { hook::FROM_CONTAINER }>(&h, LINK_B, &back);
+            assert_eq!(v, Verdict::local(LINK_A));
+            assert_eq!(names::<F>(&p), (VIP, 80, A, 4000));
+            assert!(crc_is_right(&p[F::HEADER..p.len() - 6]), "back, {length}");
+        }
+        // A checksum that the kernel has yet to fill in stays so.
+        let mut open = F::packet(A, VIP, 132, &sctp(4000, 80, 20));
+        open[F::HEADER + 8..F::HEADER + 12].fill(0);
+        let (_, p) = meet::<F, { hook::FROM_CONTAINER }>(&h, LINK_A, &open);
+        assert_eq!((names::<F>(&p).3, &p[F::HEADER + 8..F::HEADER + 12]), (8080, &[0u8; 4][..]));
     }
 
     pub(super) fn policy_judges_the_backend<F: Testable>()

@@ -8,14 +8,15 @@
 //! Programs cannot keep packets, queues can. The queue is a token bucket (`sch_tbf`): it is in every kernel that the
 //! bandwidth plugin of CNI works on, and needs no program to set departure times. Each packet counts for 8000 bytes more
 //! than it has, so that short and long ones wait alike: at 16 MB/s one leaves in half a millisecond, and the room costs
-//! at most 2000 program runs a second however many wait. A full room loses packets, as any queue does.
+//! at most 2000 program runs a second however many wait. The programs count the bytes that wait: what would be too much
+//! is dropped by name (`DropReason::WaitingRoomFull`).
 //!
 //! The pair carries the product's link prefix and alias, by which `uninstall` of the agent finds it. A kernel without the
 //! queue has no room: fragments that come before their first one are then dropped and counted.
 
 use std::io;
 
-use axoneme_abi::constants::{CONTROL_ROOM, HOST_MAC};
+use axoneme_abi::constants::{CONTROL_ROOM, HOST_MAC, ROOM_BYTES};
 
 use super::{
     clsact::{attribute, call, header},
@@ -60,8 +61,8 @@ const RATE: u32 = 16_000_000;
 const OVERHEAD: u16 = 8000;
 /// Longest packet.
 const LONGEST: u32 = 65_535;
-/// Bytes that wait at most.
-const CAPACITY: u32 = 1 << 20;
+/// Bytes that the queue takes: more than the programs let in, which drop what is too much, with a reason.
+const CAPACITY: u32 = ROOM_BYTES * 2;
 
 const ALIAS_TEXT: &str = "axoneme waiting room";
 
