@@ -18,7 +18,12 @@ mod file;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -67,11 +72,11 @@ pub async fn run(node: Arc<Node>, settings: Settings, cancel: CancellationToken)
                     stays
                 });
                 for (name, exporter) in wanted {
-                    if !running.contains_key(&name) {
+                    if let Entry::Vacant(place) = running.entry(name) {
                         let ending = cancel.child_token();
-                        tracing::info!(name, path = %exporter.path.display(), "flows are exported");
+                        tracing::info!(name = place.key(), path = %exporter.path.display(), "flows are exported");
                         tasks.spawn(export(node.clone(), exporter.clone(), settings.rotation, ending.clone()));
-                        running.insert(name, (exporter, ending));
+                        place.insert((exporter, ending));
                     }
                 }
             }
