@@ -45,6 +45,9 @@ pub struct Base {
     pub addresses: Vec<IpAddr>,
     /// Prefixes of the underlay devices.
     pub underlay: Vec<(u32, IpNetwork)>,
+    /// Least of the underlay devices.
+    pub underlay_mtu: u32,
+    /// Of pods.
     pub mtu: u32,
     pub overlay: Option<Overlay>,
     pub sysctls: Vec<(String, &'static str)>,
@@ -75,11 +78,7 @@ pub fn plan(config: &NodeConfigRow, node: Option<&NodeRow>, observed: &Observed)
             node_addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
         )));
     }
-    let least = devices
-        .iter()
-        .filter_map(|(_, i)| observed.links.iter().find(|l| l.ifindex == *i).map(|l| l.mtu))
-        .min()
-        .unwrap_or(1500);
+    let least = least_mtu(&devices, &observed.links);
     let layers = layers(&config.routing, &addresses);
     let mtu = if config.mtu > 0 {
         config.mtu
@@ -91,7 +90,12 @@ pub fn plan(config: &NodeConfigRow, node: Option<&NodeRow>, observed: &Observed)
         Routing::Native { .. } => None,
     };
     let names: Vec<String> = devices.iter().map(|(n, _)| n.clone()).collect();
-    Ok(Base { sysctls: plan::sysctls(config, &names), devices, addresses, underlay, mtu, overlay })
+    Ok(Base { sysctls: plan::sysctls(config, &names), devices, addresses, underlay, underlay_mtu: least, mtu, overlay })
+}
+
+fn least_mtu(devices: &[(String, u32)], links: &[Link]) -> u32 {
+    let of = |i: &u32| links.iter().find(|l| l.ifindex == *i).map(|l| l.mtu);
+    devices.iter().filter_map(|(_, i)| of(i)).min().unwrap_or(1500)
 }
 
 /// Overlay packets take the family of the node's first address: that is the one that tunnel rows of other nodes name.
@@ -138,6 +142,11 @@ fn named_device(name: &str, observed: &Observed) -> Result<(String, u32), Error>
 }
 
 impl Base {
+    /// Whether the underlay's MTU is another than the plan was made for.
+    pub fn is_outgrown(&self, links: &[Link]) -> bool {
+        least_mtu(&self.devices, links) != self.underlay_mtu
+    }
+
     /// Makes settings and tunnel device so; returns the tunnel device's index, 0 without one. Writes only what differs.
     pub fn apply(&self, network: &dyn Network, inventory: &mut Inventory, store: &dyn Store) -> Result<u32, Error> {
         let overlay = if let Some(overlay) = self.overlay {

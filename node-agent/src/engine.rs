@@ -43,6 +43,7 @@ mod adopt;
 mod attach;
 mod former;
 mod lost;
+mod mtu;
 mod node;
 mod rows;
 mod settle;
@@ -114,6 +115,8 @@ pub(crate) struct Endpoint {
     pub(crate) doomed: bool,
     /// Since when the link is missing.
     pub(crate) lost_since: Option<Instant>,
+    /// Why it has not the MTU that it should have.
+    pub(crate) unfit: Option<String>,
 }
 
 #[derive(Debug)]
@@ -148,6 +151,8 @@ struct BaseState {
     error: Option<String>,
     attempts: u32,
     retry_at: Option<Instant>,
+    /// When the underlay's devices are looked at next.
+    underlay_at: Option<Instant>,
 }
 
 /// Counters for status.
@@ -287,6 +292,7 @@ impl Engine {
             self.look_at,
             self.ipam.wake_at(),
             self.former.due(),
+            self.base.underlay_at,
         ];
         deadlines.chain(retries.into_iter().flatten()).min()
     }

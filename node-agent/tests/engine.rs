@@ -322,6 +322,51 @@ fn what_somebody_else_changed_is_found_and_mended() {
     assert_eq!(e.drift().unwrap(), Vec::<String>::new());
 }
 
+#[test]
+fn another_mtu_begins_where_no_packet_can_be_too_long() {
+    let node = Node::default();
+    let mut e = node.boot();
+    let mut set = rows();
+    e.stream(snapshot(&set, 1));
+    run(&mut e, request(Command::Add, "c1", "a")).unwrap();
+    let pod = node.network.state().pods.keys().next().unwrap().clone();
+    let mut with_mtu = |e: &mut axoneme_node_agent::engine::Engine, revision, mtu| {
+        set.config.as_mut().unwrap().mtu = mtu;
+        node.network.state().log.clear();
+        e.stream(snapshot(&set, revision));
+        node.network.state().log.clone()
+    };
+    assert_eq!(with_mtu(&mut e, 2, 1300), [format!("pod {pod} 1300"), "overlay 1300".to_owned()], "pods shrink first");
+    assert_eq!(with_mtu(&mut e, 3, 1420), ["overlay 1420".to_owned(), format!("pod {pod} 1420")], "pods grow last");
+    assert!(with_mtu(&mut e, 4, 1420).is_empty());
+    // the underlay shrinks behind the agent's back
+    with_mtu(&mut e, 5, 0);
+    node.network.state().links.get_mut(&2).unwrap().mtu = 1280;
+    node.network.state().log.clear();
+    node.clock.advance(Duration::from_secs(10));
+    e.tick();
+    assert_eq!(node.network.state().log, [format!("pod {pod} 1230"), "overlay 1230".to_owned()]);
+    // a former process died before it had changed the pod
+    drop(e);
+    node.network.state().links.get_mut(&2).unwrap().mtu = 1500;
+    node.network.state().log.clear();
+    let mut e = node.boot();
+    e.stream(snapshot(&rows(), 6));
+    assert_eq!(node.network.state().log, ["overlay 1450".to_owned(), format!("pod {pod} 1450")]);
+    // one that cannot be changed is told, and tried again
+    let hidden = node.network.state().pods.remove(&pod).unwrap();
+    let mut small = rows();
+    small.config.as_mut().unwrap().mtu = 1300;
+    e.stream(snapshot(&small, 7));
+    let warnings = e.view().status.warnings.join(" ");
+    assert!(warnings.contains("pod shop/web-a keeps MTU 1450 in place of 1300"), "{warnings}");
+    node.network.state().pods.insert(pod.clone(), hidden);
+    node.clock.advance(Duration::from_secs(10));
+    e.tick();
+    assert_eq!(node.network.state().pods[&pod].mtu, 1300);
+    assert_eq!(e.view().status.warnings, Vec::<String>::new());
+}
+
 fn meddle(node: &Node, slot: u16) {
     use axoneme_kernel::datapath::{Direction, PolicyKey, PolicyValue};
     let anyone = PolicyKey { direction: Direction::Ingress, peer: 0, protocol: 0, port: 0, port_bits: 0 };
@@ -375,7 +420,9 @@ fn each_table_is_looked_at_in_its_turn_without_being_asked() {
     assert_eq!(node.writes(), writes, "a look writes nothing");
     let slots: Vec<u16> = node.datapath.tables().unwrap().iter().map(|(s, _)| *s).collect();
     assert_eq!(slots.len(), 7);
-    slots.iter().for_each(|s| meddle(&node, *s));
+    for slot in &slots {
+        meddle(&node, *slot);
+    }
     e.take_outgoing();
     for left in (0..7).rev() {
         node.clock.advance(Duration::from_secs(30));

@@ -4,7 +4,7 @@
 mod common;
 mod rig;
 
-use std::{path::PathBuf, process::Command as Process, time::Duration};
+use std::{path::PathBuf, process::Command as Process};
 
 use axoneme_wire::{Row, RowChange, message::NodeMessage};
 use common::*;

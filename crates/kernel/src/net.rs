@@ -14,6 +14,7 @@ use std::{
     fmt::{self, Debug},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::BorrowedFd,
+    path::Path,
 };
 
 use ipnetwork::IpNetwork;
@@ -172,6 +173,14 @@ pub trait Network: Send + Sync + Debug {
     }
     /// On the node: up, routes and permanent neighbours to the pod's addresses.
     fn connect_pod_link(&self, ifindex: u32, link: &PodLink) -> Result<()>;
+    /// Gives a running pod another MTU, that of `link`. `netns`: path of its namespace as the runtime gave it; `ifindex`:
+    /// host side.
+    ///
+    /// *Guarantees*: no packet is lost by it. Where it shrinks, the pod's routes say so and its devices stay as they
+    /// are: a veth drops what is longer than the receiving side's MTU, without a word to the sender, and peers whose
+    /// connections began with the larger one go on with it until their own routes say less. Where it grows, devices
+    /// come first, then routes.
+    fn fit_pod(&self, netns: &Path, ifindex: u32, link: &PodLink) -> Result<()>;
     /// What is not as [`Network::configure_pod`] and [`Network::connect_pod_link`] left it, in words; empty: nothing.
     fn pod_faults(&self, netns: BorrowedFd<'_>, link: &PodLink) -> Result<Vec<String>>;
     /// Whether it was there.

@@ -67,7 +67,8 @@ impl Engine {
                 self.local.insert(*address, intent.attachment.clone());
             }
             let ifindex = links.iter().find(|l| l.name == intent.host_name).map(|l| l.ifindex);
-            let endpoint = Endpoint { intent, ifindex, reported: None, fault: None, doomed: false, lost_since: None };
+            let endpoint =
+                Endpoint { intent, ifindex, reported: None, fault: None, doomed: false, lost_since: None, unfit: None };
             let attachment = endpoint.intent.attachment.clone();
             self.dirty.insert(attachment.clone());
             self.endpoints.insert(attachment, endpoint);

@@ -182,7 +182,15 @@ impl Engine {
         for address in &intent.addresses {
             self.local.insert(*address, attachment.clone());
         }
-        let endpoint = Endpoint { intent, ifindex: None, reported: None, fault: None, doomed: false, lost_since: None };
+        let endpoint = Endpoint {
+            intent,
+            ifindex: None,
+            reported: None,
+            fault: None,
+            doomed: false,
+            lost_since: None,
+            unfit: None,
+        };
         self.endpoints.insert(attachment.clone(), endpoint);
         Ok(())
     }
@@ -261,7 +269,7 @@ impl Engine {
     }
 
     /// The node's addresses, source of its own packets to pods.
-    fn sources(&self) -> Vec<IpAddr> {
+    pub(super) fn sources(&self) -> Vec<IpAddr> {
         self.base.plan.as_ref().map(|b| b.addresses.clone()).unwrap_or_default()
     }
 

@@ -1,6 +1,6 @@
 //! The node's own set-up: follows configuration and the node's addresses.
 
-use std::sync::Arc;
+use std::{cmp::Ordering, sync::Arc};
 
 use axoneme_kernel::{datapath::Hook, grace::GracePeriods};
 
@@ -44,12 +44,15 @@ impl Engine {
         let network = self.parts.network.clone();
         let plan = base::plan(&config, self.own_node(), &Observed::read(&*network)?)?;
         let changed = self.base.plan.as_ref() != Some(&plan);
+        let mtu = plan.mtu;
+        self.fit_pods(mtu, Ordering::Greater);
         if changed || self.base.attempts > 0 {
             self.base.overlay_ifindex = plan.apply(&*network, &mut self.inventory, &*self.parts.store)?;
         }
         self.base.attached &= !changed;
         let wanted = plan.datapath_config(&config, self.base.overlay_ifindex, &self.parts.paths);
         self.base.plan = Some(plan);
+        self.fit_pods(mtu, Ordering::Less);
         self.adopt_routes()?;
         for name in self.rows.rows().nodes.keys().cloned().collect::<Vec<_>>() {
             self.wish_routes(&name);

@@ -29,6 +29,8 @@ impl Engine {
     pub(super) fn settle(&mut self) {
         self.counters.reconciles += 1;
         self.settle_base();
+        self.look_at_underlay();
+        self.settle_base();
         self.retry_removals();
         self.collect_lost();
         if let Some(datapath) = self.datapath.clone() {

@@ -55,6 +55,7 @@ impl Engine {
         if self.former.in_use() {
             out.push("no operator has sent rows yet: new pods get those that this node had last".to_owned());
         }
+        out.extend(self.endpoints.values().filter_map(|e| e.unfit.clone()));
         out.extend(self.former.failed().map(|why| format!("the last rows are not kept on disk: {why}")));
         out
     }

@@ -229,6 +229,10 @@ impl Network for Mortal {
         self.burn("connect")?;
         self.0.connect_pod_link(ifindex, link)
     }
+    fn fit_pod(&self, netns: &std::path::Path, ifindex: u32, link: &PodLink) -> net::Result<()> {
+        self.burn("fit")?;
+        self.0.fit_pod(netns, ifindex, link)
+    }
     fn pod_faults(&self, netns: BorrowedFd<'_>, link: &PodLink) -> net::Result<Vec<String>> {
         self.0.pod_faults(netns, link)
     }

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     net::IpAddr,
     os::fd::BorrowedFd,
+    path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -23,6 +24,8 @@ pub struct State {
     pub sysctls: BTreeMap<String, String>,
     pub overlay: Option<Overlay>,
     pub masquerade: Option<Masquerade>,
+    /// Changes of MTUs in order, in words.
+    pub log: Vec<String>,
     next_ifindex: u32,
 }
 
@@ -147,6 +150,25 @@ impl Network for FakeNetwork {
         Ok(())
     }
 
+    fn fit_pod(&self, _netns: &Path, ifindex: u32, link: &PodLink) -> Result<()> {
+        let mut s = self.write();
+        s.log.push(format!("pod {} {}", link.host_name, link.mtu));
+        if let Some(host) = s.links.get_mut(&ifindex) {
+            host.mtu = host.mtu.max(link.mtu);
+        }
+        match s.pods.get_mut(&link.host_name) {
+            Some(pod) => {
+                pod.mtu = link.mtu;
+                Ok(())
+            }
+            None => Err(NetworkError::Kernel {
+                operation: format!("set the MTU of {} in the pod", link.pod_name),
+                errno: libc::ENODEV,
+                message: "no such device".to_owned(),
+            }),
+        }
+    }
+
     fn pod_faults(&self, _netns: BorrowedFd<'_>, link: &PodLink) -> Result<Vec<String>> {
         let s = self.state();
         let mut faults = Vec::new();
@@ -187,6 +209,7 @@ impl Network for FakeNetwork {
         let mut s = self.write();
         s.remove(OVERLAY_LINK);
         s.overlay = Some(overlay);
+        s.log.push(format!("overlay {}", overlay.mtu));
         let ifindex = s.add(OVERLAY_LINK, overlay.mtu, "axoneme overlay");
         if let Some(l) = s.links.get_mut(&ifindex) {
             l.up = true;

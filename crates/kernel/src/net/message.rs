@@ -13,7 +13,8 @@ use netlink_packet_route::{
     },
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{
-        RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+        RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope,
+        RouteType,
     },
 };
 
@@ -198,6 +199,14 @@ fn route_message(route: &Route) -> RouteMessage {
 pub(super) fn upsert_route(route: &Route) -> Request {
     let operation = format!("route {} to link {}", route.destination, route.ifindex);
     request(RouteNetlinkMessage::NewRoute(route_message(route)), NLM_F_CREATE | NLM_F_REPLACE, &[], operation)
+}
+
+/// The same route, whose users send no packets that are longer: TCP follows with its next segment.
+pub(super) fn upsert_route_mtu(route: &Route, mtu: u32) -> Request {
+    let operation = format!("set the MTU of route {} to {mtu}", route.destination);
+    let mut m = route_message(route);
+    m.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]));
+    request(RouteNetlinkMessage::NewRoute(m), NLM_F_CREATE | NLM_F_REPLACE, &[], operation)
 }
 
 pub(super) fn remove_route(route: &Route) -> Request {

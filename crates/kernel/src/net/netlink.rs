@@ -1,7 +1,9 @@
 //! The kernel's network stack.
 
 use std::{
-    os::fd::{AsRawFd, BorrowedFd},
+    fs::File,
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -73,6 +75,17 @@ fn pod_routes(ifindex: u32, link: &PodLink) -> impl Iterator<Item = Route> {
     })
 }
 
+/// Opens a namespace by its path. Runtimes write `/var/run`, which is `/run` everywhere and may be missing here.
+fn open(netns: &Path) -> Result<File> {
+    let failed = |source| NetworkError::Io { operation: format!("open namespace {}", netns.display()), source };
+    match (File::open(netns), netns.strip_prefix("/var")) {
+        (Err(e), Ok(rest)) if e.kind() == std::io::ErrorKind::NotFound => {
+            File::open(Path::new("/").join(rest)).map_err(failed)
+        }
+        (opened, _) => opened.map_err(failed),
+    }
+}
+
 impl Network for Netlink {
     fn create_pod_link(&self, netns: BorrowedFd<'_>, link: &PodLink) -> Result<u32> {
         let create = || self.socket().send(message::create_pair(netns.as_raw_fd(), link));
@@ -109,6 +122,15 @@ impl Network for Netlink {
         requests.extend(pod_routes(ifindex, link).map(|r| message::upsert_route(&r)));
         requests.extend(link.addresses.iter().map(|a| message::permanent_neighbour(ifindex, *a, link.pod_mac)));
         self.socket().send(requests).map(|_| ())
+    }
+
+    fn fit_pod(&self, netns: &Path, ifindex: u32, link: &PodLink) -> Result<()> {
+        let host = self.links()?.into_iter().find(|l| l.ifindex == ifindex);
+        if host.is_some_and(|h| h.mtu < link.mtu) {
+            self.socket().send(vec![message::link_mtu(ifindex, link.mtu)])?;
+        }
+        let netns = open(netns)?;
+        pod::inside(netns.as_fd(), || pod::fit(link))
     }
 
     fn pod_faults(&self, netns: BorrowedFd<'_>, link: &PodLink) -> Result<Vec<String>> {

@@ -86,6 +86,25 @@ pub(super) fn configure(link: &PodLink) -> Result<()> {
     socket.send(requests).map(|_| ())
 }
 
+/// Lets a running pod send packets of up to `link.mtu` bytes, and no longer ones. A device only ever grows: see
+/// [`super::Network::fit_pod`].
+pub(super) fn fit(link: &PodLink) -> Result<()> {
+    let mut socket = Socket::open()?;
+    let found = find(&mut socket, &link.pod_name)?;
+    if found.mac != Some(link.pod_mac) {
+        return Err(NetworkError::Kernel {
+            operation: format!("set the MTU of {} in the pod", link.pod_name),
+            errno: libc::ENODEV,
+            message: format!("it is not the interface with MAC {}: another pod has that namespace now", link.pod_mac),
+        });
+    }
+    if found.mtu < link.mtu {
+        socket.send(vec![message::link_mtu(found.ifindex, link.mtu)])?;
+    }
+    let routes = link.addresses.iter().map(|a| message::upsert_route_mtu(&default_route(found.ifindex, *a), link.mtu));
+    socket.send(routes.collect()).map(|_| ())
+}
+
 /// Runtimes start pods with IPv6 switched off when the node's default says so.
 fn prepare_v6(interface: &str) -> Result<()> {
     for (setting, value) in [("disable_ipv6", "0"), ("accept_ra", "0"), ("accept_dad", "0")] {
