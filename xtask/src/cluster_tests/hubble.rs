@@ -16,6 +16,7 @@ use self::client::{Certificates, Client, Forward};
 use super::Scenario;
 use super::fixture::{Fixture, SOON};
 use super::runtime::{self, Container};
+use crate::image;
 use crate::lab::{Lab, Outcome, Pod, SYSTEM, target};
 
 /// A drop costs all of this.
@@ -210,6 +211,27 @@ fn judged(lab: &Lab, f: &Fixture) -> Result<()> {
     ensure!(reason.len() >= flows.len(), "--drop-reason-desc: {reason:?}");
     let people = all.text(&["observe", "--to-port", "7722", "--last", "20"])?;
     ensure!(people.to_lowercase().contains("policy denied") && people.contains("DROPPED"), "for people: {people}");
+    explained(lab)
+}
+
+/// The node's own rows say the same, and what would have passed.
+fn explained(lab: &Lab) -> Result<()> {
+    let program = image::binary("axoneme").display().to_string();
+    let ask = |words: &[&str]| -> Result<String> {
+        let all: Vec<&str> = [program.as_str()].iter().chain(words).copied().collect();
+        // status 1 says that it is denied
+        let done = lab.cluster.command_in("node2", &all).output()?;
+        Ok(String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr))
+    };
+    let denied = ask(&["explain", "lab/client-1", "lab/server-2", "7722"])?;
+    let nearest = "NetworkPolicy lab/seen spec.ingress[0] allows TCP 7721, not TCP 7722";
+    ensure!(denied.contains("denied") && denied.contains(nearest), "explain: {denied}");
+    let stranger = ask(&["explain", "other/stranger", "lab/server-2", "7721"])?;
+    ensure!(stranger.contains("denied") && stranger.contains("lacks"), "explain: {stranger}");
+    let allowed = ask(&["explain", "lab/client-1", "lab/server-2", "7721"])?;
+    ensure!(allowed.contains("allowed: a rule allows it"), "explain: {allowed}");
+    let who = ask(&["policy", "who-can", "lab/server-2"])?;
+    ensure!(who.contains("lab/client-1") && who.contains("TCP 7721") && !who.contains("stranger"), "who-can: {who}");
     Ok(())
 }
 
