@@ -94,8 +94,13 @@ impl fmt::Display for LabelKey {
 }
 
 /// A set of labels; at most one value a key. Ordered, so equal sets print and hash the same. Clones share their memory.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Labels(Arc<BTreeMap<LabelKey, Arc<str>>>);
+///
+/// One sorted piece of memory: a large cluster has two sets a pod, and a tree's node has room for eleven labels.
+#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Labels(Arc<[Label]>);
+
+/// A key with its value.
+type Label = (LabelKey, Arc<str>);
 
 impl Labels {
     #[must_use]
@@ -107,9 +112,9 @@ impl Labels {
         self.set(key, value.into());
     }
 
-    /// Like [`Labels::insert`], sharing the value.
+    /// Like [`Labels::insert`], sharing the value. Copies the set: many labels are better collected.
     pub fn set(&mut self, key: LabelKey, value: Arc<str>) {
-        Arc::make_mut(&mut self.0).insert(key, value);
+        *self = self.0.iter().cloned().chain([(key, value)]).collect();
     }
 
     #[must_use]
@@ -121,11 +126,12 @@ impl Labels {
     /// The value under the key; `Source::Any` finds the first source that has the name.
     #[must_use]
     pub fn get(&self, key: &LabelKey) -> Option<&str> {
-        if key.source == Source::Any {
-            self.0.iter().find(|(k, _)| k.name == key.name).map(|(_, v)| &**v)
+        let found = if key.source == Source::Any {
+            self.0.iter().find(|(k, _)| k.name == key.name)
         } else {
-            self.0.get(key).map(|v| &**v)
-        }
+            self.0.binary_search_by(|(k, _)| k.cmp(key)).ok().and_then(|place| self.0.get(place))
+        };
+        found.map(|(_, v)| &**v)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&LabelKey, &str)> {
@@ -134,7 +140,7 @@ impl Labels {
 
     /// Like [`Labels::iter`], with values that can be shared.
     pub fn shared(&self) -> impl Iterator<Item = (&LabelKey, &Arc<str>)> {
-        self.0.iter()
+        self.0.iter().map(|(k, v)| (k, v))
     }
 
     #[must_use]
@@ -150,7 +156,7 @@ impl Labels {
     /// Only the labels whose key the predicate keeps.
     #[must_use]
     pub fn retain(&self, mut keep: impl FnMut(&LabelKey) -> bool) -> Self {
-        Self(Arc::new(self.0.iter().filter(|(k, _)| keep(k)).map(|(k, v)| (k.clone(), v.clone())).collect()))
+        Self(self.0.iter().filter(|(k, _)| keep(k)).cloned().collect())
     }
 
     /// The namespace of the pod that carries these labels.
@@ -162,13 +168,45 @@ impl Labels {
     /// `k8s:app=web` and so on, sorted: the form of CiliumIdentity and of Hubble flows.
     #[must_use]
     pub fn to_strings(&self) -> Vec<String> {
-        self.0.iter().map(|(k, v)| if v.is_empty() { k.to_string() } else { format!("{k}={v}") }).collect()
+        self.iter().map(|(k, v)| if v.is_empty() { k.to_string() } else { format!("{k}={v}") }).collect()
     }
 }
 
-impl FromIterator<(LabelKey, Arc<str>)> for Labels {
-    fn from_iter<T: IntoIterator<Item = (LabelKey, Arc<str>)>>(iter: T) -> Self {
-        Self(Arc::new(iter.into_iter().collect()))
+impl FromIterator<Label> for Labels {
+    /// Of labels with one key the last counts.
+    fn from_iter<T: IntoIterator<Item = Label>>(iter: T) -> Self {
+        let mut labels: Vec<Label> = iter.into_iter().collect();
+        // stable: what came later stands behind
+        labels.sort_by(|(a, _), (b, _)| a.cmp(b));
+        labels.dedup_by(|later, kept| {
+            let same = later.0 == kept.0;
+            if same {
+                std::mem::swap(later, kept);
+            }
+            same
+        });
+        Self(labels.into())
+    }
+}
+
+impl fmt::Debug for Labels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Labels(")?;
+        f.debug_map().entries(self.iter()).finish()?;
+        f.write_str(")")
+    }
+}
+
+impl Serialize for Labels {
+    /// As a map.
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter())
+    }
+}
+
+impl<'de> Deserialize<'de> for Labels {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        BTreeMap::<LabelKey, Arc<str>>::deserialize(deserializer).map(|map| map.into_iter().collect())
     }
 }
 
@@ -185,5 +223,38 @@ mod tests {
         assert_eq!(parsed("reserved.host"), "reserved:host");
         assert_eq!(parsed("k8s:app"), "k8s:app");
         assert_eq!(parsed("cni:a:b"), "cni:a:b");
+    }
+
+    #[test]
+    fn a_set_is_ordered_and_of_one_key_the_last_value_counts() {
+        let label = |key: &str, value: &str| (LabelKey::parse(key), Arc::<str>::from(value));
+        let forth: Labels =
+            [label("k8s:b", "1"), label("k8s:a", "x"), label("k8s:b", "2"), label("k8s:b", "3")].into_iter().collect();
+        let mut one_by_one = Labels::new();
+        for (key, value) in [("k8s:b", "1"), ("k8s:b", "3"), ("k8s:a", "x")] {
+            one_by_one.insert(LabelKey::parse(key), value);
+        }
+        assert_eq!(forth, one_by_one);
+        assert_eq!(forth.to_strings(), ["k8s:a=x", "k8s:b=3"]);
+        assert_eq!((forth.get(&LabelKey::k8s("b")), forth.get(&LabelKey::parse("a"))), (Some("3"), Some("x")));
+        assert_eq!((forth.get(&LabelKey::k8s("c")), forth.len()), (None, 2));
+    }
+
+    /// Ids of identities, tables and classes are digests of what these hash to: they must not change with the form.
+    #[test]
+    fn a_set_hashes_as_the_map_of_its_labels() {
+        use std::hash::{DefaultHasher, Hash, Hasher};
+        fn of(value: &impl Hash) -> u64 {
+            let mut hasher = DefaultHasher::new();
+            value.hash(&mut hasher);
+            hasher.finish()
+        }
+        let map: BTreeMap<LabelKey, Arc<str>> =
+            [("k8s:b", "1"), ("reserved:host", ""), ("k8s:a", "x")].map(|(k, v)| (LabelKey::parse(k), v.into())).into();
+        let labels: Labels = map.clone().into_iter().collect();
+        assert_eq!(of(&labels), of(&map));
+        let larger: BTreeMap<LabelKey, Arc<str>> = [(LabelKey::k8s("c"), "".into())].into();
+        let order = labels.cmp(&larger.clone().into_iter().collect());
+        assert_eq!(order, map.cmp(&larger));
     }
 }

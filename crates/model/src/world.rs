@@ -95,21 +95,16 @@ impl Pod {
     /// The labels that selectors see: the pod's own, its namespace's, service account, cluster.
     #[must_use]
     pub fn security_labels(&self, namespace: Option<&Namespace>, cluster: &str) -> Labels {
-        let mut l = Labels::new();
-        for (k, v) in &self.labels {
-            l.set(LabelKey::k8s_shared(k.clone()), v.clone());
-        }
-        if let Some(ns) = namespace {
-            for (k, v) in &ns.labels {
-                l.set(LabelKey::k8s(&format!("{}{k}", names::NAMESPACE_LABEL_PREFIX)), v.clone());
-            }
-        }
+        let own = self.labels.iter().map(|(k, v)| (LabelKey::k8s_shared(k.clone()), v.clone()));
+        let of_namespace = namespace.iter().flat_map(|ns| &ns.labels).map(|(k, v)| {
+            let key = LabelKey::k8s(&format!("{}{k}", names::NAMESPACE_LABEL_PREFIX));
+            (key, v.clone())
+        });
         // the derived keys come last: a pod can't forge its namespace, account or cluster by a label of that name
-        let [namespace, account, cluster_key] = derived_keys();
-        l.set(namespace, self.namespace.clone());
-        l.set(account, self.service_account.clone());
-        l.set(cluster_key, cluster.into());
-        l
+        let [of_ns, account, of_cluster] = derived_keys();
+        let derived =
+            [(of_ns, self.namespace.clone()), (account, self.service_account.clone()), (of_cluster, cluster.into())];
+        own.chain(of_namespace).chain(derived).collect()
     }
 }
 
