@@ -61,6 +61,8 @@ pub fn slow<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P
     }
     if headers::<F, E, P, HOOK>(env, packet, w) == Step::Next {
         stages::<F, E, P, HOOK>(env, packet, w);
+    } else if w.verdict.kind == Kind::Wait {
+        wait::<F, E, P, HOOK>(env, packet, w);
     }
     if matches!(w.verdict.kind, Kind::Drop | Kind::Reject) {
         report::<F, E, P, HOOK>(env, packet, w);
@@ -140,31 +142,34 @@ fn headers<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P,
     w.done.flags = 0;
     let followed = fragment::follow(env, &mut flow);
     w.flow = flow;
-    if followed { Step::Next } else { wait::<F, E, P, HOOK>(env, packet, w) }
+    // Not called from here: the stack of this stage would be below that one's, which is deep on its own.
+    if followed { Step::Next } else { w.end(Verdict::wait(0)) }
 }
 
 /// A fragment that came before its first one: it waits where the kernel holds packets anyway, in a queue, and is looked
 /// at again when it comes out. Who it comes from is checked here, where it is known which link it came by.
 #[inline(never)]
-fn wait<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, w: &mut Work<F>) -> Step {
+fn wait<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, w: &mut Work<F>) {
     let room = env.room();
     let mark = if HOOK == hook::FROM_WAITING { packet.mark() } else { MARK_WAITING | (HOOK as u32) << MARK_MET_SHIFT };
     if room == 0 || mark & MARK_LAPS_MASK >= LAPS {
-        return w.end(Verdict::drop(DropReason::FragmentNotFound, direction::<P, HOOK>(packet)));
+        w.verdict = Verdict::drop(DropReason::FragmentNotFound, direction::<P, HOOK>(packet));
+        return;
     }
     if HOOK != hook::FROM_WAITING {
         w.flags = 0;
         w.forward = true;
         if who::<F, E, P, HOOK>(env, packet, w) == Step::End {
-            return Step::End;
+            return;
         }
         packet.set_note(w.source.identity);
     }
     if !env.enter_room(packet.length()) {
-        return w.end(Verdict::drop(DropReason::WaitingRoomFull, direction::<P, HOOK>(packet)));
+        w.verdict = Verdict::drop(DropReason::WaitingRoomFull, direction::<P, HOOK>(packet));
+        return;
     }
     packet.set_mark(mark + 1);
-    w.end(Verdict::wait(room))
+    w.verdict = Verdict::wait(room);
 }
 
 /// Turns a packet to a Service into one to a backend, in the work only.
