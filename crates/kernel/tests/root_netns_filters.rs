@@ -1,6 +1,13 @@
 //! What is attached without a link (kernels before 6.6) is removed by its note, and nothing else is.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, and reads best in one piece")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::missing_errors_doc,
+    reason = "a test fails by panicking, and reads best in one piece"
+)]
 
 mod rig;
 
