@@ -117,7 +117,7 @@ const GROUPS: &[Group] = &[
     Group {
         name: "flows",
         about: "flows from event bytes to what clients are sent, on one core",
-        run: |effort| example("axoneme-hubble", "flow_scale", &[&effort.rounds(40).to_string()]),
+        run: |effort| example("axoneme-hubble", "flow_scale", &[&effort.rounds(10).to_string()]),
     },
     Group { name: "cni", about: "pods added and removed, alternating with the reference plugins", run: |_| cni::run() },
     Group { name: "cluster", about: "pod start and time to enforcement on real clusters", run: cluster::run },

@@ -113,7 +113,7 @@ struct Samples {
 }
 
 fn main() {
-    let rounds = std::env::args().nth(1).map_or(20, |a| a.parse().expect("a number of rounds"));
+    let rounds = std::env::args().nth(1).map_or(10, |a| a.parse().expect("a number of rounds"));
     let events: Vec<Vec<u8>> = (0..EVENTS as u32).map(event).collect();
     let (hub, mut feed) = hub(ROOM);
     let mut samples = Samples::default();
