@@ -19,6 +19,7 @@ use std::{
     io::{ErrorKind, Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::PathBuf,
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -192,9 +193,11 @@ struct Cgroup(PathBuf);
 
 impl Cgroup {
     fn new() -> Self {
+        // Tests run side by side: programs on one's group must not choose for another's sockets.
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
         let root = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].map(PathBuf::from);
         let root = root.into_iter().find(|r| r.join("cgroup.controllers").exists()).expect("a cgroup v2 hierarchy");
-        let dir = root.join(format!("axk-{}", std::process::id()));
+        let dir = root.join(format!("axk-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed)));
         std::fs::create_dir_all(&dir).unwrap();
         Self(dir)
     }
