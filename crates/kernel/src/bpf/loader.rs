@@ -19,7 +19,7 @@ use super::{
     clock::Clock,
     datapath::{BpfDatapath, Maps, lock},
     links, migration, sys,
-    system::{Version, explain, io_error, require_bpffs, require_cgroup2},
+    system::{Version, explain, io_error, netns_cookie, require_bpffs, require_cgroup2},
 };
 use crate::datapath::{DatapathConfig, DatapathError, Result, Timeouts};
 
@@ -124,7 +124,7 @@ pub(super) fn maps_dir(pin_dir: &Path) -> PathBuf {
 
 fn wanted(config: &DatapathConfig, _version: Version) -> Vec<&'static str> {
     let mut names = CLASSIFIERS.to_vec();
-    let told_apart = || !config.socket_lb_host_only || sys::netns_cookie().is_ok();
+    let told_apart = || !config.socket_lb_host_only || netns_cookie().is_ok();
     if config.socket_lb && config.cgroup.is_some() && told_apart() {
         names.extend(SOCKETS.iter().filter(|n| config.ipv6 || !n.ends_with('6')));
     }
@@ -149,7 +149,7 @@ fn constants(config: &DatapathConfig, version: Version, hertz: u32, testing: &Te
         (global::TESTING, u32::from(testing.enabled)),
     ];
     all.extend(timeouts(&config.timeouts).map(|(name, seconds)| (name, ticks(seconds, hertz))));
-    let choosers = if config.socket_lb_host_only { sys::netns_cookie().unwrap_or_default() } else { 0 };
+    let choosers = if config.socket_lb_host_only { netns_cookie().unwrap_or_default() } else { 0 };
     all.extend([(global::CHOOSERS_LOW, choosers as u32), (global::CHOOSERS_HIGH, (choosers >> 32) as u32)]);
     for (name, value) in &testing.timeouts {
         all.retain(|(n, _)| n != name);

@@ -40,26 +40,6 @@ fn owned(fd: i32) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
-/// Cookie of the network namespace that this process is in, as `bpf_get_netns_cookie` has it. Kernels since 5.14.
-pub(crate) fn netns_cookie() -> io::Result<u64> {
-    /// `SO_NETNS_COOKIE` of include/uapi/asm-generic/socket.h.
-    const NETNS_COOKIE: libc::c_int = 71;
-    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
-    let mut cookie = 0u64;
-    let mut length = size_of::<u64>() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `length` bytes to where they belong.
-    let r = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            NETNS_COOKIE,
-            std::ptr::from_mut(&mut cookie).cast(),
-            &raw mut length,
-        )
-    };
-    if r == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
-}
-
 /// The descriptor's number, as maps of maps take it.
 pub(crate) fn number(fd: BorrowedFd<'_>) -> u32 {
     u32::try_from(fd.as_raw_fd()).unwrap_or(u32::MAX)

@@ -1,6 +1,6 @@
 //! What the kernel and the machine must offer, each with its name.
 
-use std::{fs, io, path::Path};
+use std::{fs, io, os::fd::AsRawFd as _, path::Path};
 
 use crate::datapath::{DatapathError, Result};
 
@@ -75,4 +75,25 @@ pub(super) fn explain(operation: &str, e: io::Error) -> DatapathError {
         _ => "",
     };
     io_error(format!("{operation}{hint}"), e)
+}
+
+/// Cookie of the network namespace that this process is in, as `bpf_get_netns_cookie` has it. Kernels since 5.14.
+#[allow(unsafe_code, reason = "a socket option without a safe wrapper")]
+pub(super) fn netns_cookie() -> io::Result<u64> {
+    /// `SO_NETNS_COOKIE` of include/uapi/asm-generic/socket.h.
+    const NETNS_COOKIE: libc::c_int = 71;
+    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
+    let mut cookie = 0u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes to where they belong.
+    let r = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            NETNS_COOKIE,
+            std::ptr::from_mut(&mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if r == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }
