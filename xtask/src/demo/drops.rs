@@ -56,7 +56,8 @@ fn describe(flow: &Value) -> String {
         .filter_map(|k| flow.get(k)?.as_array()?.first())
         .map(|p| {
             let name = |k: &str| p.get(k).and_then(Value::as_str).unwrap_or_default().to_owned();
-            format!("{} {}/{}", name("kind"), name("namespace"), name("name"))
+            // a cluster-wide policy has no namespace
+            format!("{} {}", name("kind"), format!("{}/{}", name("namespace"), name("name")).trim_start_matches('/'))
         })
         .next();
     let way = text("/traffic_direction");
@@ -89,7 +90,9 @@ mod tests {
         let told = drops.take(&first);
         assert_eq!(told.get("web-1 → db-1:5432 INGRESS: POLICY_DENY by NetworkPolicy shop/no"), Some(&2));
         assert_eq!(told.len(), 2);
-        let second = vec![first[0].clone(), line(3, "worker-1")];
+        let wide = line(3, "api-1").replace("\"shop\"", "\"\"");
+        assert!(drops.take(&[wide]).keys().all(|k| k.ends_with("by NetworkPolicy no")), "no namespace");
+        let second = vec![first[0].clone(), line(4, "worker-1")];
         let told = drops.take(&second);
         assert_eq!(told.keys().map(|k| &k[..8]).collect::<Vec<_>>(), ["worker-1"]);
     }
