@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use crate::command::show;
 use crate::oci::{self, ImageSpec, Rootfs};
@@ -76,11 +76,13 @@ pub(crate) fn build_binaries() -> Result<()> {
 pub(crate) fn cargo(task: &str) -> Command {
     let root = settings::repository();
     let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned()];
+    let mut of_c = Vec::new();
     for (from, to) in remapped(&root) {
         flags.push(format!("--remap-path-prefix={from}={to}"));
+        of_c.push(format!("-ffile-prefix-map={from}={to}"));
     }
     let mut cargo = Command::new(settings::cargo());
-    cargo.current_dir(&root).env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
+    cargo.current_dir(&root).env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f")).env("CFLAGS", of_c.join(" "));
     cargo.args([task, "--quiet", "--locked", "--profile", "image", "--target", TARGET]);
     cargo
 }
@@ -94,12 +96,30 @@ fn remapped(root: &Path) -> Vec<(String, String)> {
     pairs
 }
 
+/// A binary that tells where it was built is another one on each machine.
+fn without_paths() -> Result<()> {
+    let paths = remapped(&settings::repository());
+    for (_, name, _) in IMAGES.iter().flat_map(|i| i.binaries) {
+        let bytes = std::fs::read(binary(name)).with_context(|| format!("reading {name}"))?;
+        for (path, _) in &paths {
+            let found = bytes.windows(path.len()).position(|w| w == path.as_bytes());
+            if let Some(text) = found.and_then(|at| bytes.get(at..at + 120)) {
+                bail!("{name} names a place of this machine: {}", String::from_utf8_lossy(text));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Builds the binaries and writes `target/images/*.tar`.
 ///
 /// # Errors
 /// When a build or a write fails.
 pub(crate) fn build() -> Result<Vec<PathBuf>> {
     build_binaries()?;
+    if settings::binaries().is_none() {
+        without_paths()?;
+    }
     let out = settings::target().join("images");
     let mut archives = Vec::new();
     for image in IMAGES {
