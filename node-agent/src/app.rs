@@ -89,6 +89,7 @@ async fn serve(
     let (driver, client, events) = Driver::new(settings, directory, credentials);
     tasks.spawn(driver.run(cancel.clone()));
     let (running, admin) = engine(args, findings, RowSource { events, operator: Box::new(client) })?;
+    uninstall::note_sockets(&args.places.state_dir, &args.hubble.hubble_socket).context("note sockets")?;
     let hubble = hubble::start(&args.hubble, &args.places.admin_socket, admin.flows.clone(), cancel.clone())?;
     let cni_path = args.places.cni_socket.clone();
     let cni = admin_socket::bind(&cni_path).await?;

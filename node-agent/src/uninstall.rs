@@ -1,6 +1,9 @@
 //! Removes everything that the agent has made on a host, without API server and without any record but former settings.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Result, bail};
 use axoneme_kernel::{
@@ -8,7 +11,13 @@ use axoneme_kernel::{
     net::{LINK_PREFIX, Netlink, Network},
 };
 
-use crate::{app, args::Places, cni::install, inventory::Inventory, store::Files};
+use crate::{
+    app,
+    args::Places,
+    cni::install,
+    inventory::Inventory,
+    store::{Files, replace_file},
+};
 
 /// Below the state directory: the kernel's grace periods are short because of us.
 pub const SHORT_GRACE_PERIODS: &str = "short-grace-periods";
@@ -32,7 +41,11 @@ pub fn uninstall(places: &Places) -> Result<()> {
     part("routes", remove_routes(&network));
     part("nft table", network.set_masquerade(None).map_err(Into::into));
     part("settings", restore_settings(&network, places));
+    let sockets = noted_sockets(&places.state_dir);
     part("state", remove_directories(places));
+    for socket in sockets {
+        part(&format!("socket {}", socket.display()), remove_socket(&socket));
+    }
     part("socket at the peers' place", remove_peers_socket(Path::new("/run/cilium/hubble.sock")));
     if problems.is_empty() { Ok(()) } else { bail!("not everything was removed:\n  {}", problems.join("\n  ")) }
 }
@@ -72,17 +85,42 @@ fn restore_settings(network: &dyn Network, places: &Places) -> Result<()> {
 /// The socket that a killed agent leaves where Hubble clients look, and its directory if nothing else is in it. One that
 /// somebody serves is another product's.
 fn remove_peers_socket(socket: &Path) -> Result<()> {
+    remove_socket(socket)?;
+    if let Some(dir) = socket.parent() {
+        // only if nothing else is in it
+        let _ = std::fs::remove_dir(dir);
+    }
+    Ok(())
+}
+
+fn remove_socket(socket: &Path) -> Result<()> {
     if std::os::unix::net::UnixStream::connect(socket).is_ok() {
         return Ok(());
     }
     match std::fs::remove_file(socket) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
-        _ => {}
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e.into()),
+        _ => Ok(()),
     }
-    if let Some(dir) = socket.parent() {
-        let _ = std::fs::remove_dir(dir);
+}
+
+/// Document of the state directory: sockets at places that the user chose, a line each.
+const SOCKETS: &str = "sockets";
+
+/// Notes sockets that are to be bound, so that those of a killed agent can be removed.
+pub fn note_sockets(state_dir: &Path, sockets: &[PathBuf]) -> Result<()> {
+    let known = noted_sockets(state_dir);
+    let all: BTreeSet<_> = known.iter().chain(sockets).collect();
+    if all.len() > known.len() {
+        let lines: String = all.iter().map(|s| format!("{}\n", s.display())).collect();
+        replace_file(&state_dir.join(SOCKETS), lines.as_bytes(), 0o600)?;
     }
     Ok(())
+}
+
+fn noted_sockets(state_dir: &Path) -> BTreeSet<PathBuf> {
+    // without a document there was none
+    let text = std::fs::read_to_string(state_dir.join(SOCKETS)).unwrap_or_default();
+    text.lines().map(PathBuf::from).collect()
 }
 
 fn remove_directories(places: &Places) -> Result<()> {

@@ -76,7 +76,7 @@ fn uninstall_leaves_nothing(rig: &mut Rig) {
     assert_eq!(left.trim(), "");
     assert_eq!(sh(&format!("ip netns exec {node} cat /proc/sys/net/ipv4/ip_forward")).trim(), "0", "as it was before");
     let files = sh(&format!(
-        "cd {}; find . -path ./bpf -prune -o \\( -type f -o -type s \\) -print | sort; ls bpf | grep axoneme || true",
+        "cd {}; find . -path ./bpf -prune -o -path ./manifests -prune -o \\( -type f -o -type s \\) -print | sort; ls bpf | grep axoneme || true",
         rig.path("").display()
     ));
     assert_eq!(files.trim(), "./agent.log\n./token/axoneme-token", "neither configuration, plugin, state nor sockets");
