@@ -111,7 +111,7 @@ pub fn note_sockets(state_dir: &Path, sockets: &[PathBuf]) -> Result<()> {
     let known = noted_sockets(state_dir);
     let all: BTreeSet<_> = known.iter().chain(sockets).collect();
     if all.len() > known.len() {
-        let lines: String = all.iter().map(|s| format!("{}\n", s.display())).collect();
+        let lines = all.iter().map(|s| s.display().to_string()).collect::<Vec<_>>().join("\n");
         replace_file(&state_dir.join(SOCKETS), lines.as_bytes(), 0o600)?;
     }
     Ok(())
