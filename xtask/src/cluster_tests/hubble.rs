@@ -249,7 +249,9 @@ fn agent_killed(lab: &Lab, f: &Fixture) -> Result<()> {
     Lab::eventually("a new agent on node2", NOTICED, || whole().or(Ok(0)), |n| *n == 2)?;
     // the follower that was there before all of it has lost neither node
     let again = || {
-        connect(lab, &f.client[1], &f.server[1], &[7731])?;
+        for (from, to) in f.client.iter().zip(&f.server) {
+            connect(lab, from, to, &[7731])?;
+        }
         Ok(nodes(&following.so_far()?).len())
     };
     Lab::eventually("the follower sees both nodes", NOTICED, again, |n| *n == 2).map(drop)
