@@ -46,6 +46,8 @@ pub enum Command {
     Status(Status),
     /// Flows: who talks to whom, what passes, what is dropped and which rule says so
     Observe(Box<Observe>),
+    /// Who talks most, what is dropped and why, and how the node is: a screen, or one report
+    Top(Top),
     /// Pods of the node
     Endpoints(Endpoints),
     /// Security identities that the node knows
@@ -85,6 +87,39 @@ pub struct Status {
     /// Wait until the node is ready, for so many seconds at most
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "300")]
     pub wait: Option<u64>,
+}
+
+/// What makes a pair busy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Busy {
+    /// Connections that it opened, and packets of it that were dropped
+    Connections,
+    /// Bytes of its connections that were closed
+    Bytes,
+    /// Packets of it that were dropped
+    Drops,
+}
+
+#[derive(Debug, Args)]
+pub struct Top {
+    /// Output format; json and yaml are one report
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
+    /// Print one report and end; so does an output that is no terminal
+    #[arg(long)]
+    pub once: bool,
+    /// Look at so many seconds before the newest flow [default: 60, of one report all that the node still knows]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub window: Option<u64>,
+    /// Seconds between two pictures
+    #[arg(long, value_name = "SECONDS", default_value_t = 2)]
+    pub interval: u64,
+    /// Most rows of a table
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub rows: usize,
+    /// Which pairs come first
+    #[arg(long, value_enum, default_value_t = Busy::Connections)]
+    pub sort: Busy,
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,6 @@
 //! From the agent's facts to a judgement: what is well, what is not, and the line that mends it.
 
-use axoneme_flow::admin::{PoolUsage, Status};
+use axoneme_flow::admin::{MapUsage, PoolUsage, Status};
 use serde::Serialize;
 
 /// One part of the node's health.
@@ -29,6 +29,8 @@ pub enum State {
 const NAMESPACE: &str = "axoneme-system";
 /// Share of a pool from which on it is nearly empty, in percent.
 const POOL_ATTENTION: u64 = 90;
+/// Share of a map from which on it fills up, in percent.
+const MAP_ATTENTION: u64 = 70;
 
 /// All checks, in the order in which they should be looked at: each needs those before it. The name of a part may come
 /// more than once.
@@ -37,6 +39,7 @@ pub fn checks(status: &Status) -> Vec<Check> {
     let mut out = agent(status);
     out.push(rows(status));
     out.extend(datapath(status));
+    out.extend(maps(status));
     out.extend(addresses(status));
     out.extend(endpoints(status));
     out
@@ -115,6 +118,16 @@ fn datapath(status: &Status) -> Vec<Check> {
     out
 }
 
+/// Only those that fill up.
+fn maps(status: &Status) -> Vec<Check> {
+    let full = |m: &&MapUsage| m.used * 100 >= m.capacity * MAP_ATTENTION && m.capacity > 0;
+    let one = |m: &MapUsage| {
+        let detail = format!("{} is {}% full ({} of {})", m.map, m.used * 100 / m.capacity, m.used, m.capacity);
+        check("maps", State::Warning, detail, format!("when it is full: {}", m.when_full))
+    };
+    status.maps.iter().filter(full).map(one).collect()
+}
+
 fn addresses(status: &Status) -> Vec<Check> {
     const NAME: &str = "addresses";
     if status.pools.is_empty() {
@@ -178,12 +191,30 @@ fn mend(trouble: &str) -> String {
         )
     } else if has(&["no space left", "enospc", "disk"]) {
         "df -h /run /var; free room there".into()
-    } else if has(&["raise its size", "is full", "the map holds"]) {
-        "kubectl edit axonemeconfig: the size that the message names".into()
+    } else if has(&["the map holds"]) {
+        "fewer peers or ports in the policies of those pods; which table is how large: axoneme policy tables".into()
+    } else if has(&["is full"]) {
+        fewer(&text).into()
     } else if has(&["verifier", "did not load"]) {
         "uname -r; kernels from 6.1 on are supported".into()
     } else {
         log()
+    }
+}
+
+/// What makes room in a map that the text names.
+fn fewer(text: &str) -> &'static str {
+    let names = |word: &str| text.contains(&format!("map {word}"));
+    if names("services") || names("backends") {
+        "see what there is: kubectl get services,endpointslices -A"
+    } else if names("endpoints") || names("slots") {
+        "let pods go elsewhere: kubectl cordon this node"
+    } else if names("nodes") {
+        "kubectl edit axonemeconfig: native routing needs no entry for each node"
+    } else if names("ct") {
+        "kubectl edit axonemeconfig: spec.conntrack.maxEntries"
+    } else {
+        "fewer CIDRs in policies: kubectl get cnp,ccnp,ciliumcidrgroups -A"
     }
 }
 
@@ -238,7 +269,12 @@ mod tests {
             ("bpffs is not mounted at /sys/fs/bpf", "mount -t bpf"),
             ("load: Operation not permitted (os error 1)", "capabilities"),
             ("write /run/axoneme/state: No space left on device", "df -h"),
-            ("conntrack is full (65536 entries): raise its size in AxonemeConfig", "kubectl edit axonemeconfig"),
+            ("map NODES is full (4096 entries): native routing has no such limit", "edit axonemeconfig"),
+            ("map SERVICES4 is full (1024 entries): fewer Services", "get services"),
+            ("map ENDPOINTS6 is full (8 entries): no pod can be added", "cordon"),
+            ("map CT4 is full (1024 entries): raise it", "maxEntries"),
+            ("map IPCACHE6 is full (8 entries): fewer CIDRs", "get cnp"),
+            ("policy table needs 9 entries, the map holds 4", "policy tables"),
             ("program from_container did not load: too many instructions", "uname -r"),
             ("something new", "logs"),
         ] {
@@ -256,6 +292,19 @@ mod tests {
             let got = troubles(&Status { pools: vec![pool(used, resting)], ..well() });
             assert_eq!(got.first().map(|t| t.1), state, "{used}+{resting}");
         }
+    }
+
+    #[test]
+    fn maps_tell_before_they_are_full() {
+        let map = |used| MapUsage { map: "CT4".into(), used, capacity: 1000, when_full: "raise it".into() };
+        for (used, state) in [(699, None), (700, Some(State::Warning)), (1000, Some(State::Warning))] {
+            let got = troubles(&Status { maps: vec![map(used)], ..well() });
+            assert_eq!(got.first().map(|t| t.1), state, "{used}");
+        }
+        let got = checks(&Status { maps: vec![map(705)], ..well() });
+        let got = got.iter().find(|c| c.name == "maps").unwrap();
+        assert_eq!(got.detail, "CT4 is 70% full (705 of 1000)");
+        assert!(got.mend.contains("raise it"), "{}", got.mend);
     }
 
     #[test]

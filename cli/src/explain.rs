@@ -7,7 +7,7 @@
 use std::{io::BufRead, net::IpAddr, sync::Arc};
 
 use axoneme_flow::{
-    Content, Query, Response, admin,
+    Content, FlowId, Query, Response, admin,
     explain::{Explanation, Question},
 };
 use axoneme_model::{
@@ -69,12 +69,13 @@ pub fn run(agent: &Agent, args: &args::Explain, out: &mut Output) -> Result<(), 
 
 /// The question that a flow answers.
 fn of_flow(agent: &Agent, uuid: &str) -> Result<Question, Failure> {
+    let id: FlowId = uuid.parse().map_err(|e| Failure::Usage(format!("--flow {uuid}: {e}")))?;
     let path = format!("{}?{}", admin::FLOWS, Query::default().to_url());
     let lines = agent.lines(&path, false)?;
     for line in lines.lines() {
         let line = line.map_err(|e| agent.lost(&path, &e))?;
         let Ok(Response { content: Content::Flow(flow), .. }) = serde_json::from_str(&line) else { continue };
-        if flow.uuid != uuid {
+        if flow.uuid != id && flow.uuid.twin() != id {
             continue;
         }
         let Some(ip) = &flow.ip else {
@@ -188,6 +189,8 @@ fn sides(described: &Described, ends: (IpAddr, IpAddr), decision: &Decision) -> 
 const fn reason(reason: Reason) -> &'static str {
     match reason {
         Reason::SamePod => "a pod may always talk to itself",
+        Reason::SameNode => "a node may always talk to itself",
+        Reason::Safe(_) => "no policy of nodes may cut this",
         Reason::NotEnforced => "policyEnforcementMode is never",
         Reason::OwnHost => "the pod's own node may always reach it",
         Reason::Admin => "a rule of the admin tier decides",

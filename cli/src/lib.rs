@@ -1,7 +1,7 @@
 //! `axoneme`: what a person asks of the node they are on, and of manifests.
 //!
 //! ```text
-//!   args ──▶ status, lists, observe, explain, policy ─▶ agent (unix socket) ─▶ axoneme_flow::admin documents ─▶ output
+//!   args ──▶ status, lists, observe, top, explain, policy ─▶ agent (unix socket) ─▶ axoneme_flow::admin documents ─▶ output
 //!        └─▶ lint, explain -f, policy -f ─▶ manifests ─▶ axoneme_intake ─▶ model::verdict, axoneme_compile ────┘
 //! ```
 //!
@@ -22,6 +22,7 @@ pub mod output;
 pub mod policy;
 pub mod progress;
 pub mod status;
+pub mod top;
 pub mod version;
 pub mod world;
 
@@ -54,6 +55,7 @@ fn run(cli: &Cli, out: &mut Output) -> Result<(), Failure> {
     match &cli.command {
         Command::Status(args) => status::run(&agent, args, out),
         Command::Observe(args) => observe::run(&agent, args, out),
+        Command::Top(args) => top::run(&agent, args, out),
         Command::Endpoints(args) => lists::endpoints(&agent, args, out),
         Command::Identities(args) => lists::identities(&agent, args, out),
         Command::Policy { command: Policy::Tables(args) } => lists::tables(&agent, args, out),

@@ -1,6 +1,6 @@
 //! `axoneme observe`: flows of the node, old and new.
 
-use std::io::BufRead;
+use std::{io::BufRead, net::IpAddr};
 
 use axoneme_flow::{
     Content, Event, FieldError, FilterSpec, Flow, Query, Response, Verdict, admin,
@@ -193,11 +193,12 @@ fn verdict_tone(verdict: Verdict) -> Tone {
 }
 
 /// What was seen: the reason of a drop, the observation point of anything else.
-fn kind(flow: &Flow) -> &'static str {
+pub(crate) fn kind(flow: &Flow) -> &'static str {
     match (flow.extensions.event, flow.drop_reason_desc, flow.trace_observation_point) {
         (Event::Drop, Some(reason), _) => reason.describe(),
         (Event::Drop, None, _) => "dropped",
         (Event::Closed, ..) => "closed",
+        (Event::Judged, ..) => "judged",
         (Event::New, _, Some(point)) => point.word(),
         (Event::New, _, None) => "new",
     }
@@ -206,19 +207,24 @@ fn kind(flow: &Flow) -> &'static str {
 /// Name and identity of source and destination.
 fn ends(flow: &Flow) -> [(String, String); 2] {
     let ports = flow.ports().unzip();
-    let address = |source: bool| {
-        let ip = flow.ip.as_ref().map(|ip| if source { ip.source } else { ip.destination });
-        ip.map(|ip| ip.to_string()).unwrap_or_default()
-    };
-    [
-        (end(&flow.source, address(true), ports.0), identity(&flow.source)),
-        (end(&flow.destination, address(false), ports.1), identity(&flow.destination)),
-    ]
+    let [source, destination] = hosts(flow);
+    [(end(source, ports.0), identity(&flow.source)), (end(destination, ports.1), identity(&flow.destination))]
 }
 
-fn end(endpoint: &Endpoint, address: String, port: Option<u16>) -> String {
-    let host =
-        if endpoint.pod_name.is_empty() { address } else { format!("{}/{}", endpoint.namespace, endpoint.pod_name) };
+/// Source and destination: pods by name, others by address.
+pub(crate) fn hosts(flow: &Flow) -> [String; 2] {
+    let host = |endpoint: &Endpoint, address: Option<IpAddr>| {
+        if endpoint.pod_name.is_empty() {
+            address.map(|a| a.to_string()).unwrap_or_default()
+        } else {
+            format!("{}/{}", endpoint.namespace, endpoint.pod_name)
+        }
+    };
+    let (source, destination) = flow.ip.as_ref().map(|ip| (ip.source, ip.destination)).unzip();
+    [host(&flow.source, source), host(&flow.destination, destination)]
+}
+
+fn end(host: String, port: Option<u16>) -> String {
     match port {
         // IPv6 as in URLs, or the port would be one more group
         Some(port) if host.contains(':') => format!("[{host}]:{port}"),
@@ -238,13 +244,13 @@ fn summary(flow: &Flow) -> String {
     let sent = |c: Counters| format!("{} packets, {} bytes", c.packets, c.bytes);
     match (flow.extensions.forward, flow.extensions.backward) {
         (Some(there), Some(back)) => format!("{}; sent {}, received {}", flow.summary, sent(there), sent(back)),
-        _ => flow.summary.clone(),
+        _ => flow.summary.to_string(),
     }
 }
 
 /// The rule if the agent knew it, else the policies.
 fn decided_by(flow: &Flow) -> Option<String> {
-    if let Some(rule) = &flow.extensions.rule {
+    if let Some(rule) = flow.extensions.rule.as_ref().map(|hit| &hit.rule) {
         let namespace = if rule.namespace.is_empty() { String::new() } else { format!("{}/", rule.namespace) };
         return Some(format!("{} {namespace}{} {}", rule.kind, rule.name, rule.path).trim_end().to_owned());
     }

@@ -90,7 +90,7 @@ fn table(out: &mut Output, report: &Report) -> Result<(), Failure> {
     Ok(())
 }
 
-fn mark(state: State) -> (&'static str, Tone) {
+pub(crate) fn mark(state: State) -> (&'static str, Tone) {
     match state {
         State::Ok => ("✓", Tone::Good),
         State::Waiting => ("…", Tone::Attention),

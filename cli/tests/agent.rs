@@ -91,7 +91,7 @@ fn broken() -> Value {
     status["pools"][0]["used"] = json!(253);
     status["endpoints"][1]["ready"] = json!(false);
     status["endpoints"][1]["fault"] = json!("its link axo2b is gone");
-    status["problems"] = json!([{"row": "frontend 10.96.0.10:53 (protocol 17)", "message": "services is full (1024 entries): raise its size in AxonemeConfig", "attempts": 3}]);
+    status["problems"] = json!([{"row": "frontend 10.96.0.10:53 (protocol 17)", "message": "map SERVICES4 is full (1024 entries): fewer Services", "attempts": 3}]);
     status["waiting"] = json!(["shop/web-2: no rows for the pod yet"]);
     status
 }
@@ -244,6 +244,32 @@ fn flows_are_lines_with_pods_identities_reasons_and_rules() {
 }
 
 #[test]
+fn top_counts_pairs_and_reasons_without_a_terminal() {
+    let served = serve(broken());
+    golden(
+        "top",
+        &all_shown(
+            &served,
+            &[
+                &["top"],
+                &["top", "--once", "--rows", "2", "--sort", "drops"],
+                &["top", "--window", "1", "-o", "yaml", "--rows", "1", "--sort", "bytes"],
+                &["top", "--window", "0"],
+            ],
+        ),
+    );
+    // the same flows as observe tells of, each in one pair
+    let report: Value = serde_json::from_slice(&axoneme(&served.socket, &["top", "-o", "json"]).stdout).unwrap();
+    let flows = axoneme(&served.socket, &["observe", "--all", "-o", "json"]).stdout;
+    let flows: Vec<Value> = flows.split(|b| *b == b'\n').filter_map(|l| serde_json::from_slice(l).ok()).collect();
+    let of = |event: &str| flows.iter().filter(|f| f["flow"]["extensions"]["event"] == event).count() as u64;
+    let sum = |name: &str| report["pairs"].as_array().unwrap().iter().map(|p| p[name].as_u64().unwrap()).sum::<u64>();
+    assert_eq!((sum("opened"), sum("closed"), sum("dropped")), (of("NEW"), of("CLOSED"), of("DROP")));
+    let by_reason = report["drops"].as_array().unwrap().iter().map(|d| d["drops"].as_u64().unwrap()).sum::<u64>();
+    assert!(by_reason > 0 && by_reason == of("DROP"), "{report}");
+}
+
+#[test]
 fn why_is_answered_by_the_rows_of_the_node() {
     let served = serve(status());
     let flows = axoneme(&served.socket, &["observe", "--all", "-o", "json", "--verdict", "DROPPED"]).stdout;
@@ -259,6 +285,7 @@ fn why_is_answered_by_the_rows_of_the_node() {
                 &["explain", "8.8.8.8", "10.0.1.5", "8080", "-o", "json"],
                 &["explain", "--flow", uuid],
                 &["explain", "--flow", "no-such-flow"],
+                &["explain", "--flow", "00000000-0000-8000-8000-000000000001"],
                 &["explain", "shop/none", "shop/web-1"],
                 &["explain", "shop/web-1"],
                 &["policy", "who-can", "shop/web-1"],

@@ -12,7 +12,10 @@ use serde::{Deserialize, Serialize};
 
 pub use self::unknown::{Successor, successor, validate_unknown};
 pub use self::{
-    datapath::{AllowLocalhost, CidrMatchMode, Conntrack, Masquerade, Policy, PolicyEnforcement, Services, SocketLb},
+    datapath::{
+        AllowLocalhost, CidrMatchMode, Conntrack, HostFirewall, Masquerade, Policy, PolicyEnforcement, SafeMember,
+        Services, SocketLb,
+    },
     ipam::{ClusterPool, Ipam, IpamMode, Ipv4Pool, Ipv6Pool, MultiPool},
     node::{Agent, ChainedPlugin, Cni, Flows, LogLevel},
     routing::{NativeRouting, Overlay, OverlayProtocol, Routing, RoutingMode},
@@ -70,6 +73,9 @@ pub struct AxonemeConfigSpec {
     /// How policies are applied.
     pub policy: Policy,
 
+    /// Policies of nodes.
+    pub host_firewall: HostFirewall,
+
     /// Service addresses: what kube-proxy would do.
     pub services: Services,
 
@@ -96,6 +102,7 @@ impl Default for AxonemeConfigSpec {
             ipam: Ipam::default(),
             masquerade: Masquerade::default(),
             policy: Policy::default(),
+            host_firewall: HostFirewall::default(),
             services: Services::default(),
             conntrack: Conntrack::default(),
             cni: Cni::default(),

@@ -42,6 +42,8 @@ const MOST: usize = 100;
 const RESIDENT: usize = 24;
 const STARTS: usize = 9;
 const PEER: &str = "ptp, host-local";
+/// Our plugin with a question that it answers by itself: what executing a plugin costs that does nothing.
+const FLOOR: &str = "a plugin's VERSION";
 
 #[derive(Parser)]
 struct Options {
@@ -99,6 +101,7 @@ fn config() -> NodeConfigRow {
         agent: AgentRow::default(),
         devices: vec![],
         blocks: axoneme_model::rows::BlockUse::default(),
+        guard: None,
     }
 }
 
@@ -110,11 +113,11 @@ fn table() -> TableRow {
         port: 0,
         port_bits: 0,
     };
-    let entry = PolicyEntry { allow: true, rule: RuleId(1), proxy_port: 0, auth: 0 };
+    let entry = PolicyEntry { allow: true, audit: false, rule: RuleId(1), proxy_port: 0, auth: 0 };
     TableRow {
         id: TableId(5),
-        ingress_default: DirectionDefault { allow: false, rule: RuleId(7) },
-        egress_default: DirectionDefault { allow: true, rule: RuleId(0) },
+        ingress_default: DirectionDefault { allow: false, audit: false, rule: RuleId(7) },
+        egress_default: DirectionDefault { allow: true, audit: false, rule: RuleId(0) },
         entries: (256..356).map(|p| (key(p), entry)).collect(),
         policies: BTreeMap::new(),
     }
@@ -429,10 +432,12 @@ fn quantile(values: &[f64], per_mille: usize) -> f64 {
     values[((values.len() - 1) * per_mille + 500) / 1000]
 }
 
-fn figure(name: &str, unit: &str, ours: f64, peer: Option<f64>, spread: &[f64]) {
+/// `floor` and `peer` are there both or neither.
+fn figure(name: &str, unit: &str, ours: f64, [floor, peer]: [Option<f64>; 2], spread: &[f64]) {
     let line = json!({
-        "name": name, "unit": unit, "ours": ours, "floor": null, "floor_name": null, "peer": peer,
-        "peer_name": peer.map(|_| PEER), "ratio_to_floor": null, "ratio_to_peer": peer.map(|p| ours / p),
+        "name": name, "unit": unit, "ours": ours, "floor": floor, "floor_name": floor.map(|_| FLOOR), "peer": peer,
+        "peer_name": peer.map(|_| PEER), "ratio_to_floor": floor.map(|f| ours / f),
+        "ratio_to_peer": peer.map(|p| ours / p),
         "spread": [quantile(spread, 0), quantile(spread, 1000)],
     });
     println!("{line}");
@@ -446,6 +451,7 @@ fn sorted(mut values: Vec<f64>) -> Vec<f64> {
 /// ADD and DEL of so many pods at once, alternating between the two sides, and who is first.
 fn load(rig: &mut Rig, at_once: usize, rounds: usize) {
     let mut times: BTreeMap<(&str, bool), Vec<f64>> = BTreeMap::new();
+    let mut nothing = Vec::new();
     for round in 0..rounds {
         let mut sides = [Side::Ours, Side::Peer];
         sides.rotate_left(round % 2);
@@ -456,15 +462,21 @@ fn load(rig: &mut Rig, at_once: usize, rounds: usize) {
                 let took = rig.at_once(*side, command, names);
                 times.entry((command, *side == Side::Ours)).or_default().extend(took);
                 settle();
+                if *side == Side::Ours {
+                    nothing.extend(rig.at_once(*side, "VERSION", names));
+                    settle();
+                }
             }
         }
         rig.remove_pods();
     }
+    let nothing = sorted(nothing);
     for command in ["ADD", "DEL"] {
         let [ours, peer] = [true, false].map(|s| sorted(times.remove(&(command, s)).unwrap()));
         for (name, q) in [("p50", 500), ("p99", 990)] {
             let full = format!("cni_{}_{at_once}_at_once_{name}", command.to_lowercase());
-            figure(&full, "ms", quantile(&ours, q), Some(quantile(&peer, q)), &ours);
+            let others = [quantile(&nothing, q), quantile(&peer, q)].map(Some);
+            figure(&full, "ms", quantile(&ours, q), others, &ours);
         }
     }
 }
@@ -485,7 +497,7 @@ fn starts(rig: &mut Rig) {
     }
     for (name, values) in [("agent_start_to_ready_p50", first), ("agent_restart_to_ready_p50", again)] {
         let values = sorted(values);
-        figure(name, "ms", quantile(&values, 500), None, &values);
+        figure(name, "ms", quantile(&values, 500), [None; 2], &values);
     }
 }
 
@@ -494,10 +506,10 @@ fn memory(rig: &mut Rig) {
     rig.at_once(Side::Ours, "ADD", &pods);
     settle();
     let resident = rig.resident_mib();
-    figure("agent_rss_24_pods", "MiB", resident, None, &[resident]);
+    figure("agent_rss_24_pods", "MiB", resident, [None; 2], &[resident]);
     let bytes = axoneme_kernel::bpf::map_memory(&rig.path("bpf/axoneme")).unwrap();
     let maps = bytes as f64 / f64::from(1 << 20);
-    figure("maps_at_rest", "MiB", maps, None, &[maps]);
+    figure("maps_at_rest", "MiB", maps, [None; 2], &[maps]);
     rig.at_once(Side::Ours, "DEL", &pods);
     rig.remove_pods();
 }

@@ -14,7 +14,7 @@ use axoneme_model::rows::AgentRow;
 use axoneme_runtime::{admin as admin_socket, apiserver::Sources, clock, drain, telemetry};
 use axoneme_wire::client::{Credentials, Directory, Driver, Fixed, Replicas, Settings, TokenFile};
 use nix::fcntl::{Flock, FlockArg};
-use tokio::task::JoinSet;
+use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -90,13 +90,15 @@ async fn serve(
     tasks.spawn(driver.run(cancel.clone()));
     let (running, admin) = engine(args, findings, RowSource { events, operator: Box::new(client) })?;
     uninstall::note_sockets(&args.places.state_dir, &args.hubble.hubble_socket).context("note sockets")?;
-    let hubble = hubble::start(&args.hubble, &args.places.admin_socket, admin.flows.clone(), cancel.clone())?;
+    let (denials, every) = watch::channel(Duration::ZERO);
+    let told = hubble::Told { every, mail: running.mail.clone() };
+    let hubble = hubble::start(&args.hubble, &args.places.admin_socket, admin.flows.clone(), told, cancel.clone())?;
     let cni_path = args.places.cni_socket.clone();
     let cni = admin_socket::bind(&cni_path).await?;
     tasks.spawn(server::serve(cni, cni_path, running.mail.clone(), watcher));
     let flows = admin.flows.clone();
     phase.send_replace(Phase::Serving(admin));
-    tasks.spawn(settings::heed(running.settings.clone(), flows, log));
+    tasks.spawn(settings::heed(running.settings.clone(), flows, denials, log));
     if install {
         tasks.spawn(settings::tell_runtime(running.ready.clone(), running.settings.clone(), cni_paths(args)));
     }

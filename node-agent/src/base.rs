@@ -43,6 +43,8 @@ pub struct Base {
     pub devices: Vec<(String, u32)>,
     /// Own underlay addresses, the first of each family is the tunnel source.
     pub addresses: Vec<IpAddr>,
+    /// All addresses of the underlay devices, in order: those that only their links know, too.
+    pub own: Vec<IpAddr>,
     /// Prefixes of the underlay devices.
     pub underlay: Vec<(u32, IpNetwork)>,
     /// Least of the underlay devices.
@@ -67,6 +69,8 @@ pub fn plan(config: &NodeConfigRow, node: Option<&NodeRow>, observed: &Observed)
     let indexes: BTreeSet<u32> = devices.iter().map(|(_, i)| *i).collect();
     let underlay: Vec<(u32, IpNetwork)> =
         observed.addresses.iter().filter(|(i, a)| indexes.contains(i) && usable(a.ip())).copied().collect();
+    let own = observed.addresses.iter().filter(|(i, _)| indexes.contains(i)).map(|(_, a)| a.ip());
+    let own = own.collect::<BTreeSet<_>>().into_iter().collect();
     let local: BTreeSet<IpAddr> = observed.addresses.iter().map(|(_, a)| a.ip()).collect();
     let mut addresses: Vec<IpAddr> = node_addresses.iter().copied().filter(|a| local.contains(a)).collect();
     if addresses.is_empty() {
@@ -90,7 +94,16 @@ pub fn plan(config: &NodeConfigRow, node: Option<&NodeRow>, observed: &Observed)
         Routing::Native { .. } => None,
     };
     let names: Vec<String> = devices.iter().map(|(n, _)| n.clone()).collect();
-    Ok(Base { sysctls: plan::sysctls(config, &names), devices, addresses, underlay, underlay_mtu: least, mtu, overlay })
+    Ok(Base {
+        sysctls: plan::sysctls(config, &names),
+        devices,
+        addresses,
+        own,
+        underlay,
+        underlay_mtu: least,
+        mtu,
+        overlay,
+    })
 }
 
 fn least_mtu(devices: &[(String, u32)], links: &[Link]) -> u32 {
@@ -192,6 +205,7 @@ impl Base {
             services: config.services,
             socket_lb: config.socket_lb && paths.cgroup.is_some(),
             socket_lb_host_only: config.socket_lb_host_only,
+            host_firewall: config.guard.is_some(),
             conntrack_entries: config.conntrack_entries,
             timeouts: timeouts(config.conntrack_times),
             pin_dir: paths.pin_dir.clone(),

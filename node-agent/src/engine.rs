@@ -42,9 +42,11 @@ use crate::{
 mod adopt;
 mod attach;
 mod former;
+mod guard;
 mod lost;
 mod mtu;
 mod node;
+mod room;
 mod rows;
 mod settle;
 mod targets;
@@ -187,8 +189,11 @@ pub struct Engine {
     local: BTreeMap<IpAddr, Attachment>,
     dirty: BTreeSet<Attachment>,
     tables: Tables,
+    guard: guard::Guarding,
     ips: Reconciler<IpNetwork, IpEntry>,
     entries: Reconciler<IpAddr, EndpointEntry>,
+    /// Addresses and endpoints are staged that are not in force.
+    uncommitted: bool,
     services: Reconciler<FrontendKey, ServiceEntry>,
     frontends: BTreeMap<(Arc<str>, Arc<str>), Vec<FrontendKey>>,
     routes: Reconciler<IpNetwork, Route>,
@@ -201,6 +206,7 @@ pub struct Engine {
     removal_retry_at: Option<Instant>,
     /// When links of pods are looked for next.
     look_at: Option<Instant>,
+    room: room::Room,
     counters: Counters,
 }
 
@@ -225,8 +231,10 @@ impl Engine {
             local: BTreeMap::new(),
             dirty: BTreeSet::new(),
             tables: Tables::default(),
+            guard: guard::Guarding::default(),
             ips: Reconciler::new(Backoff::default()),
             entries: Reconciler::new(Backoff::default()),
+            uncommitted: false,
             services: Reconciler::new(Backoff::default()),
             frontends: BTreeMap::new(),
             routes: Reconciler::new(Backoff::default()),
@@ -238,6 +246,7 @@ impl Engine {
             retry_at: None,
             removal_retry_at: None,
             look_at: None,
+            room: room::Room::default(),
             counters: Counters::default(),
         };
         engine.load_intents()?;
@@ -290,9 +299,11 @@ impl Engine {
             self.base.retry_at,
             self.removal_retry_at,
             self.look_at,
+            self.room.wake_at(),
             self.ipam.wake_at(),
             self.former.due(),
             self.base.underlay_at,
+            self.guard.retry_at(),
         ];
         deadlines.chain(retries.into_iter().flatten()).min()
     }

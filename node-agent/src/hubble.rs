@@ -13,15 +13,24 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use axoneme_flow::Hub;
 use axoneme_hubble::{
-    export::{self, Exporter, Rotation},
+    drops,
+    export::{self, Collector, Destination, Exporter, Rotation},
     json,
     metrics::{self, Feeder, Metrics},
     node::{Node, Settings},
     server::{self, PORT, Routes, Tls, TlsFiles},
 };
+use axoneme_model::{Kind, ObjectRef};
+use axoneme_wire::NodeEvent;
 use clap::Args;
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
+
+use crate::run::Mail;
 
 /// Serving relays is tried again so often.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -85,6 +94,22 @@ pub struct ExportArgs {
     /// Fields to export; none: all.
     #[arg(long, env = "AXONEME_HUBBLE_EXPORT_FIELDMASK", value_delimiter = ' ')]
     pub hubble_export_fieldmask: Vec<String>,
+    /// Export flows with the same values in these fields as one with their number, every interval; none: each by itself.
+    #[arg(long, env = "AXONEME_HUBBLE_EXPORT_FIELDAGGREGATE", value_delimiter = ' ')]
+    pub hubble_export_fieldaggregate: Vec<String>,
+    #[arg(long, env = "AXONEME_HUBBLE_EXPORT_AGGREGATION_INTERVAL", default_value = "10s", value_parser = export::interval)]
+    pub hubble_export_aggregation_interval: Duration,
+    /// OpenTelemetry collector to send flows to as logs (OTLP over gRPC), such as http://collector:4317.
+    #[arg(long, env = "AXONEME_HUBBLE_EXPORT_OTLP_ENDPOINT")]
+    pub hubble_export_otlp_endpoint: Option<String>,
+    /// PEM file of the authority that an https:// collector's certificate must come from.
+    #[arg(long, env = "AXONEME_HUBBLE_EXPORT_OTLP_CA_FILE")]
+    pub hubble_export_otlp_ca_file: Option<PathBuf>,
+    /// PEM files of the certificate to show it, and its key.
+    #[arg(long, env = "AXONEME_HUBBLE_EXPORT_OTLP_CERT_FILE")]
+    pub hubble_export_otlp_cert_file: Option<PathBuf>,
+    #[arg(long, env = "AXONEME_HUBBLE_EXPORT_OTLP_KEY_FILE")]
+    pub hubble_export_otlp_key_file: Option<PathBuf>,
     /// File of further exporters (YAML, `flowLogs`), which may come, change and go while the agent runs.
     #[arg(long, env = "AXONEME_HUBBLE_FLOWLOGS_CONFIG_PATH")]
     pub hubble_flowlogs_config_path: Option<PathBuf>,
@@ -93,16 +118,24 @@ pub struct ExportArgs {
 impl ExportArgs {
     /// None: nothing is exported.
     fn settings(&self) -> Result<Option<export::Settings>> {
-        if self.hubble_export_file_path.is_none() && self.hubble_flowlogs_config_path.is_none() {
+        let file = self.hubble_export_file_path.clone().map(|path| ("static", Destination::File(path)));
+        let collector = self.collector()?.map(|c| ("static-otlp", Destination::Collector(c)));
+        if file.is_none() && collector.is_none() && self.hubble_flowlogs_config_path.is_none() {
             return Ok(None);
         }
         let filters = |flag: &str, text: &str| json::filters(text).map_err(|e| anyhow!("--hubble-export-{flag}: {e}"));
         let (allow, deny) =
             (filters("allowlist", &self.hubble_export_allowlist)?, filters("denylist", &self.hubble_export_denylist)?);
-        let mask = self.hubble_export_fieldmask.iter().filter(|f| !f.is_empty()).cloned().collect();
-        let fixed = self.hubble_export_file_path.clone().map(|path| Exporter::new("static", path, allow, deny, mask));
+        let words = |all: &[String]| all.iter().filter(|f| !f.is_empty()).cloned().collect::<Vec<_>>();
+        let (mask, alike) = (words(&self.hubble_export_fieldmask), words(&self.hubble_export_fieldaggregate));
+        let every = (!alike.is_empty()).then_some(self.hubble_export_aggregation_interval);
+        let exporter = |(name, to)| {
+            let exporter = Exporter::new(name, to, allow.clone(), deny.clone(), mask.clone())?;
+            exporter.aggregated(&alike, every)
+        };
+        let fixed = [file, collector].into_iter().flatten().map(exporter).collect::<Result<_, _>>();
         Ok(Some(export::Settings {
-            fixed: fixed.transpose().map_err(|e| anyhow!("--hubble-export-*: {e}"))?.into_iter().collect(),
+            fixed: fixed.map_err(|e| anyhow!("--hubble-export-*: {e}"))?,
             changing: self.hubble_flowlogs_config_path.clone(),
             rotation: Rotation {
                 max_bytes: self.hubble_export_file_max_size_mb.saturating_mul(1 << 20),
@@ -110,6 +143,15 @@ impl ExportArgs {
                 compress: self.hubble_export_file_compress,
             },
         }))
+    }
+
+    fn collector(&self) -> Result<Option<Collector>> {
+        let Some(endpoint) = &self.hubble_export_otlp_endpoint else { return Ok(None) };
+        let files =
+            [&self.hubble_export_otlp_ca_file, &self.hubble_export_otlp_cert_file, &self.hubble_export_otlp_key_file];
+        let [ca, certificate, key] = files.map(Clone::clone);
+        let collector = Collector::new(endpoint, ca, certificate, key);
+        collector.map(Some).map_err(|e| anyhow!("--hubble-export-otlp-endpoint: {e}"))
     }
 }
 
@@ -152,7 +194,13 @@ impl Serving {
 /// Starts to serve, until cancelled. What cannot be served is told in the log, and does not keep the agent from its
 /// other work: a node without observers is better than one without network. Settings that contradict each other are
 /// an error.
-pub fn start(args: &HubbleArgs, beside: &Path, hub: Arc<Hub>, cancel: CancellationToken) -> Result<Serving> {
+pub fn start(
+    args: &HubbleArgs,
+    beside: &Path,
+    hub: Arc<Hub>,
+    told: Told,
+    cancel: CancellationToken,
+) -> Result<Serving> {
     let (port, address) = (args.port()?, args.hubble_listen_address);
     let sets = args.hubble_metrics.iter().map(|s| s.trim()).filter(|s| !s.is_empty());
     let counted = Metrics::parse(sets, args.hubble_metrics_series)?;
@@ -163,7 +211,7 @@ pub fn start(args: &HubbleArgs, beside: &Path, hub: Arc<Hub>, cancel: Cancellati
     let sockets = std::iter::once(own.clone()).chain(further).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let serving = async move {
-        let parts = Parts { sockets, relays: (port, address), metrics, export };
+        let parts = Parts { sockets, relays: (port, address), metrics, export, told };
         if let Err(error) = serve(hub, parts, cancel).await {
             tracing::error!(error = format!("{error:#}"), "flows are not served");
         }
@@ -172,16 +220,37 @@ pub fn start(args: &HubbleArgs, beside: &Path, hub: Arc<Hub>, cancel: Cancellati
     Ok(Serving(thread))
 }
 
+/// Where Events of denials go, and how often the same one.
+#[derive(Debug)]
+pub struct Told {
+    pub every: watch::Receiver<Duration>,
+    pub mail: mpsc::Sender<Mail>,
+}
+
+impl Told {
+    async fn run(self, node: Arc<Node>, cancel: CancellationToken) {
+        let Self { every, mail } = self;
+        // the operator writes it: an agent may write nothing
+        let tell = move |told: drops::Told| {
+            let object = Some(ObjectRef::new(Kind::Pod, &told.namespace, &told.pod));
+            let reason = drops::REASON.to_owned();
+            mail.try_send(Mail::Tell(NodeEvent { warning: true, reason, message: told.message, object })).is_ok()
+        };
+        drops::run(node, every, tell, cancel).await;
+    }
+}
+
 /// What is served, and where.
 struct Parts {
     sockets: Vec<PathBuf>,
     relays: (Port, SocketAddr),
     metrics: Option<(Metrics, SocketAddr)>,
     export: Option<export::Settings>,
+    told: Told,
 }
 
 async fn serve(hub: Arc<Hub>, parts: Parts, cancel: CancellationToken) -> Result<()> {
-    let Parts { sockets, relays: (port, address), metrics, export } = parts;
+    let Parts { sockets, relays: (port, address), metrics, export, told } = parts;
     let settings = Settings {
         port: address.port(),
         tls: matches!(port, Port::Tls(_)),
@@ -207,6 +276,7 @@ async fn serve(hub: Arc<Hub>, parts: Parts, cancel: CancellationToken) -> Result
             Err(error) => tracing::warn!(%error, %address, "metrics of flows are not served"),
         }
     }
+    tasks.spawn(told.run(node.clone(), cancel.clone()));
     let exporting = export.map(|settings| exporting(node.clone(), settings, cancel.clone())).transpose()?;
     tasks.spawn(async move {
         tokio::select! {
@@ -289,6 +359,11 @@ mod tests {
         let some = settings(&[file, drops, "--hubble-export-fieldmask=uuid verdict"]).unwrap().unwrap();
         assert_eq!((some.fixed.len(), some.rotation.max_bytes, some.rotation.backups), (1, 10 << 20, 5));
         assert!(settings(&["--hubble-flowlogs-config-path=/none"]).unwrap().unwrap().fixed.is_empty());
+        let both = settings(&[file, "--hubble-export-otlp-endpoint=http://c:4317"]).unwrap().unwrap();
+        assert_eq!(both.fixed.iter().map(|e| &*e.name).collect::<Vec<_>>(), ["static", "static-otlp"]);
+        assert!(settings(&["--hubble-export-otlp-endpoint=c"]).is_err());
+        assert!(settings(&[file, "--hubble-export-fieldaggregate=verdict source.namespace"]).is_ok());
+        assert!(settings(&[file, "--hubble-export-fieldaggregate=colour"]).is_err());
         for bad in ["--hubble-export-allowlist={", "--hubble-export-denylist={\"x\":1}", "--hubble-export-fieldmask=x"]
         {
             assert!(settings(&[file, bad]).is_err(), "{bad}");

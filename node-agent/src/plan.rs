@@ -46,11 +46,11 @@ pub fn policy_key(k: &rows::PolicyKey) -> PolicyKey {
 }
 
 pub fn policy_value(v: &PolicyEntry) -> PolicyValue {
-    PolicyValue { allow: v.allow, rule: v.rule.0, proxy_port: v.proxy_port, auth: v.auth }
+    PolicyValue { allow: v.allow, audit: v.audit, rule: v.rule.0, proxy_port: v.proxy_port, auth: v.auth }
 }
 
 pub fn policy_default(d: DirectionDefault) -> PolicyDefault {
-    PolicyDefault { allow: d.allow, rule: d.rule.0 }
+    PolicyDefault { allow: d.allow, audit: d.audit, rule: d.rule.0 }
 }
 
 /// A policy table as the datapath holds it.
@@ -326,6 +326,7 @@ mod tests {
             agent: AgentRow::default(),
             devices: vec![],
             blocks: axoneme_model::rows::BlockUse::default(),
+            guard: None,
         }
     }
 
@@ -359,16 +360,16 @@ mod tests {
             port: 0x1f00,
             port_bits: 8,
         };
-        let entry = PolicyEntry { allow: true, rule: RuleId(9), proxy_port: 0, auth: 0 };
+        let entry = PolicyEntry { allow: true, audit: false, rule: RuleId(9), proxy_port: 0, auth: 0 };
         let row = TableRow {
             id: rows::TableId(1),
-            ingress_default: DirectionDefault { allow: false, rule: RuleId(3) },
-            egress_default: DirectionDefault { allow: true, rule: RuleId(0) },
+            ingress_default: DirectionDefault { allow: false, audit: false, rule: RuleId(3) },
+            egress_default: DirectionDefault { allow: true, audit: false, rule: RuleId(0) },
             entries: BTreeMap::from([(key, entry)]),
             policies: BTreeMap::new(),
         };
         let table = policy_table(&row);
-        assert_eq!(table.ingress_default, PolicyDefault { allow: false, rule: 3 });
+        assert_eq!(table.ingress_default, PolicyDefault { allow: false, audit: false, rule: 3 });
         let (k, v) = table.entries[0];
         assert_eq!((k.direction, k.peer, k.protocol, k.port, k.port_bits), (Direction::Egress, 300, 17, 0x1f00, 8));
         assert_eq!((v.allow, v.rule), (true, 9));

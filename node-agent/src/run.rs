@@ -6,7 +6,7 @@ use axoneme_cni::{Answer, Request};
 use axoneme_flow::admin::{IdentityView, TableView};
 use axoneme_kernel::{grace::GracePeriods, net::Network};
 use axoneme_model::rows::{AgentRow, RowSet};
-use axoneme_wire::client::Event;
+use axoneme_wire::{NodeEvent, client::Event};
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot, watch},
@@ -43,6 +43,8 @@ pub enum Mail {
     Rows(Look),
     Drift(oneshot::Sender<Result<Vec<String>, Error>>),
     Repair(oneshot::Sender<Result<usize, Error>>),
+    /// Something for a person to know of an object.
+    Tell(NodeEvent),
     /// The engine ends, whoever still holds a sender.
     Stop,
 }
@@ -173,6 +175,7 @@ fn handle(engine: &mut Engine, mail: Mail) {
         Mail::Rows(look) => look.0(engine.row_set()),
         Mail::Drift(reply) => drop(reply.send(engine.drift())),
         Mail::Repair(reply) => drop(reply.send(engine.repair())),
+        Mail::Tell(event) => engine.tell(event),
         // the caller has ended the loop
         Mail::Stop => {}
     }

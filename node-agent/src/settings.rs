@@ -11,19 +11,27 @@ use crate::cni::install;
 
 /// Between attempts to write what the runtime reads.
 const AGAIN: Duration = Duration::from_secs(5);
+/// What the runtime reads is looked at so often: another product's installer may have written there.
+const LOOK: Duration = Duration::from_secs(3);
 
 /// The newest settings; the defaults until the operator has sent some.
 pub type Settings = watch::Receiver<AgentRow>;
 
-/// Keeps the log level and the number of flows that are remembered as the settings say. `log` is none where the command
-/// line decides. Ends with the engine.
-pub async fn heed(mut settings: Settings, flows: Arc<Hub>, log: Option<telemetry::Filter>) {
+/// Keeps the log level, the number of flows that are remembered and the interval of Events of denials as the settings
+/// say. `log` is none where the command line decides. Ends with the engine.
+pub async fn heed(
+    mut settings: Settings,
+    flows: Arc<Hub>,
+    denials: watch::Sender<Duration>,
+    log: Option<telemetry::Filter>,
+) {
     loop {
-        let (level, buffer) = {
+        let (level, buffer, interval) = {
             let s = settings.borrow_and_update();
-            (s.log_level.clone(), s.flow_buffer)
+            (s.log_level.clone(), s.flow_buffer, Duration::from_secs(s.drop_events.into()))
         };
         flows.keep(buffer as usize);
+        denials.send_if_modified(|old| std::mem::replace(old, interval) != interval);
         if let Some(Err(error)) = log.as_ref().map(|log| log.set(&level)) {
             tracing::warn!(%error, "the log level stays");
         }
@@ -34,20 +42,30 @@ pub async fn heed(mut settings: Settings, flows: Arc<Hub>, log: Option<telemetry
 }
 
 /// The runtime learns of us once we can serve; from then on CNI STATUS says how we are. What it is told follows the
-/// settings.
+/// settings, and stays ours: pods that another plugin networks would be outside of all policy.
 pub async fn tell_runtime(mut ready: watch::Receiver<bool>, mut settings: Settings, paths: install::Paths) {
     if ready.wait_for(|r| *r).await.is_err() {
         return;
     }
+    let mut known = None;
     loop {
         let told = wanted(&paths, &settings.borrow_and_update());
-        for plugin in install::missing(&told) {
-            tracing::warn!(plugin, dir = %told.bin_dir.display(), "spec.cni.chainedPlugins names a plugin that is not there: pods fail until it is");
+        let new = known.as_ref() != Some(&told);
+        if new {
+            for plugin in install::missing(&told) {
+                tracing::warn!(plugin, dir = %told.bin_dir.display(), "spec.cni.chainedPlugins names a plugin that is not there: pods fail until it is");
+            }
         }
-        let done = tokio::task::spawn_blocking(move || install::install(&told)).await;
+        let done = tokio::task::spawn_blocking(move || install::install(&told).map(|wrote| (wrote, told))).await;
+        let dir = paths.config_dir.display();
         let failed = match done {
-            Ok(Ok(wrote)) => {
-                tracing::info!(wrote, dir = %paths.config_dir.display(), "the node is ready for pods");
+            Ok(Ok((wrote, told))) => {
+                if new {
+                    tracing::info!(wrote, %dir, "the node is ready for pods");
+                } else if wrote {
+                    tracing::warn!(%dir, "somebody else changed what the container runtime reads: it is ours again");
+                }
+                known = Some(told);
                 None
             }
             Ok(Err(error)) => Some(error.to_string()),
@@ -56,7 +74,7 @@ pub async fn tell_runtime(mut ready: watch::Receiver<bool>, mut settings: Settin
         if let Some(error) = failed {
             tracing::error!(%error, "the container runtime is not told of the plugin");
             tokio::time::sleep(AGAIN).await;
-        } else if settings.changed().await.is_err() {
+        } else if let Ok(Err(_)) = tokio::time::timeout(LOOK, settings.changed()).await {
             return;
         }
     }
@@ -79,14 +97,16 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_flow_buffer_follows_the_settings() {
+    async fn the_flow_buffer_and_the_events_follow_the_settings() {
         let (tx, rx) = watch::channel(AgentRow::default());
         let (hub, _feed) = Hub::new("n1", "", 1, 8);
-        let task = tokio::spawn(heed(rx, hub.clone(), None));
+        let (denials, every) = watch::channel(Duration::ZERO);
+        let task = tokio::spawn(heed(rx, hub.clone(), denials, None));
         for wanted in [64, 1024] {
-            tx.send_replace(AgentRow { flow_buffer: wanted, ..AgentRow::default() });
+            tx.send_replace(AgentRow { flow_buffer: wanted, drop_events: wanted * 2, ..AgentRow::default() });
             tokio::time::timeout(Duration::from_secs(5), async {
-                while hub.capacity() != u64::from(wanted) {
+                let interval = Duration::from_secs(u64::from(wanted) * 2);
+                while hub.capacity() != u64::from(wanted) || *every.borrow() != interval {
                     tokio::task::yield_now().await;
                 }
             })
@@ -120,7 +140,7 @@ mod tests {
             Some(list["plugins"].as_array().unwrap().iter().map(kind).collect::<Vec<_>>())
         };
         let eventually = async |what: &str, holds: &dyn Fn() -> bool| {
-            tokio::time::timeout(Duration::from_secs(5), async {
+            tokio::time::timeout(LOOK * 4, async {
                 while !holds() {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
@@ -132,6 +152,14 @@ mod tests {
         ready.send_replace(true);
         eventually("ours alone", &|| list().is_some_and(|l| l.len() == 1)).await;
         assert!(!paths.config_dir.join("10-other.conflist").exists());
+        // another product installs itself, in front and in our place
+        std::fs::write(paths.config_dir.join("00-first.conflist"), b"{}").unwrap();
+        std::fs::write(paths.config_dir.join(install::CONFIG), br#"{"plugins": [{"type": "theirs"}]}"#).unwrap();
+        eventually("ours alone again", &|| {
+            let ours = list().is_some_and(|l| l.len() == 1 && l[0] != "theirs");
+            ours && !paths.config_dir.join("00-first.conflist").exists()
+        })
+        .await;
         let tuning = AgentRow {
             cni_exclusive: false,
             cni_chained: vec![r#"{"type": "tuning", "sysctl": {}}"#.into(), "no JSON".into()],

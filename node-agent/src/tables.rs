@@ -2,6 +2,9 @@
 //!
 //! A table keeps its slot for as long as it is wanted or an endpoint uses it, so that a change of its content touches
 //! only the entries that differ, and an endpoint moves to another table by one map write after that table is complete.
+//! Where addresses change hands at the same time, see [`moves`].
+
+mod moves;
 
 use std::{
     cmp::Reverse,
@@ -19,6 +22,9 @@ use crate::{
     plan,
     store::{self, Store, StoreError},
 };
+
+use moves::Entries;
+pub use moves::Moves;
 
 const DOCUMENT: &str = "slots";
 const SCHEMA: u32 = 1;
@@ -48,6 +54,8 @@ struct Table {
     work: Work,
     /// Found in the slot at the start, until it has been compared.
     adopted: Option<PolicyTable>,
+    /// What goes after the commit.
+    late: Entries,
     failed: Option<Refusal>,
 }
 
@@ -78,6 +86,8 @@ pub struct Tables {
     known: BTreeMap<TableId, Table>,
     /// Slots with contents that no id is known for.
     orphans: BTreeSet<u16>,
+    /// Slots that tables have left, which endpoints may still use.
+    retired: BTreeSet<u16>,
     backoff: Backoff,
     /// Table that was looked at last.
     inspected: Option<TableId>,
@@ -88,13 +98,16 @@ pub struct Tables {
 pub struct Run {
     pub writes: usize,
     pub refused: Vec<Refused>,
-    /// Tables whose newest content came into force.
+    /// Tables whose newest content came into force, as far as it goes before the commit.
     pub settled: Vec<TableId>,
+    /// Tables that are in another slot now: their endpoints pass to it with the commit.
+    pub rehoused: Vec<TableId>,
     pub retry_at: Option<Instant>,
 }
 
 impl Tables {
-    /// Takes over what a former process left in the datapath.
+    /// Takes over what a former process left in the datapath. What was wanted before has to be wanted again: it was given
+    /// slots in ignorance of those that are in use.
     pub fn adopt(&mut self, present: Vec<(u16, PolicyTable)>, saved: &dyn Store) -> Result<(), StoreError> {
         let known = match store::load::<Saved>(saved, DOCUMENT) {
             Ok(document) => document.map(|d| d.slots).unwrap_or_default(),
@@ -105,6 +118,9 @@ impl Tables {
             }
             Err(e) => return Err(e),
         };
+        self.known.clear();
+        self.orphans.clear();
+        self.retired.clear();
         let ids: BTreeMap<u16, TableId> = known.into_iter().map(|(id, slot)| (slot, TableId(id))).collect();
         for (slot, content) in present {
             match ids.get(&slot) {
@@ -115,6 +131,7 @@ impl Tables {
                         wanted: false,
                         work: Work::None,
                         adopted: Some(content),
+                        late: Entries::default(),
                         failed: None,
                     };
                     self.known.insert(*id, table);
@@ -134,6 +151,7 @@ impl Tables {
             wanted: true,
             work: Work::Whole,
             adopted: None,
+            late: Entries::default(),
             failed: None,
         });
         table.wanted = true;
@@ -227,12 +245,13 @@ impl Tables {
 
     /// The lowest slot that nobody has. Slot 0 is never used: it is what an empty map entry says.
     fn free_slot(&self) -> u16 {
-        let used: BTreeSet<u16> = self.known.values().map(|t| t.slot).chain(self.orphans.iter().copied()).collect();
+        let left = self.orphans.iter().chain(&self.retired).copied();
+        let used: BTreeSet<u16> = self.known.values().map(|t| t.slot).chain(left).collect();
         (1..u16::MAX).find(|s| !used.contains(s)).unwrap_or(u16::MAX)
     }
 
-    /// Writes what is due.
-    pub fn run(
+    /// Writes the tables that are in no slot yet: no endpoint uses them before.
+    pub fn put_new(
         &mut self,
         now: Instant,
         rows: &BTreeMap<TableId, TableRow>,
@@ -240,10 +259,11 @@ impl Tables {
         saved: &dyn Store,
     ) -> Run {
         let mut run = Run::default();
-        let due: Vec<TableId> = self.known.iter().filter(|(_, t)| t.is_due(now)).map(|(id, _)| *id).collect();
-        if due.iter().any(|id| self.known.get(id).is_some_and(|t| !t.in_force))
-            && let Err(e) = self.save(saved)
-        {
+        let due = self.due(now, false);
+        if due.is_empty() {
+            return run;
+        }
+        if let Err(e) = self.save(saved) {
             // nothing is put into a slot that a later process could not name
             run.refused = due.iter().map(|id| Refused { id: *id, message: e.to_string() }).collect();
             run.retry_at = Some(now + self.backoff.limit);
@@ -251,16 +271,119 @@ impl Tables {
         }
         for id in due {
             let (Some(table), Some(row)) = (self.known.get_mut(&id), rows.get(&id)) else { continue };
-            match table.apply(row, datapath) {
+            match datapath.put_table(table.slot, &plan::policy_table(row)) {
+                Ok(()) => {
+                    table.settled();
+                    run.writes += 1;
+                    run.settled.push(id);
+                }
+                Err(e) => run.refused.push(Refused { id, message: table.refuse(&e, now, self.backoff) }),
+            }
+        }
+        run
+    }
+
+    /// Writes what is due of the tables in slots, as far as it goes before addresses change hands as `moves` says.
+    pub fn run(
+        &mut self,
+        now: Instant,
+        rows: &BTreeMap<TableId, TableRow>,
+        moves: &Moves,
+        datapath: &dyn Datapath,
+        saved: &dyn Store,
+    ) -> Run {
+        let mut run = Run::default();
+        for id in self.due(now, true) {
+            let Some(row) = rows.get(&id) else { continue };
+            let Some(change) = self.known.get_mut(&id).map(|t| t.change(row)) else { continue };
+            let slot = self.slot(id);
+            let split = match change {
+                Change::Entries(entries) => moves.split(slot, entries),
+                Change::Whole => None,
+            };
+            let done = match split {
+                Some((early, late)) => self.patch_early(id, early, late, datapath),
+                None if moves.leave_alone(slot) => datapath.put_table(slot, &plan::policy_table(row)).map(|()| 1),
+                None => self.rehouse(id, row, datapath, saved).map(|()| {
+                    run.rehoused.push(id);
+                    1
+                }),
+            };
+            let Some(table) = self.known.get_mut(&id) else { continue };
+            match done {
                 Ok(writes) => {
+                    table.settled();
                     run.writes += writes;
                     run.settled.push(id);
                 }
                 Err(e) => run.refused.push(Refused { id, message: table.refuse(&e, now, self.backoff) }),
             }
         }
+        run
+    }
+
+    /// Writes the rest, after addresses have changed hands.
+    pub fn finish(&mut self, now: Instant, datapath: &dyn Datapath) -> Run {
+        let mut run = Run::default();
+        for (id, table) in self.known.iter_mut().filter(|(_, t)| !t.late.is_empty()) {
+            let late = std::mem::take(&mut table.late);
+            match patch(table.slot, late, datapath) {
+                Ok(writes) => run.writes += writes,
+                Err(e) => run.refused.push(Refused { id: *id, message: table.refuse(&e, now, self.backoff) }),
+            }
+        }
         run.retry_at = self.known.values().filter_map(|t| t.failed.as_ref()?.retry_at).min();
         run
+    }
+
+    fn due(&self, now: Instant, in_force: bool) -> Vec<TableId> {
+        let due = self.known.iter().filter(|(_, t)| t.in_force == in_force && t.is_due(now));
+        due.map(|(id, _)| *id).collect()
+    }
+
+    fn slot(&self, id: TableId) -> u16 {
+        self.known.get(&id).map_or(0, |t| t.slot)
+    }
+
+    fn patch_early(
+        &mut self,
+        id: TableId,
+        early: Entries,
+        late: Entries,
+        datapath: &dyn Datapath,
+    ) -> Result<usize, DatapathError> {
+        let writes = patch(self.slot(id), early, datapath)?;
+        if let Some(table) = self.known.get_mut(&id) {
+            table.late = late;
+        }
+        Ok(writes)
+    }
+
+    /// Puts the table into another slot, beside the one that endpoints use until the commit.
+    fn rehouse(
+        &mut self,
+        id: TableId,
+        row: &TableRow,
+        datapath: &dyn Datapath,
+        saved: &dyn Store,
+    ) -> Result<(), DatapathError> {
+        let free = self.free_slot();
+        let Some(table) = self.known.get_mut(&id) else { return Ok(()) };
+        let left = std::mem::replace(&mut table.slot, free);
+        let content = plan::policy_table(row);
+        let put = match self.save(saved) {
+            Ok(()) => datapath.put_table(free, &content),
+            Err(e) => Err(DatapathError::Io { operation: e.to_string(), source: std::io::Error::other("not saved") }),
+        };
+        let Err(error) = put else {
+            self.retired.insert(left);
+            return Ok(());
+        };
+        if let Some(table) = self.known.get_mut(&id) {
+            table.slot = left;
+        }
+        tracing::warn!(%error, table = id.0, "changed in place, while addresses change hands");
+        datapath.put_table(left, &content)
     }
 
     /// Removes contents that are not wanted and that no endpoint uses. `prune` allows it for contents that were found
@@ -288,6 +411,11 @@ impl Tables {
                 self.known.remove(id);
             }
         }
+        for slot in self.retired.clone().difference(in_use) {
+            datapath.remove_table(*slot)?;
+            self.retired.remove(slot);
+            writes += 1;
+        }
         if prune {
             for slot in self.orphans.clone().difference(in_use) {
                 datapath.remove_table(*slot)?;
@@ -313,27 +441,26 @@ impl Table {
         self.wanted && !matches!(self.work, Work::None) && !waits
     }
 
-    fn apply(&mut self, row: &TableRow, datapath: &dyn Datapath) -> Result<usize, DatapathError> {
-        let writes = match (&self.work, &self.adopted) {
-            (Work::None, _) => 0,
+    /// What has to be done to the slot, which holds a complete content.
+    fn change(&self, row: &TableRow) -> Change {
+        match (&self.work, &self.adopted) {
+            (Work::None, _) => Change::Entries(Entries::default()),
             (Work::Patch(p), _) if p.ingress_default.is_none() && p.egress_default.is_none() => {
-                let upserts: Vec<_> =
-                    p.upserts.iter().map(|(k, v)| (plan::policy_key(k), plan::policy_value(v))).collect();
-                let removals: Vec<_> = p.removals.iter().map(plan::policy_key).collect();
-                patch(self.slot, upserts, removals, datapath)?
+                let upserts = p.upserts.iter().map(|(k, v)| (plan::policy_key(k), plan::policy_value(v)));
+                let removals = p.removals.iter().map(plan::policy_key);
+                Change::Entries(Entries { upserts: upserts.collect(), removals: removals.collect() })
             }
-            (Work::Whole, Some(present)) if self.in_force => mend(self.slot, present, row, datapath)?,
+            (Work::Whole, Some(present)) => mend(present, row),
             // a change of defaults and entries at once: packets see the old or the new table
-            (Work::Patch(_) | Work::Whole, _) => {
-                datapath.put_table(self.slot, &plan::policy_table(row))?;
-                1
-            }
-        };
+            (Work::Patch(_) | Work::Whole, _) => Change::Whole,
+        }
+    }
+
+    fn settled(&mut self) {
         self.in_force = true;
         self.work = Work::None;
         self.adopted = None;
         self.failed = None;
-        Ok(writes)
     }
 
     fn refuse(&mut self, error: &DatapathError, now: Instant, backoff: Backoff) -> String {
@@ -344,26 +471,28 @@ impl Table {
         // a patch may have been applied in part: only the whole table is sure to be right
         self.work = Work::Whole;
         self.adopted = None;
+        self.late = Entries::default();
         self.failed = Some(Refusal { message: message.clone(), attempts, retry_at });
         message
     }
 }
 
+/// How a slot becomes what its row says.
+enum Change {
+    Entries(Entries),
+    Whole,
+}
+
 /// Changes entries of a table that packets are judged by. Put from narrow to wide and then removed from wide to narrow,
 /// every lookup in between gives the verdict of the table before or after: see `rows::PolicyKey::narrowness`,
 /// of which `datapath::PolicyKey::narrowness` is the kernel's form.
-fn patch(
-    slot: u16,
-    mut upserts: Vec<(PolicyKey, PolicyValue)>,
-    mut removals: Vec<PolicyKey>,
-    datapath: &dyn Datapath,
-) -> Result<usize, DatapathError> {
-    if upserts.is_empty() && removals.is_empty() {
+fn patch(slot: u16, mut changes: Entries, datapath: &dyn Datapath) -> Result<usize, DatapathError> {
+    if changes.is_empty() {
         return Ok(0);
     }
-    upserts.sort_by_key(|(key, _)| (Reverse(key.narrowness()), *key));
-    removals.sort_by_key(|key| (key.narrowness(), *key));
-    datapath.patch_table(slot, &upserts, &removals)?;
+    changes.upserts.sort_by_key(|(key, _)| (Reverse(key.narrowness()), *key));
+    changes.removals.sort_by_key(|key| (key.narrowness(), *key));
+    datapath.patch_table(slot, &changes.upserts, &changes.removals)?;
     Ok(1)
 }
 
@@ -397,17 +526,15 @@ fn difference(id: TableId, row: &TableRow, present: Option<&PolicyTable>) -> Opt
     })
 }
 
-/// Makes the row of what was found in the slot, touching only what differs.
-fn mend(slot: u16, present: &PolicyTable, row: &TableRow, datapath: &dyn Datapath) -> Result<usize, DatapathError> {
+/// What makes the row of what was found in the slot.
+fn mend(present: &PolicyTable, row: &TableRow) -> Change {
     let wanted = plan::policy_table(row);
     if wanted.ingress_default != present.ingress_default || wanted.egress_default != present.egress_default {
-        datapath.put_table(slot, &wanted)?;
-        return Ok(1);
+        return Change::Whole;
     }
     let mut old: HashMap<PolicyKey, PolicyValue> = present.entries.iter().copied().collect();
     let upserts: Vec<_> = wanted.entries.into_iter().filter(|(k, v)| old.remove(k).as_ref() != Some(v)).collect();
-    let removals: Vec<_> = old.into_keys().collect();
-    patch(slot, upserts, removals, datapath)
+    Change::Entries(Entries { upserts, removals: old.into_keys().collect() })
 }
 
 #[cfg(test)]

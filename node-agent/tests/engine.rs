@@ -6,7 +6,7 @@ mod common;
 use std::time::Duration;
 
 use axoneme_cni::{Command, code};
-use axoneme_kernel::datapath::{Datapath, EndpointEntry};
+use axoneme_kernel::datapath::{Datapath, EndpointEntry, Fullness};
 use axoneme_model::{Identity, rows::TableId};
 use axoneme_node_agent::engine::Outgoing;
 use axoneme_wire::{
@@ -181,7 +181,7 @@ fn an_endpoint_moves_only_to_a_table_that_is_in_place() {
     e.stream(batch(4, vec![RowChange::Remove(RowKey::Table(TableId(5)))]));
     // pod b, which never came, would have used table 5
     let log = node.datapath.kernel().log.clone();
-    assert_eq!(log, ["put_table 2", "upsert_endpoint 10.0.1.2 slot 2", "remove_table 1"]);
+    assert_eq!(log, ["put_table 2", "upsert_endpoint 10.0.1.2 slot 2", "commit", "remove_table 1"]);
 }
 
 #[test]
@@ -370,7 +370,7 @@ fn another_mtu_begins_where_no_packet_can_be_too_long() {
 fn meddle(node: &Node, slot: u16) {
     use axoneme_kernel::datapath::{Direction, PolicyKey, PolicyValue};
     let anyone = PolicyKey { direction: Direction::Ingress, peer: 0, protocol: 0, port: 0, port_bits: 0 };
-    let allow = PolicyValue { allow: true, rule: 0, proxy_port: 0, auth: 0 };
+    let allow = PolicyValue { allow: true, audit: false, rule: 0, proxy_port: 0, auth: 0 };
     let mut k = node.datapath.kernel();
     let entries = &mut k.tables.get_mut(&slot).unwrap().entries;
     entries[0].1.allow = false;
@@ -432,6 +432,31 @@ fn each_table_is_looked_at_in_its_turn_without_being_asked() {
     let told = e.take_outgoing();
     let events = told.iter().filter(|o| matches!(o, Outgoing::Event(v) if v.reason == "PolicyTableChanged"));
     assert_eq!(events.count(), 7);
+}
+
+#[test]
+fn a_map_that_fills_up_is_told_before_anything_is_refused() {
+    let node = Node::default();
+    let mut e = node.boot();
+    e.stream(snapshot(&rows(), 1));
+    let mut after = |used| {
+        node.datapath.kernel().fullness = vec![Fullness { map: "SERVICES4", used, capacity: 200 }];
+        node.clock.advance(Duration::from_secs(30));
+        e.tick();
+        let told = e.take_outgoing().into_iter().filter_map(|o| match o {
+            Outgoing::Event(v) if v.warning => Some((v.reason, v.message)),
+            _ => None,
+        });
+        (told.collect::<Vec<_>>(), e.view().status.maps)
+    };
+    assert_eq!(after(139).0, []);
+    let (told, seen) = after(140);
+    assert_eq!((told.len(), told[0].0.as_str()), (1, "MapFillsUp"));
+    assert!(told[0].1.starts_with("map SERVICES4 is 70% full (140 of 200); when it is full: "), "{}", told[0].1);
+    assert_eq!((seen[0].used, seen[0].capacity), (140, 200));
+    assert_eq!(after(150).0, []);
+    assert_eq!(after(199).0[0].0, "MapNearlyFull");
+    assert_eq!(after(200).0, []);
 }
 
 #[test]

@@ -218,6 +218,7 @@ fn the_stock_hubble_client_sees_what_pods_did_and_what_kept_them_from_it() {
         );
         assert!(flow["node_name"].as_str().unwrap().ends_with("n1"), "{flow}");
     }
+    audited(&rig, &addresses[1], &own_socket);
     // the same on the peers' socket and on the port of relays
     let whole = |server: &str| observe(&rig, server, &["--ip", &addresses[1]]);
     let own = whole(&own_socket);
@@ -225,4 +226,20 @@ fn the_stock_hubble_client_sees_what_pods_did_and_what_kept_them_from_it() {
         assert_eq!(whole(&server)[..own.len()], own, "{server}");
     }
     uninstall_leaves_nothing(&mut rig);
+}
+
+/// The same policy, audited: it passes, and what would deny it is told by name.
+fn audited(rig: &Rig, to: &str, socket: &str) {
+    let audited =
+        POLICY.replace("PEER", "nobody").replace("shop}", "shop, annotations: {policy.axoneme.io/mode: Audit}}");
+    std::fs::write(rig.path("manifests/policy.yaml"), audited).unwrap();
+    rig.until("the policy is audited", |r| r.ping(0, to));
+    let audits = ["--verdict", "AUDIT", "--from-pod", "shop/web-a", "--to-pod", "shop/web-b"];
+    rig.until("the audit is seen", |r| !observe(r, socket, &audits).is_empty());
+    for flow in observe(rig, socket, &audits) {
+        assert_eq!((&flow["event_type"]["type"], &flow["traffic_direction"]), (&json!(5), &json!("INGRESS")), "{flow}");
+        assert_eq!(flow["ingress_denied_by"][0]["name"], "back", "{flow}");
+        assert!(flow.get("drop_reason_desc").is_none(), "{flow}");
+    }
+    assert!(rig.admin_text("/flows?verdict=AUDIT").contains("\"path\":\"spec\""), "observe names the rule");
 }

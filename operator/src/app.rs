@@ -1,6 +1,7 @@
 //! Puts the parts together. Returns what it bound, so that tests run the real thing on port 0.
 
 use std::{
+    collections::VecDeque,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -16,12 +17,16 @@ use axoneme_wire::server::{self, Inbound, Leadership, Service};
 use kube::{Api, Client, api::ListParams, core::DynamicObject};
 use tokio::{
     net::TcpListener,
-    sync::{mpsc, watch},
+    sync::{
+        mpsc::{self, error::TrySendError},
+        watch,
+    },
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use crate::{
+    admission::{self, About, Known, Registration},
     auth::TokenReviews,
     connect,
     core::{Core, Timing},
@@ -41,15 +46,20 @@ const INBOUND: usize = 1024;
 const WRITES: usize = 4096;
 /// Inputs that are taken in before rows are made of them.
 const BATCH: usize = 2048;
+/// Those of nodes and of the writer among them, where the cluster has changed too: rows don't wait until thousands of
+/// nodes have been heard.
+const BESIDE: usize = 64;
 /// Longest time between two looks at what is due.
 const TICK: Duration = Duration::from_millis(250);
 /// Between two tries to prepare the API server.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// A running replica.
-#[derive(Debug)]
+#[expect(missing_debug_implementations, reason = "the service holds a trait object")]
 pub struct Running {
     pub stream_address: SocketAddr,
+    /// Serves nodes at `stream_address`; streams that come otherwise may be handed to it.
+    pub service: Service,
     pub health_address: SocketAddr,
     pub readiness: Readiness,
     tasks: TaskTracker,
@@ -97,12 +107,15 @@ pub async fn start(client: Client, options: &Options) -> anyhow::Result<Running>
 
     let auth = Arc::new(TokenReviews::new(client.clone(), &options.namespace, &options.agent_account));
     tasks.spawn(auth.clone().keep(cancel.clone()));
-    let service = Service::new(auth, inbound_tx, is_ready, cancel.clone());
+    let service = Service::new(auth, inbound_tx, is_ready.clone(), cancel.clone());
     let (keeper, tls) = pki::Keeper::new(client.clone(), &options.namespace, hold.clone(), authorities)
         .context("certificate of this replica")?;
+    let registration = Registration::new(&client, &options.namespace, &hold, keeper.bundle(), is_ready);
     tasks.spawn(keeper.run(cancel.clone()));
+    let known = webhooks(options.webhook_port, registration, &tls, &metrics, (&tasks, &cancel)).await;
+    let served = service.clone();
     tasks.spawn(async move {
-        if let Err(e) = server::serve(listener, Some(tls), service).await {
+        if let Err(e) = server::serve(listener, Some(tls), served).await {
             warn!(error = %e, "stream server ended");
         }
     });
@@ -123,10 +136,10 @@ pub async fn start(client: Client, options: &Options) -> anyhow::Result<Running>
     let (turns_tx, turns_rx) = mpsc::channel(1);
     tasks.spawn(turns(client, leads, turns_tx));
     let timing = Timing { identity_grace: Duration::from_secs(options.identity_grace_seconds), ..Timing::default() };
-    let core = Loop { core: Core::new(&name, timing), writes, ready, guard, metrics };
+    let core = Loop { core: Core::new(&name, timing), writes: Outbox::new(writes), ready, guard, metrics, known };
     tasks.spawn(core.run(Inputs { events, inbound, outcomes, turns: turns_rx }, cancel.clone()));
     info!(%stream_address, %health_address, "operator started");
-    Ok(Running { stream_address, health_address, readiness, tasks, cancel })
+    Ok(Running { stream_address, service, health_address, readiness, tasks, cancel })
 }
 
 async fn bind(port: u16) -> anyhow::Result<TcpListener> {
@@ -137,6 +150,27 @@ async fn bind(port: u16) -> anyhow::Result<TcpListener> {
         Err(_) => TcpListener::bind(SocketAddr::from((std::net::Ipv4Addr::UNSPECIFIED, port))).await,
     };
     listener.with_context(|| format!("port {port}: choose another by flag"))
+}
+
+/// Serves the webhooks, where their port is free: nothing else waits for them. What they are to know.
+async fn webhooks(
+    port: u16,
+    registration: Registration,
+    tls: &watch::Receiver<server::Tls>,
+    metrics: &Arc<Metrics>,
+    (tasks, cancel): (&TaskTracker, &CancellationToken),
+) -> Arc<Known> {
+    let known = Arc::new(Known::default());
+    // whoever leads registers for all: others may serve where this one can't
+    tasks.spawn(registration.run(cancel.clone()));
+    match bind(port).await {
+        Ok(listener) => {
+            let served = admission::serve(listener, tls.clone(), known.clone(), metrics.clone(), cancel.clone());
+            tasks.spawn(served);
+        }
+        Err(e) => warn!(error = format!("{e:#}"), "no webhooks are served here"),
+    }
+    known
 }
 
 async fn kinds(client: &Client, options: &Options) -> anyhow::Result<()> {
@@ -183,27 +217,66 @@ struct Inputs {
     turns: mpsc::Receiver<Turn>,
 }
 
+/// Writes on their way to the writer. Those that it has no room for wait here: the core must not wait for the writer, which
+/// itself waits for the core to take outcomes in. No more than one a part of an object.
+struct Outbox {
+    writer: mpsc::Sender<Write>,
+    waiting: VecDeque<Write>,
+}
+
+impl Outbox {
+    fn new(writer: mpsc::Sender<Write>) -> Self {
+        Self { writer, waiting: VecDeque::new() }
+    }
+
+    /// Hands on what there is room for.
+    fn put(&mut self, writes: Vec<Write>) {
+        self.waiting.extend(writes);
+        while let Some(write) = self.waiting.pop_front() {
+            match self.writer.try_send(write) {
+                Ok(()) => {}
+                Err(TrySendError::Full(write)) => return self.waiting.push_front(write),
+                Err(TrySendError::Closed(_)) => return self.waiting.clear(),
+            }
+        }
+    }
+}
+
 /// The task that owns the core.
 struct Loop {
     core: Core,
-    writes: mpsc::Sender<Write>,
+    writes: Outbox,
     ready: watch::Sender<bool>,
     guard: Guard,
     metrics: Arc<Metrics>,
+    known: Arc<Known>,
 }
 
 impl Loop {
+    /// Hands an event to the core, and shows those who review objects what became of it.
+    fn source(&mut self, event: SourceEvent) {
+        let about = About::of(&event);
+        self.core.source(event);
+        if let Some(about) = about {
+            self.known.follow(about, &self.core.cluster);
+        }
+    }
+
     async fn run(mut self, mut inputs: Inputs, cancel: CancellationToken) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            let mut room = BATCH;
             tokio::select! {
-                Some(e) = inputs.events.recv() => self.core.source(e),
+                Some(e) = inputs.events.recv() => {
+                    room = BESIDE;
+                    self.source(e);
+                }
                 Some(i) = inputs.inbound.recv() => self.core.inbound(i),
                 Some((key, o)) = inputs.outcomes.recv() => self.core.wrote(&key, o, Instant::now()),
                 Some((leadership, read)) = inputs.turns.recv() => {
                     for e in read {
-                        self.core.source(e);
+                        self.source(e);
                     }
                     self.core.lead(leadership);
                 }
@@ -212,8 +285,13 @@ impl Loop {
             }
             for _ in 0..BATCH {
                 if let Ok(e) = inputs.events.try_recv() {
-                    self.core.source(e);
-                } else if let Ok(i) = inputs.inbound.try_recv() {
+                    room = room.min(BESIDE);
+                    self.source(e);
+                    continue;
+                }
+                let Some(less) = room.checked_sub(1) else { break };
+                room = less;
+                if let Ok(i) = inputs.inbound.try_recv() {
                     self.core.inbound(i);
                 } else if let Ok((key, o)) = inputs.outcomes.try_recv() {
                     self.core.wrote(&key, o, Instant::now());
@@ -221,11 +299,11 @@ impl Loop {
                     break;
                 }
             }
-            self.flush().await;
+            self.flush();
         }
     }
 
-    async fn flush(&mut self) {
+    fn flush(&mut self) {
         let (started, before) = (Instant::now(), self.core.hub.revision());
         let flushed = self.core.flush(started, &crate::time::rfc3339(clock::wall()));
         if self.core.hub.revision() != before {
@@ -242,12 +320,7 @@ impl Loop {
             let why = if awaited.is_empty() { "numbers for identities".to_owned() } else { awaited.join(", ") };
             self.guard.not_ready(&format!("waiting for {why}"));
         }
-        for w in flushed.writes {
-            // the writer answers each within its deadline, so room comes
-            if self.writes.send(w).await.is_err() {
-                return;
-            }
-        }
+        self.writes.put(flushed.writes);
     }
 }
 
@@ -289,4 +362,29 @@ async fn fresh(client: &Client) -> Result<Vec<SourceEvent>, kube::Error> {
         }));
     }
     Ok(events)
+}
+
+#[cfg(test)]
+mod tests {
+    use axoneme_model::ObjectRef;
+
+    use super::*;
+
+    #[test]
+    fn more_writes_than_fit_wait_in_order_and_hold_up_nobody() {
+        let (writer, mut queue) = mpsc::channel(2);
+        let mut outbox = Outbox::new(writer);
+        let name = |i: usize| ObjectRef::new(Kind::CiliumIdentity, "", &i.to_string());
+        let write = |i: usize| Write::event(name(i), false, "Test", String::new());
+        // as much as this was the end: the writer waited for the core, and the core for the writer
+        outbox.put((0..20_000).map(write).collect());
+        for i in 0..20_000 {
+            assert_eq!(queue.try_recv().unwrap().key.object, name(i));
+            outbox.put(Vec::new());
+        }
+        assert!(queue.try_recv().is_err() && outbox.waiting.is_empty());
+        drop(queue);
+        outbox.put(vec![write(0)]);
+        assert!(outbox.waiting.is_empty(), "kept though nobody writes any more");
+    }
 }

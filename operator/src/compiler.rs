@@ -5,8 +5,12 @@ use std::{
     sync::Arc,
 };
 
-use axoneme_compile::{Change, ChangeSet, Compiler, Event, Excess, Fit, TableChange};
-use axoneme_model::{Identity, Labels, ObjectRef, Policy, world::ClusterConfig};
+use axoneme_compile::{Change, ChangeSet, Compiler, Event, Fit, Misfits, TableChange};
+use axoneme_model::{
+    Identity, Labels, Policy,
+    rows::{GuardRow, RowSet},
+    world::ClusterConfig,
+};
 use axoneme_wire::{Row, RowChange, RowKey, TablePatch};
 
 use crate::state::WorldChange;
@@ -15,7 +19,8 @@ use crate::state::WorldChange;
 #[derive(Debug)]
 pub struct Rows {
     compiler: Compiler,
-    first: bool,
+    /// What a new compiler has, until it is told.
+    start: Option<RowSet>,
 }
 
 /// What a change meant.
@@ -24,13 +29,16 @@ pub struct Applied {
     pub rows: Vec<RowChange>,
     /// Label sets that pods began (true) or ceased to ask for.
     pub wanted: BTreeMap<Labels, bool>,
-    /// Policies that no table holds: what `fit` says is in force instead.
-    pub too_large: BTreeMap<ObjectRef, Excess>,
+    /// What guards nodes themselves changed, which their settings tell.
+    pub guards: bool,
+    /// What no table holds, and what is in force instead.
+    pub misfits: Misfits,
 }
 
 impl Default for Rows {
     fn default() -> Self {
-        Self { compiler: Compiler::new(ClusterConfig::default()), first: true }
+        let compiler = Compiler::new(ClusterConfig::default());
+        Self { start: Some(compiler.compiled().rows), compiler }
     }
 }
 
@@ -43,39 +51,34 @@ impl Rows {
         fit: &Fit<'_>,
     ) -> Applied {
         let numbers = numbers.into_iter().map(|(l, id)| Event::Assignment(l, id));
-        let (changes, too_large) = self.compiler.apply_within(changes.into_iter().map(event).chain(numbers), fit);
-        let rows = self.rows(&changes);
-        self.first = false;
-        Applied { rows, wanted: changes.wanted, too_large }
+        let (changes, misfits) = self.compiler.apply_within(changes.into_iter().map(event).chain(numbers), fit);
+        let guards = !changes.guards.is_empty();
+        let (rows, wanted) = self.rows(changes);
+        Applied { rows, wanted, guards, misfits }
     }
 
     /// Whether the policy reads labels that no identity holds yet.
     #[must_use]
     pub fn reads_new(&self, policy: &Policy) -> bool {
-        !self.first && self.compiler.reads_new(policy)
+        self.start.is_none() && self.compiler.reads_new(policy)
     }
 
     /// Of these sets, those that a pod asks for that has another identity now.
     #[must_use]
     pub fn moves_to(&self, sets: &BTreeSet<Labels>) -> BTreeSet<Labels> {
-        if sets.is_empty() {
-            return BTreeSet::new();
-        }
-        let world = self.compiler.world();
-        let held = self.compiler.held();
-        let labels = held.keys().filter_map(|key| {
-            let pod = world.pods.get(key)?;
-            Some(pod.security_labels(world.namespaces.get(&pod.namespace), &world.config.cluster_name))
-        });
-        let labels: Vec<Labels> = labels.collect();
-        let asks = |l: &Labels, set: &Labels| set.iter().all(|(k, v)| l.get(k) == Some(v));
-        sets.iter().filter(|s| labels.iter().any(|l| asks(l, s))).cloned().collect()
+        sets.iter().filter(|set| self.compiler.moves_to(set)).cloned().collect()
     }
 
-    /// Numbers that no pod has or asks for.
+    /// What guards a node itself.
     #[must_use]
-    pub fn unused(&self) -> BTreeSet<Identity> {
-        self.compiler.unused().into_values().collect()
+    pub fn guard(&self, node: &str) -> Option<&GuardRow> {
+        self.compiler.guard(node)
+    }
+
+    /// Whether a pod has or asks for the set's number.
+    #[must_use]
+    pub fn uses(&self, set: &Labels, number: Identity) -> bool {
+        self.compiler.uses(set, number)
     }
 
     /// All rows but the settings.
@@ -89,53 +92,51 @@ impl Rows {
         self.all().endpoints
     }
 
-    fn rows(&self, c: &ChangeSet) -> Vec<RowChange> {
-        let mut out = Vec::new();
-        if self.first {
-            // what a new compiler has from the start is in no change set
-            let all = self.compiler.compiled().rows;
-            return axoneme_wire::change::upserts(&all);
-        }
-        push(&mut out, &c.nodes, Row::Node, |k| RowKey::Node(Arc::clone(k)));
-        push(&mut out, &c.identities, Row::Identity, |k| RowKey::Identity(*k));
-        push(&mut out, &c.rules, Row::Rule, |k| RowKey::Rule(*k));
-        push(&mut out, &c.endpoints, Row::Endpoint, |k| RowKey::Endpoint(Arc::clone(k)));
-        push(&mut out, &c.ips, Row::Ip, |k| RowKey::Ip(*k));
-        push(&mut out, &c.services, Row::Service, |(ns, n)| RowKey::Service(Arc::clone(ns), Arc::clone(n)));
-        for (id, change) in &c.tables {
+    /// The changes as the wire has them, and the label sets. Of the whole cluster that comes at first there is one copy
+    /// on its way, not several.
+    fn rows(&mut self, c: ChangeSet) -> (Vec<RowChange>, BTreeMap<Labels, bool>) {
+        let ChangeSet { nodes, identities, rules, tables, endpoints, ips, services, guards: _, needs: _, wanted } = c;
+        let mut out = self.start.take().map(|start| axoneme_wire::change::upserts(&start)).unwrap_or_default();
+        push(&mut out, nodes, Row::Node, RowKey::Node);
+        push(&mut out, identities, Row::Identity, RowKey::Identity);
+        push(&mut out, rules, Row::Rule, RowKey::Rule);
+        push(&mut out, endpoints, Row::Endpoint, RowKey::Endpoint);
+        push(&mut out, ips, Row::Ip, RowKey::Ip);
+        push(&mut out, services, Row::Service, |(ns, n)| RowKey::Service(ns, n));
+        for (id, change) in tables {
             match change {
                 TableChange::New => {
-                    let row = self.compiler.table(*id);
+                    let row = self.compiler.table(id);
                     out.extend(row.map(|r| RowChange::Upsert(Row::Table(Arc::new(r)))));
                 }
                 TableChange::Patch(p) => out.push(RowChange::Patch(patch(p))),
-                TableChange::Removed => out.push(RowChange::Remove(RowKey::Table(*id))),
+                TableChange::Removed => out.push(RowChange::Remove(RowKey::Table(id))),
             }
         }
-        out
+        (out, wanted)
     }
 }
 
-fn push<K, V: Clone>(
+fn push<K, V>(
     out: &mut Vec<RowChange>,
-    changes: &BTreeMap<K, Change<V>>,
+    changes: BTreeMap<K, Change<V>>,
     row: impl Fn(V) -> Row,
-    key: impl Fn(&K) -> RowKey,
+    key: impl Fn(K) -> RowKey,
 ) {
-    out.extend(changes.iter().map(|(k, c)| match &c.after {
-        Some(after) => RowChange::Upsert(row(after.clone())),
+    out.extend(changes.into_iter().map(|(k, c)| match c.after {
+        Some(after) => RowChange::Upsert(row(after)),
         None => RowChange::Remove(key(k)),
     }));
 }
 
-fn patch(p: &axoneme_compile::TablePatch) -> TablePatch {
+fn patch(p: axoneme_compile::TablePatch) -> TablePatch {
     TablePatch {
         id: p.id,
         ingress_default: p.ingress_default,
         egress_default: p.egress_default,
-        upserts: p.upserts.iter().copied().collect(),
-        removals: p.removals.iter().copied().collect(),
-        policies: p.policies.clone(),
+        upserts: p.upserts.into_iter().collect(),
+        removals: p.removals.into_iter().collect(),
+        policies: p.policies,
     }
 }
 
@@ -144,7 +145,7 @@ fn event(change: WorldChange) -> Event {
         WorldChange::Config(c) => Event::Config(c),
         WorldChange::ApiServer(a) => Event::ApiServer(a),
         WorldChange::Namespace(k, v) => Event::Namespace(k, v),
-        WorldChange::Pod(k, v) => Event::Pod(k, v.map(|v| *v)),
+        WorldChange::Pod(k, v) => Event::Pod(k, v),
         WorldChange::Node(k, v) => Event::Node(k, v.map(|v| *v)),
         WorldChange::Service(k, v) => Event::Service(k, v.map(|v| *v)),
         WorldChange::CidrGroup(k, v) => Event::CidrGroup(k, v),

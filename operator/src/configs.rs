@@ -10,14 +10,14 @@ use axoneme_crds::axoneme_config::{IpFamily, IpamMode};
 use axoneme_intake::{Conntrack, Routing, Settings};
 use axoneme_model::{
     Cidr,
-    rows::{self, AgentRow, BlockUse, ConntrackTimes, NodeConfigRow},
+    rows::{self, AgentRow, BlockUse, ConntrackTimes, GuardRow, NodeConfigRow},
 };
 
 use crate::{ipam::Blocks, state::Cluster};
 
-/// A row for each node that exists.
+/// A row for each node that exists. `guard`: what guards a node itself.
 #[must_use]
-pub fn rows(cluster: &Cluster) -> BTreeMap<Arc<str>, NodeConfigRow> {
+pub fn rows(cluster: &Cluster, guard: impl Fn(&str) -> Option<GuardRow>) -> BTreeMap<Arc<str>, NodeConfigRow> {
     let all = cluster_cidrs(cluster);
     let mode = cluster.settings.ipam.mode;
     let unmasqueraded = cluster.pools.iter().filter(|(_, p)| p.spec.skip_masquerade).map(|(n, _)| n.clone());
@@ -29,7 +29,7 @@ pub fn rows(cluster: &Cluster) -> BTreeMap<Arc<str>, NodeConfigRow> {
             let pools = n.pools(mode, &in_use);
             let mut blocks = n.block_use(mode, &in_use);
             blocks.unmasqueraded = unmasqueraded.iter().filter(|p| pools.contains_key(*p)).cloned().collect();
-            (name.clone(), row(&cluster.settings, name, pools, blocks, &all))
+            (name.clone(), row(&cluster.settings, name, (pools, blocks, guard(name)), &all))
         })
         .collect()
 }
@@ -37,8 +37,7 @@ pub fn rows(cluster: &Cluster) -> BTreeMap<Arc<str>, NodeConfigRow> {
 fn row(
     s: &Settings,
     node: &Arc<str>,
-    pools: BTreeMap<Arc<str>, Vec<Cidr>>,
-    blocks: BlockUse,
+    (pools, blocks, guard): (BTreeMap<Arc<str>, Vec<Cidr>>, BlockUse, Option<GuardRow>),
     all: &[Cidr],
 ) -> NodeConfigRow {
     let mut exclude = s.masquerade.exclude.clone();
@@ -71,6 +70,7 @@ fn row(
         agent: agent(s),
         devices: s.agent.devices.iter().map(|d| d.as_str().into()).collect(),
         blocks,
+        guard,
     }
 }
 
@@ -90,6 +90,7 @@ fn agent(s: &Settings) -> AgentRow {
     AgentRow {
         log_level: s.agent.log_level.directive().into(),
         flow_buffer: s.flow_buffer_events,
+        drop_events: s.drop_events_seconds,
         cni_exclusive: s.cni.exclusive,
         cni_chained: s.cni.chained_plugins.iter().map(|p| p.to_string().into()).collect(),
     }
@@ -127,7 +128,7 @@ mod tests {
         let object = json!({"apiVersion": "axoneme.io/v1alpha1", "kind": "AxonemeConfig",
             "metadata": {"name": "default"}, "spec": spec});
         let s = axoneme_intake::config(&object).unwrap_or_else(|e| panic!("{spec}: {e:?}"));
-        let row = row(&s, &"n".into(), BTreeMap::new(), BlockUse::default(), &[]);
+        let row = row(&s, &"n".into(), (BTreeMap::new(), BlockUse::default(), None), &[]);
         (row, s.cluster, s.cidr_scope, s.ipam)
     }
 

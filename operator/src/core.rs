@@ -8,7 +8,7 @@ mod hold;
 mod lead;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -61,7 +61,8 @@ impl Default for Timing {
             status: Duration::from_millis(500),
             hearing: Duration::from_secs(20),
             room: Duration::from_secs(10),
-            table_entries: axoneme_model::rows::TABLE_ENTRIES,
+            // the defaults of both directions take a place each
+            table_entries: axoneme_model::rows::TABLE_ENTRIES - 2,
         }
     }
 }
@@ -109,7 +110,10 @@ pub struct Core {
     synced_at: Option<Instant>,
     /// Numbers are given by this process itself: standalone.
     local: bool,
-    in_flight: HashMap<WriteKey, Write>,
+    /// Writes under way, and whether each creates its object.
+    in_flight: HashMap<WriteKey, bool>,
+    /// Of these, those whose object was deleted since: what they are answered is no news.
+    overtaken: HashSet<WriteKey>,
     failed: HashMap<WriteKey, Failure>,
     /// Events already told, by what they are about.
     told: HashMap<WriteKey, String>,
@@ -154,6 +158,7 @@ impl Core {
             synced_at: None,
             local: false,
             in_flight: HashMap::new(),
+            overtaken: HashSet::new(),
             failed: HashMap::new(),
             told: HashMap::new(),
             events: Vec::new(),
@@ -178,6 +183,8 @@ impl Core {
         if let SourceEvent::Delete(object) = &event {
             // another object of the name is told anew
             self.told.remove(&WriteKey { object: object.clone(), part: Part::Event });
+            let writes = [Part::Object, Part::Status].map(|part| WriteKey { object: object.clone(), part });
+            self.overtaken.extend(writes.into_iter().filter(|key| self.in_flight.contains_key(key)));
         }
         self.cluster.apply(event);
     }
@@ -199,8 +206,10 @@ impl Core {
     fn message(&mut self, node: &Arc<str>, session: u64, message: NodeMessage) {
         match message {
             NodeMessage::Ack(revision) => {
-                self.hub.acknowledged(node, session, revision);
-                self.todo.config |= self.configs.get(node).is_some_and(|(_, r)| *r <= revision);
+                if let Some(from) = self.hub.acknowledged(node, session, revision) {
+                    // how many nodes have their settings is counted anew when one more has, not with whatever comes after
+                    self.todo.config |= self.configs.get(node).is_some_and(|(_, r)| (from + 1..=revision).contains(r));
+                }
             }
             NodeMessage::Nack(n) => {
                 warn!(%node, row = n.key.as_ref().map(ToString::to_string), reason = %n.reason, "node refused a row");
@@ -249,12 +258,13 @@ impl Core {
 
     /// What became of a write.
     pub fn wrote(&mut self, key: &WriteKey, outcome: Outcome, now: Instant) {
-        let write = self.in_flight.remove(key);
+        let (created, overtaken) = (self.in_flight.remove(key), self.overtaken.remove(key));
         let number = key.object.name.parse().ok().map(axoneme_model::Identity);
         match outcome {
             Outcome::Done(object) => {
                 self.failed.remove(key);
-                if let Some(mut object) = object {
+                // the watch told the end of what was written before the answer came: the object must not come back by it
+                if let Some(mut object) = object.filter(|_| !overtaken) {
                     crate::source::slim(key.object.kind, &mut object);
                     self.cluster.apply(SourceEvent::Apply { kind: key.object.kind, object });
                 }
@@ -269,7 +279,7 @@ impl Core {
             }
         }
         if key.object.kind == Kind::CiliumIdentity
-            && write.is_some_and(|w| matches!(w.operation, crate::write::Operation::Create(_)))
+            && created == Some(true)
             && let Some(id) = number
         {
             // if it was created the object said so above
@@ -332,15 +342,14 @@ impl Core {
         }
     }
 
-    /// Sets the figures that the core knows.
+    /// Sets the figures that the core knows: none is counted for it, as it is called with every flush.
     pub fn measure(&self, m: &crate::metrics::Metrics) {
         let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         m.revision.set(i64::try_from(self.hub.revision()).unwrap_or(i64::MAX));
-        m.nodes_connected.set(number(self.hub.connected().count()));
+        m.nodes_connected.set(number(self.hub.connections()));
         m.identities_missing.set(number(self.identities.missing()));
         m.leading.set(i64::from(self.leading));
-        let broken = self.cluster.policies.values().filter(|p| p.errors.is_some() || p.too_large.is_some());
-        let policies = broken.count();
+        let policies = self.cluster.faulty_policies() + self.cluster.crowded.groups();
         m.objects_broken.set(number(policies + self.cluster.errors.len() + self.cluster.broken.len()));
     }
 

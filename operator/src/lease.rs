@@ -8,7 +8,7 @@
 //! next renewal. A process that is stopped between the question and its write can't be helped: writes onto objects
 //! carry the version that they were planned on.
 
-mod election;
+pub mod election;
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -49,9 +49,9 @@ pub struct LeaseHold(Arc<Mutex<Option<Renewed>>>);
 
 /// A moment by both clocks.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Renewed {
-    pub(crate) steady: Instant,
-    pub(crate) wall: SystemTime,
+pub struct Renewed {
+    pub steady: Instant,
+    pub wall: SystemTime,
 }
 
 impl Renewed {
@@ -60,7 +60,8 @@ impl Renewed {
     }
 
     /// Whether writes may start at `now` after a renewal at this time.
-    fn is_sure_at(self, now: Self) -> bool {
+    #[must_use]
+    pub fn is_sure_at(self, now: Self) -> bool {
         let by_steady = now.steady.saturating_duration_since(self.steady);
         // a clock that was set back tells nothing, one that is far ahead that time has passed
         let by_wall = now.wall.duration_since(self.wall);

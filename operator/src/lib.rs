@@ -10,6 +10,7 @@
 //! Invariants: one task owns all state; nothing is compiled, sent or pruned before every source is initialised; only
 //! the holder of the Lease writes; a write that would change nothing is not made; a broken object stops nothing else.
 
+pub mod admission;
 pub mod app;
 pub mod auth;
 pub mod compiler;

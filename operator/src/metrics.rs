@@ -1,11 +1,11 @@
 //! Figures for Prometheus.
 
-use std::sync::atomic::AtomicI64;
+use std::{sync::atomic::AtomicI64, time::Duration};
 
 use axoneme_model::Kind;
 use prometheus_client::{
     encoding::text::encode,
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
 
@@ -18,6 +18,8 @@ type Labels = Vec<(&'static str, String)>;
 pub struct Metrics {
     registry: Registry,
     writes: Family<Labels, Counter>,
+    reviews: Family<Labels, Counter>,
+    review_seconds: Histogram,
     pub revision: Gauge<i64, AtomicI64>,
     pub nodes_connected: Gauge<i64, AtomicI64>,
     pub identities_missing: Gauge<i64, AtomicI64>,
@@ -32,6 +34,10 @@ impl Default for Metrics {
         let mut registry = Registry::with_prefix("axoneme_operator");
         let writes = Family::<Labels, Counter>::default();
         registry.register("api_writes", "Writes to the API server by kind and outcome", writes.clone());
+        let reviews = Family::<Labels, Counter>::default();
+        registry.register("admission_reviews", "Admission reviews by kind and answer", reviews.clone());
+        let review_seconds = Histogram::new([0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1.0]);
+        registry.register("admission_seconds", "Time from an admission review to its answer", review_seconds.clone());
         let mut gauge = |name: &str, help: &str| {
             let g = Gauge::<i64, AtomicI64>::default();
             registry.register(name, help, g.clone());
@@ -46,6 +52,8 @@ impl Default for Metrics {
         Self {
             registry,
             writes,
+            reviews,
+            review_seconds,
             revision,
             nodes_connected,
             identities_missing,
@@ -65,6 +73,14 @@ impl Metrics {
             Outcome::Failed(_) => "failed",
         };
         self.writes.get_or_create(&vec![("kind", kind.as_str().to_owned()), ("outcome", outcome.to_owned())]).inc();
+    }
+
+    /// Counts an admission review. Kinds that no user's object has here are one.
+    pub fn reviewed(&self, kind: &str, allowed: bool, took: Duration) {
+        let kind = Kind::from_name(kind).map_or("other", Kind::as_str).to_owned();
+        let answer = if allowed { "allowed" } else { "denied" }.to_owned();
+        self.reviews.get_or_create(&vec![("kind", kind), ("answer", answer)]).inc();
+        self.review_seconds.observe(took.as_secs_f64());
     }
 
     /// The text that Prometheus reads.

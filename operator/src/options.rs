@@ -29,6 +29,10 @@ pub struct Options {
     #[arg(long, env = "AXONEME_HEALTH_PORT", default_value_t = 9963)]
     pub health_port: u16,
 
+    /// Port of the admission webhooks; 0 for any. Where it is taken there are none.
+    #[arg(long, env = "AXONEME_WEBHOOK_PORT", default_value_t = crate::admission::DEFAULT_PORT)]
+    pub webhook_port: u16,
+
     /// URL of the API server, `https://host:port`. Without it: what the node's agent has published, then the cluster's
     /// own service address.
     #[arg(long, env = "AXONEME_APISERVER")]

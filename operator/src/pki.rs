@@ -74,10 +74,11 @@ impl Authority {
         Ok(Self { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
     }
 
-    /// A certificate for a replica, good for [`SERVER_NAME`] from long ago (an agent's clock may be behind) until that
-    /// time.
-    pub fn issue(&self, until: SystemTime) -> anyhow::Result<Tls> {
-        self.sign(vec![SERVER_NAME.to_owned()], ExtendedKeyUsagePurpose::ServerAuth, until)
+    /// A certificate for a replica, good for [`SERVER_NAME`] and for the webhooks' Service in the namespace, from long
+    /// ago (an agent's clock may be behind) until that time.
+    pub fn issue(&self, namespace: &str, until: SystemTime) -> anyhow::Result<Tls> {
+        let names = vec![SERVER_NAME.to_owned(), crate::admission::server_name(namespace)];
+        self.sign(names, ExtendedKeyUsagePurpose::ServerAuth, until)
     }
 
     fn sign(&self, names: Vec<String>, usage: ExtendedKeyUsagePurpose, until: SystemTime) -> anyhow::Result<Tls> {
@@ -229,7 +230,7 @@ mod tests {
         assert!(!is_stale(until, at(29), DAY * 29));
         assert!(is_stale(until, at(30), DAY * 30));
         assert!(is_stale(until, at(46), DAY), "by the clock of the wall");
-        let tls = authorities().current.issue(until).unwrap();
+        let tls = authorities().current.issue("axoneme-system", until).unwrap();
         assert!(tls.certificate_pem.contains("BEGIN CERTIFICATE") && tls.key_pem.contains("PRIVATE KEY"));
     }
 }

@@ -4,6 +4,8 @@
 //! here does IO or reads a clock.
 
 mod apply;
+pub mod crowded;
+mod names;
 mod node;
 mod policy;
 mod uses;
@@ -41,7 +43,7 @@ pub type Key = (Name, Name);
 pub enum WorldChange {
     Config(ClusterConfig),
     Namespace(Name, Option<Namespace>),
-    Pod(Key, Option<Box<Pod>>),
+    Pod(Key, Option<Arc<Pod>>),
     Node(Name, Option<Box<Node>>),
     Service(Key, Option<Box<Service>>),
     CidrGroup(Name, Option<CidrGroup>),
@@ -71,14 +73,20 @@ pub struct Cluster {
     pub settings: Settings,
     pub config: Option<ConfigEntry>,
     pub namespaces: BTreeMap<Name, Namespace>,
-    pub pods: BTreeMap<Key, Pod>,
+    /// Shared with the compiler, where nothing is known of a pod beside its object.
+    pub pods: BTreeMap<Key, Arc<Pod>>,
     pub nodes: BTreeMap<Name, NodeEntry>,
     pub policies: BTreeMap<ObjectRef, PolicyEntry>,
+    /// Of these, those that can't be in force as they are.
+    faulty: usize,
     /// CiliumPodIPPools as they count: the last good version of each.
     pub pools: BTreeMap<Name, Pool>,
     /// CiliumPodIPPool objects as they are, with what is wrong with them.
     pub pool_objects: BTreeMap<Name, PoolEntry>,
+    /// What no table holds though no policy changed.
+    pub crowded: crowded::Crowded,
     uses: uses::Uses,
+    names: names::Names,
     /// What is wrong with objects that are not policies.
     pub errors: BTreeMap<ObjectRef, ObjectErrors>,
     /// Uids of those.
@@ -154,7 +162,7 @@ impl Cluster {
             Kind::CiliumPodIPPool => of(&self.pool_objects.get(&object.name)?.raw),
             Kind::AxonemeConfig => of(&self.config.as_ref()?.raw),
             _ => match self.policies.get(object) {
-                Some(policy) => of(&policy.raw),
+                Some(policy) => policy.uid(),
                 None => self.refused_uids.get(object).cloned(),
             },
         }
@@ -177,12 +185,13 @@ impl Cluster {
     }
 
     /// The pod as the model sees it.
-    fn seen(&self, key: &Key) -> Option<Box<Pod>> {
-        let mut pod = Box::new(self.pods.get(key)?.clone());
-        if self.gone.contains(&pod.uid) {
-            pod.addresses.clear();
-        } else if let Some(a) = self.reported.get(&pod.uid).filter(|a| !a.is_empty()) {
-            pod.addresses.clone_from(a);
+    fn seen(&self, key: &Key) -> Option<Arc<Pod>> {
+        let mut pod = self.pods.get(key)?.clone();
+        let none = BTreeSet::new();
+        let gone = self.gone.contains(&pod.uid).then_some(&none);
+        let known = gone.or_else(|| self.reported.get(&pod.uid).filter(|a| !a.is_empty()));
+        if let Some(addresses) = known.filter(|a| **a != pod.addresses) {
+            Arc::make_mut(&mut pod).addresses.clone_from(addresses);
         }
         Some(pod)
     }

@@ -8,6 +8,7 @@ mod cluster;
 mod cni;
 mod goals;
 mod readme;
+mod scale;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -25,7 +26,7 @@ use crate::{image, settings};
 #[derive(Args, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct BenchArgs {
-    /// Only groups whose name holds this: datapath, compile, policy, flows, cni, cluster.
+    /// Only groups whose name holds this: datapath, compile, policy, flows, scale, cni, cluster.
     filter: Option<String>,
     /// One JSON object a line on standard output instead of the table.
     #[arg(long)]
@@ -119,6 +120,7 @@ const GROUPS: &[Group] = &[
         about: "flows from event bytes to what clients are sent, on one core",
         run: |effort| example("axoneme-hubble", "flow_scale", &[&effort.rounds(10).to_string()]),
     },
+    Group { name: "scale", about: "the operator with 5,000 nodes and 100,000 pods", run: scale::run },
     Group { name: "cni", about: "pods added and removed, alternating with the reference plugins", run: |_| cni::run() },
     Group { name: "cluster", about: "pod start and time to enforcement on real clusters", run: cluster::run },
 ];

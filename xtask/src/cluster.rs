@@ -112,6 +112,11 @@ impl Cluster {
         self.state.layout.addresses(Place::Outside)
     }
 
+    /// This program, where it enters the cluster's namespaces.
+    pub(crate) fn xtask(&self) -> PathBuf {
+        self.paths.xtask()
+    }
+
     /// kubectl as administrator, ready to be given arguments.
     pub(crate) fn kubectl_command(&self) -> Command {
         let mut command = program(self.state.bin.join("kubectl"));

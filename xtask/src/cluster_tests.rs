@@ -5,11 +5,13 @@
 
 mod api;
 mod audit;
+mod authority;
 mod broken;
 mod connectivity;
 mod failover;
 mod faults;
 mod fixture;
+mod host;
 mod hubble;
 mod inventory;
 mod ipam;
@@ -20,6 +22,7 @@ mod quiet;
 mod runtime;
 mod traffic;
 mod upgrade;
+mod webhooks;
 mod workloads;
 
 use std::path::PathBuf;
@@ -74,12 +77,8 @@ fn overlay_v4() -> Suite {
         broken::scenarios(),
         workloads::scenarios(),
         limits::scenarios(),
+        host::scenarios(),
         hubble::scenarios(),
-        quiet::scenarios(),
-        faults::scenarios(),
-        failover::scenarios(),
-        upgrade::scenarios(),
-        outage::scenarios(),
     ];
     let scenarios = parts.into_iter().flatten().collect();
     Suite {
@@ -92,8 +91,22 @@ fn overlay_v4() -> Suite {
     }
 }
 
+/// What is killed, stopped, upgraded or away. The longest waits are here, so it has a lane to itself.
+fn faults() -> Suite {
+    let parts = [faults::scenarios(), failover::scenarios(), upgrade::scenarios(), outage::scenarios()];
+    Suite {
+        name: "faults",
+        family: Family::V4,
+        routing: Routing::Overlay,
+        ipam: ipam::OF_THE_NODES,
+        by_hand: true,
+        scenarios: parts.into_iter().flatten().collect(),
+    }
+}
+
 fn native_dual() -> Suite {
-    let scenarios = connectivity::scenarios().into_iter().chain(policy::scenarios()).collect();
+    let parts = [connectivity::scenarios(), policy::scenarios(), quiet::scenarios()];
+    let scenarios = parts.into_iter().flatten().collect();
     Suite {
         name: "native-dual",
         family: Family::Dual,
@@ -105,7 +118,9 @@ fn native_dual() -> Suite {
 }
 
 fn overlay_v6() -> Suite {
-    let scenarios = connectivity::scenarios().into_iter().chain(policy::basics()).collect();
+    let parts =
+        [connectivity::scenarios(), policy::basics(), host::scenarios(), webhooks::scenarios(), authority::scenarios()];
+    let scenarios = parts.into_iter().flatten().collect();
     Suite {
         name: "overlay-v6",
         family: Family::V6,
@@ -129,7 +144,7 @@ fn addresses() -> Suite {
 
 /// The suites that run side by side, lane by lane.
 fn lanes() -> Vec<Vec<Suite>> {
-    vec![vec![overlay_v4()], vec![native_dual(), overlay_v6(), addresses()]]
+    vec![vec![overlay_v4(), addresses()], vec![native_dual(), overlay_v6()], vec![faults()]]
 }
 
 /// Runs the scenarios whose name holds the filter. A failed one is shown at once and the others go on.
@@ -162,9 +177,9 @@ const KINDS: &str = "crds::api_server_serves_all_kinds_and_refuses_what_is_wrong
 
 /// A test of the kinds' own crate, which needs an API server and its store but no cluster around them.
 fn kinds() -> Result<()> {
-    let words = ["test", "--quiet", "--package", "axoneme-crds", "--test", "api_server", "--", "--ignored"];
     let mut cargo = workspace::cargo();
-    let said = output(cargo.env("AXONEME_CLUSTER_BIN", go::binaries()?).args(words))?;
+    cargo.args(["test", "--quiet"]).args(workspace::tests(&["api_server"])).args(["--", "--ignored"]);
+    let said = output(cargo.env("AXONEME_CLUSTER_BIN", go::binaries()?))?;
     ensure!(said.contains("1 passed"), "no test was run: {said}");
     Ok(())
 }

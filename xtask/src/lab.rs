@@ -18,6 +18,9 @@ use crate::{image, settings};
 /// Namespace of the product.
 pub(crate) const SYSTEM: &str = "axoneme-system";
 
+/// Between two questions: most cost more to ask than they wait.
+const PAUSE: Duration = Duration::from_millis(50);
+
 /// How pods of different nodes reach each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Routing {
@@ -97,14 +100,14 @@ impl Lab {
 
     /// Waits until all nodes are Ready.
     pub(crate) fn ready(&self) -> Result<()> {
-        let limit = Duration::from_mins(2);
-        let waited = self.cluster.kubectl(&["wait", "--for=condition=Ready", "nodes", "--all", "--timeout=120s"]);
+        let limit = Duration::from_mins(3);
+        let waited = self.cluster.kubectl(&["wait", "--for=condition=Ready", "nodes", "--all", "--timeout=180s"]);
         waited.map(drop).or_else(|e| bail!("{e:#}\nafter {limit:?}:\n{}", self.diagnosis()))
     }
 
     /// Waits until a workload is rolled out.
     pub(crate) fn rollout(&self, namespace: &str, what: &str) -> Result<()> {
-        let waited = self.cluster.kubectl(&["-n", namespace, "rollout", "status", what, "--timeout=90s"]);
+        let waited = self.cluster.kubectl(&["-n", namespace, "rollout", "status", what, "--timeout=180s"]);
         waited.map(drop).or_else(|e| bail!("{e:#}\n{}", self.diagnosis()))
     }
 
@@ -149,24 +152,17 @@ impl Lab {
 
     /// Waits until a policy's condition has this status, or until it is enforced at its newest generation.
     pub(crate) fn condition(&self, words: &[&str], kind: &str, status: &str) -> Result<Value> {
-        wait(
-            &format!("{} {kind}={status}", words.join(" ")),
-            Duration::from_secs(45),
-            Duration::from_millis(50),
-            || {
-                let object = self.get(words)?;
-                let generation = object.pointer("/metadata/generation").and_then(Value::as_i64);
-                let conditions =
-                    object.pointer("/status/conditions").and_then(Value::as_array).cloned().unwrap_or_default();
-                Ok(conditions.into_iter().find(|c| {
-                    c.get("type").and_then(Value::as_str) == Some(kind)
-                        && c.get("status").and_then(Value::as_str) == Some(status)
-                        && c.get("observedGeneration")
-                            .and_then(Value::as_i64)
-                            .is_none_or(|seen| Some(seen) == generation)
-                }))
-            },
-        )
+        wait(&format!("{} {kind}={status}", words.join(" ")), Duration::from_mins(2), Duration::from_millis(50), || {
+            let object = self.get(words)?;
+            let generation = object.pointer("/metadata/generation").and_then(Value::as_i64);
+            let conditions =
+                object.pointer("/status/conditions").and_then(Value::as_array).cloned().unwrap_or_default();
+            Ok(conditions.into_iter().find(|c| {
+                c.get("type").and_then(Value::as_str) == Some(kind)
+                    && c.get("status").and_then(Value::as_str) == Some(status)
+                    && c.get("observedGeneration").and_then(Value::as_i64).is_none_or(|seen| Some(seen) == generation)
+            }))
+        })
     }
 
     /// Asks again until the answer is the wanted one; the last answer in the error.
@@ -185,6 +181,7 @@ impl Lab {
             if began.elapsed() > limit {
                 bail!("{what}: after {limit:?} still {answer:?}");
             }
+            std::thread::sleep(PAUSE);
         }
     }
 

@@ -88,6 +88,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<String>,
     },
+    #[command(name = "__inside", hide = true)]
+    Inside {
+        process: i32,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
     #[command(name = "__alone", hide = true)]
     Alone { words: Vec<String> },
     #[command(name = "__alone-init", hide = true)]
@@ -116,6 +122,7 @@ fn run(task: Task) -> Result<()> {
         Task::Node { cluster, node } => cluster::launch::node(&cluster, &node),
         Task::NodeInit { cluster, node } => cluster::launch::init(&cluster, &node),
         Task::Exec { cluster, place, words } => cluster::launch::exec(&cluster, &place, &words),
+        Task::Inside { process, words } => cluster::launch::inside(process, &words),
         Task::Alone { words } => demo::enter(&words),
         Task::AloneInit { bin, mode } => demo::standalone::init(&bin, mode),
         Task::Become { words } => cluster::launch::become_command(&words),

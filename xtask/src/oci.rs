@@ -152,6 +152,9 @@ pub(crate) enum Layer {
     Gzip,
 }
 
+/// Where programs of an image are looked for.
+pub(crate) const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// An image to be written.
 #[derive(Clone, Debug)]
 pub(crate) struct ImageSpec {
@@ -176,7 +179,7 @@ impl ImageSpec {
             names: vec![name.to_owned()],
             entrypoint: vec![program.to_owned()],
             cmd: Vec::new(),
-            env: vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()],
+            env: vec![format!("PATH={SEARCH_PATH}")],
             rootfs,
             layer: Layer::Gzip,
         }

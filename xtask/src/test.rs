@@ -123,25 +123,19 @@ fn unit(report: &mut Report, filter: Option<&str>) -> Result<()> {
 
 /// The tests that need root, of the files that `belongs` picks.
 fn root_tests(report: &mut Report, filter: Option<&str>, rung: &str, belongs: &dyn Fn(&str) -> bool) -> Result<()> {
-    let mut selection = Selection::default();
-    for package in workspace::packages()? {
-        let files: Vec<&str> =
-            package.targets("test").filter(|name| name.starts_with("root_") && belongs(name)).collect();
-        if !files.is_empty() {
-            selection.cargo.extend(["--package".to_owned(), package.name.clone()]);
-            selection.cargo.extend(files.iter().flat_map(|file| ["--test".to_owned(), (*file).to_owned()]));
-        }
-    }
-    if selection.cargo.is_empty() {
+    let packages = workspace::packages()?;
+    let files = packages.iter().flat_map(|package| package.targets("test"));
+    let files: Vec<&str> = files.filter(|name| name.starts_with("root_") && belongs(name)).collect();
+    if files.is_empty() {
         report.skip(rung, "no test of this rung exists yet");
         return Ok(());
     }
+    let mut selection = Selection { cargo: workspace::tests(&files), ..Selection::default() };
     if !nix::unistd::geteuid().is_root() {
         bail!("these tests need root: run `cargo xtask test {rung}` as root");
     }
     // The BPF object, and the binaries that the agent's tests start.
-    let built = ["build", "--quiet", "--package", "axoneme-node-agent", "--package", "axoneme-cni"];
-    crate::command::show(workspace::cargo().args(built))?;
+    workspace::build_binaries()?;
     // One at a time: they share the machine's links and the two cores.
     selection.programs = vec!["--ignored".to_owned(), "--test-threads=1".to_owned()];
     selection.programs.extend(filter.map(str::to_owned));
@@ -170,7 +164,7 @@ fn stock_clients(report: &mut Report, filter: Option<&str>) -> Result<()> {
             return Ok(());
         }
     };
-    let cargo = ["--package", "axoneme-hubble", "--test", "stock_client"].map(str::to_owned).to_vec();
+    let cargo = workspace::tests(&["stock_client"]);
     let programs = std::iter::once("--ignored").chain(filter).map(str::to_owned).collect();
     libtest::run(report, STOCK_CLIENT, &Selection { cargo, programs, hubble_client: Some(client) })
 }

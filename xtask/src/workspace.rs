@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
-use crate::command::{output, program};
+use crate::command::{output, program, show};
 use crate::settings;
 
 /// How a dependency is used.
@@ -65,6 +65,22 @@ pub(crate) fn packages() -> Result<Vec<Package>> {
     ]))?;
     let metadata: Metadata = serde_json::from_str(&text).context("reading cargo metadata")?;
     Ok(metadata.packages)
+}
+
+/// Words that choose integration tests by the names of their files. Dependencies have the features that all of the
+/// workspace asks for, whichever tests are chosen: they are compiled once.
+pub(crate) fn tests(files: &[&str]) -> Vec<String> {
+    let files = files.iter().flat_map(|file| ["--test".to_owned(), (*file).to_owned()]);
+    std::iter::once("--workspace".to_owned()).chain(files).collect()
+}
+
+/// Programs of the product and of its tests.
+const PROGRAMS: &[&str] = &["axoneme-agent", "axoneme-cni", "axoneme-operator", "axoneme", "axoneme-workload"];
+
+/// Builds the programs, for the same reason together, but not the one that is running. They are in `target/debug`.
+pub(crate) fn build_binaries() -> Result<()> {
+    let programs = PROGRAMS.iter().flat_map(|program| ["--bin", program]);
+    show(cargo().args(["build", "--quiet", "--workspace"]).args(programs))
 }
 
 /// cargo in the repository.

@@ -86,6 +86,8 @@ pub const FLAG_CLOSED: u32 = 1 << 4;
 pub const FLAG_SERVICE: u32 = 1 << 5;
 /// The originator was sent back to itself by a Service.
 pub const FLAG_LOOPBACK: u32 = 1 << 6;
+/// That a rule would deny it was told: it is not told again with each change of a table or an address.
+pub const FLAG_AUDITED: u32 = 1 << 7;
 /// Any of the bits that keep a packet off the shortest path.
 pub const FLAGS_SLOW: u32 = FLAG_CLOSED | FLAG_SERVICE | FLAG_LOOPBACK;
 const ACTION_SHIFT: u32 = 8;

@@ -83,4 +83,6 @@ pub const CONTROL_TUNNEL: u32 = 3;
 pub const CONTROL_VERDICT: u32 = 4;
 /// Interface that leads into the waiting room of fragments; 0: there is none.
 pub const CONTROL_ROOM: u32 = 8;
+/// Tests: whether a socket of the node's sent the packet.
+pub const CONTROL_OWN: u32 = 9;
 pub const CONTROLS: u32 = 16;

@@ -95,6 +95,14 @@ pub enum FlowKind {
     New = 1,
     /// RST, or FIN from both ends.
     Closed = 2,
+    /// It went on when it was judged anew, but a rule would deny it that did not before.
+    Audited = 3,
+}
+
+/// In [`FlowEvent::audit`]: this side's policy would deny it, if it were enforced.
+#[inline(always)]
+pub const fn audit_bit(side: Direction) -> u8 {
+    1 << side as u8
 }
 
 /// A change of a connection's state. Source is the originator.
@@ -109,7 +117,8 @@ pub struct FlowEvent {
     pub packets: [u32; 2],
     pub source_identity: u32,
     pub destination_identity: u32,
-    /// Rule that allowed it on the last of the judging ends; 0: none.
+    /// Rule that allowed it on the last of the judging ends; 0: none. If `audit` is not 0: that of the destination's side,
+    /// which allows it or would deny it.
     pub rule: u32,
     /// Where the event was seen.
     pub ifindex: u32,
@@ -123,9 +132,11 @@ pub struct FlowEvent {
     pub tcp_flags: u8,
     /// [`HookPoint`].
     pub hook: u8,
-    pub reserved: u8,
-    pub reserved2: u16,
-    pub reserved3: u32,
+    /// Bits of [`audit_bit`].
+    pub audit: u8,
+    pub reserved: u16,
+    /// If `audit` is not 0: the rule of the source's side.
+    pub egress_rule: u32,
 }
 assert_layout!(
     FlowEvent,
@@ -141,9 +152,9 @@ assert_layout!(
     source_port = 80,
     kind = 84,
     hook = 88,
-    reserved = 89,
-    reserved2 = 90,
-    reserved3 = 92
+    audit = 89,
+    reserved = 90,
+    egress_rule = 92
 );
 
 /// Per-CPU counter of one (reason, direction).

@@ -16,6 +16,7 @@
 pub mod conntrack;
 pub mod constants;
 pub mod event;
+pub mod guard;
 pub mod policy;
 pub mod reason;
 pub mod service;
@@ -29,7 +30,10 @@ pub use reason::DropReason;
 ///
 /// 2: fragments expire; the control map has room for the waiting room. Policy tables are looked into in three levels: the
 /// peer's class, its kind where a bit of the slot announces entries for it, whoever. Connections are as in 1.
-pub const VERSION: u32 = 2;
+///
+/// 3: entries and defaults that pass what a rule would deny, and records of connections that say so. Connections are as
+/// before.
+pub const VERSION: u32 = 4;
 
 /// IPv6 address as two words in memory order.
 pub type Address6 = [u64; 2];
@@ -58,6 +62,7 @@ mod pod {
         crate::conntrack::Key6,
         crate::conntrack::Conntrack,
         crate::event::Metric,
+        crate::guard::Guard,
         crate::policy::PolicyKey,
         crate::policy::PolicyValue,
         crate::policy::Slot,

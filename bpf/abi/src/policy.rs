@@ -2,6 +2,7 @@
 
 use crate::{
     assert_layout,
+    event::{Direction, audit_bit},
     tables::{IDENTITY_FIRST_POD, IDENTITY_WORLD, IDENTITY_WORLD_V4, IDENTITY_WORLD_V6},
 };
 
@@ -59,7 +60,7 @@ pub struct PolicyValue {
     pub rule: u32,
     pub proxy_port: u16,
     pub auth: u8,
-    /// One of `DENY`, `ALLOW`, `DEFAULT_DENY`, `DEFAULT_ALLOW`.
+    /// One of `DENY`, `ALLOW`, `AUDIT`, `DEFAULT_DENY`, `DEFAULT_ALLOW`, `DEFAULT_AUDIT`.
     pub verdict: u8,
 }
 assert_layout!(PolicyValue, 8, rule = 0, proxy_port = 4, auth = 6, verdict = 7);
@@ -72,6 +73,9 @@ pub const ALLOW: u8 = 1;
 /// in the table, so that replacing the table replaces its defaults at the same instant.
 pub const DEFAULT_DENY: u8 = 2;
 pub const DEFAULT_ALLOW: u8 = 3;
+/// It passes, and that a rule would deny it is told.
+pub const AUDIT: u8 = 4;
+pub const DEFAULT_AUDIT: u8 = 5;
 
 /// A slot's revision and, for user space, its defaults.
 #[repr(C)]
@@ -100,11 +104,29 @@ pub struct Judgement {
     pub what: u32,
     /// Sum of the revisions of both slots, read before their tables were.
     pub revision: u32,
-    /// 0: allowed. Else reason and direction of the drop.
-    pub drop: u32,
+    /// 0: allowed. Below [`JUDGED_DROP`]: allowed, with the bits of the sides that would deny it
+    /// ([`crate::event::audit_bit`]). Else reason and direction of the drop.
+    pub outcome: u32,
     pub rule: u32,
+    /// Where a side would deny it: the rule of the source's side, `rule` being of the destination's.
+    pub egress_rule: u32,
 }
-assert_layout!(Judgement, 36, peers = 0, identities = 8, slots = 16, what = 20, revision = 24, drop = 28, rule = 32,);
+assert_layout!(
+    Judgement,
+    40,
+    peers = 0,
+    identities = 8,
+    slots = 16,
+    what = 20,
+    revision = 24,
+    outcome = 28,
+    rule = 32,
+    egress_rule = 36,
+);
+
+/// Reasons are above.
+pub const JUDGED_DROP: u32 = 4;
+const _: () = assert!(JUDGED_DROP == (audit_bit(Direction::Egress) << 1) as u32);
 
 /// Places for judgements on each CPU. A power of two.
 pub const JUDGEMENTS: u32 = 256;
@@ -114,6 +136,9 @@ pub const SLOT_VALID: u32 = 1;
 /// Default of ingress is allow; shifted by the direction's number for egress.
 pub const SLOT_ALLOW_INGRESS: u32 = 2;
 pub const SLOT_ALLOW_EGRESS: u32 = 4;
+/// What the default lets pass is told.
+pub const SLOT_AUDIT_INGRESS: u32 = 8;
+pub const SLOT_AUDIT_EGRESS: u32 = 16;
 
 const SLOT_KIND_SHIFT: u32 = 8;
 /// All flags of [`slot_kind`].

@@ -1,20 +1,48 @@
 //! Who is behind an address.
+//!
+//! What policy knows of an address is there twice, as [`Side`]s: the programs read the side that the lowest bit of the
+//! epoch names. Whoever changes several addresses at once writes the other side of each and then lets the epoch grow by
+//! one: for every packet all of them change together. An epoch that grows by two changes no side.
 
 use crate::assert_layout;
+
+/// What policy knows of an address.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Side {
+    pub identity: u32,
+    /// Peer class: key of policy tables.
+    pub peer: u32,
+}
+assert_layout!(Side, 8, identity = 0, peer = 4);
+
+impl Side {
+    #[must_use]
+    pub const fn new(identity: u32, peer: u32) -> Self {
+        Self { identity, peer }
+    }
+}
 
 /// Value of an ipcache prefix.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct IpInfo {
-    pub identity: u32,
-    /// Peer class: key of policy tables.
-    pub peer: u32,
+    /// By the lowest bit of the epoch.
+    pub sides: [Side; 2],
     /// Index in the node table of the node that holds the address; 0: plain routing.
     pub node: u16,
     /// Bits `IP_*`.
     pub flags: u16,
 }
-assert_layout!(IpInfo, 12, identity = 0, peer = 4, node = 8, flags = 10);
+assert_layout!(IpInfo, 20, sides = 0, node = 16, flags = 18);
+
+impl IpInfo {
+    /// The same on both sides.
+    #[must_use]
+    pub const fn settled(side: Side, node: u16, flags: u16) -> Self {
+        Self { sides: [side; 2], node, flags }
+    }
+}
 
 /// The address is a node's own: packets to it are routed by the stack. Its `node` serves replies to what came by the
 /// tunnel.
@@ -28,14 +56,24 @@ pub const IP_NODE_IMPLIED: u16 = 2;
 pub struct Endpoint {
     /// Host side of the pod's link.
     pub ifindex: u32,
-    pub identity: u32,
-    pub peer: u32,
-    pub slot: u16,
+    /// By the lowest bit of the epoch.
+    pub sides: [Side; 2],
+    /// Places of its policy table, as the sides.
+    pub slots: [u16; 2],
     /// Link-layer address of the pod's side in memory order; zero: not checked. Half words, not bytes: zeroing six bytes
     /// is a loop in BPF.
     pub mac: [u16; 3],
+    pub reserved: u16,
 }
-assert_layout!(Endpoint, 20, ifindex = 0, identity = 4, peer = 8, slot = 12, mac = 14);
+assert_layout!(Endpoint, 32, ifindex = 0, sides = 4, slots = 20, mac = 24, reserved = 30);
+
+impl Endpoint {
+    /// The same on both sides.
+    #[must_use]
+    pub const fn settled(ifindex: u32, side: Side, slot: u16, mac: [u16; 3]) -> Self {
+        Self { ifindex, sides: [side; 2], slots: [slot; 2], mac, reserved: 0 }
+    }
+}
 
 /// Nodes that packets are sent to. Entry 0 is never used.
 pub const NODES: u32 = 8192;

@@ -6,6 +6,7 @@ use axoneme_abi::{
     Conntrack, DropEvent, FlowEvent, Key4, Key6,
     constants::{CONTROL_EPOCH, CONTROL_NOW, CONTROL_RANDOM, CONTROL_ROOM, TICK_SHIFT, feature},
     event::{LOST_DROPS, LOST_FLOWS},
+    guard::Guard,
     policy::{Judgement, PREFIX_FULL, PolicyKey, PolicyValue},
     service::{
         Affinity4Key, Affinity6Key, Backend4, Backend6, BackendKey, Fragment4, Fragment6, Ports, Reverse4, Reverse6,
@@ -13,7 +14,7 @@ use axoneme_abi::{
     },
     tables::{Endpoint, IpInfo},
 };
-use axoneme_stages::{Choice, Env, Maps, Reverse, Timeout, V4, V6, fits, socket::Sockets};
+use axoneme_stages::{Choice, Env, Guards, Maps, Reverse, Timeout, V4, V6, fits, socket::Sockets};
 use aya_ebpf::{
     bindings::BPF_ANY,
     btf_maps::lpm_trie::Key,
@@ -215,7 +216,7 @@ macro_rules! maps {
     ($family:ty, $key:ty, $address:ty, $ipcache_key:expr, $service_key:ty, $affinity_key:ty, $backend:ty,
      $reverse:ident, $fragment_key:ty, $socket_key:expr,
      $ct:ident $ipcache:ident $endpoints:ident $services:ident $backends:ident $affinity:ident $translations:ident
-     $reverses:ident $fragments:ident $sockets:ident) => {
+     $reverses:ident $fragments:ident $sockets:ident $guarded:ident $apiservers:ident) => {
         impl Maps<$family> for Kernel {
             #[inline(always)]
             fn with_conntrack<R>(&self, key: &$key, then: impl FnOnce(&mut Conntrack) -> R) -> Option<R> {
@@ -291,6 +292,26 @@ macro_rules! maps {
                 let _ = $fragments.insert(key, value, BPF_ANY as u64);
             }
         }
+        impl Guards<$family> for Kernel {
+            #[inline(always)]
+            fn guard(&self) -> Guard {
+                GUARD.get(0).copied().unwrap_or_default()
+            }
+            #[inline(always)]
+            fn is_apiserver(&self, address: $address) -> bool {
+                // SAFETY: only whether it is there is asked.
+                unsafe { $apiservers.get(&address) }.is_some()
+            }
+            #[inline(always)]
+            fn with_guarded<R>(&self, key: &$key, then: impl FnOnce(&mut Conntrack) -> R) -> Option<R> {
+                // SAFETY: as `with_conntrack`.
+                $guarded.get_ptr_mut(key).map(|p| then(unsafe { &mut *p }))
+            }
+            #[inline(always)]
+            fn put_guarded(&self, key: &$key, value: &Conntrack) -> bool {
+                $guarded.insert(key, value, BPF_ANY as u64).is_ok()
+            }
+        }
         impl Sockets<$family> for Kernel {
             #[inline(always)]
             fn frontend(&self, cookie: u64, protocol: u8, backend: &Choice<$family>) -> Option<Choice<$family>> {
@@ -348,7 +369,9 @@ fn socket6(cookie: u64, protocol: u8, b: &Choice<V6>) -> Socket6Key {
 
 maps!(V4, Key4, u32, |a: u32| Key::new(32, a.to_ne_bytes()), Service4Key, Affinity4Key, Backend4, Reverse4,
     Fragment4, socket4,
-    CT4 IPCACHE4 ENDPOINTS4 SERVICES4 BACKENDS4 AFFINITY4 TRANSLATIONS4 REVERSE4 FRAGMENTS4 SOCKETS4);
+    CT4 IPCACHE4 ENDPOINTS4 SERVICES4 BACKENDS4 AFFINITY4 TRANSLATIONS4 REVERSE4 FRAGMENTS4 SOCKETS4 GUARDED4
+    APISERVERS4);
 maps!(V6, Key6, [u64; 2], |a: [u64; 2]| Key::new(128, bytes6(a)), Service6Key, Affinity6Key, Backend6, Reverse6,
     Fragment6, socket6,
-    CT6 IPCACHE6 ENDPOINTS6 SERVICES6 BACKENDS6 AFFINITY6 TRANSLATIONS6 REVERSE6 FRAGMENTS6 SOCKETS6);
+    CT6 IPCACHE6 ENDPOINTS6 SERVICES6 BACKENDS6 AFFINITY6 TRANSLATIONS6 REVERSE6 FRAGMENTS6 SOCKETS6 GUARDED6
+    APISERVERS6);

@@ -6,6 +6,7 @@
 #![allow(internal_features, reason = "see above")]
 
 mod environment;
+mod guard;
 mod maps;
 mod skb;
 mod sock_addr;

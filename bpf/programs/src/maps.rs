@@ -6,6 +6,7 @@ use axoneme_abi::{
     Conntrack, DropEvent, FlowEvent, Key4, Key6,
     constants::CONTROLS,
     event::{METRICS, Metric},
+    guard::{API_SERVERS, Guard},
     policy::{JUDGEMENTS, Judgement, PolicyKey, PolicyValue, SLOTS as SLOT_COUNT, Slot, TABLE_ENTRIES},
     service::{
         Affinity4Key, Affinity6Key, Backend4, Backend6, BackendKey, Fragment4, Fragment6, Ports, Reverse4, Reverse6,
@@ -94,6 +95,18 @@ pub(crate) static SOCKETS6: LruHashMap<Socket6Key, Backend6, 16384> = LruHashMap
 pub(crate) static FRAGMENTS4: LruHashMap<Fragment4, Ports, 8192> = LruHashMap::new();
 #[btf_map]
 pub(crate) static FRAGMENTS6: LruHashMap<Fragment6, Ports, 8192> = LruHashMap::new();
+
+#[btf_map]
+pub(crate) static GUARD: Array<Guard, 1> = Array::new();
+#[btf_map]
+pub(crate) static APISERVERS4: HashMap<u32, u32, { API_SERVERS as usize }, SPARSE> = HashMap::new();
+#[btf_map]
+pub(crate) static APISERVERS6: HashMap<[u64; 2], u32, { API_SERVERS as usize }, SPARSE> = HashMap::new();
+/// Connections of the node itself, beside those of pods.
+#[btf_map]
+pub(crate) static GUARDED4: LruHashMap<Key4, Conntrack, 16384> = LruHashMap::new();
+#[btf_map]
+pub(crate) static GUARDED6: LruHashMap<Key6, Conntrack, 16384> = LruHashMap::new();
 
 #[btf_map]
 pub(crate) static DROPS: RingBuf<DropEvent, { 1 << 18 }> = RingBuf::new();

@@ -22,10 +22,10 @@ use crate::{
 };
 
 /// On to the next program, and if there is none into the stack.
-const NEXT: i32 = -1;
-const SHOT: i32 = 2;
-const ETHERTYPE_IPV4: u16 = 0x0800;
-const ETHERTYPE_IPV6: u16 = 0x86dd;
+pub(crate) const NEXT: i32 = -1;
+pub(crate) const SHOT: i32 = 2;
+pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800;
+pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd;
 /// `PACKET_HOST` of include/uapi/linux/if_packet.h.
 const PACKET_HOST: u32 = 0;
 const ZERO_CHECKSUM: u64 = 2;
@@ -140,7 +140,7 @@ where
 }
 
 /// The family's scratch space.
-trait Scratch: Family {
+pub(crate) trait Scratch: Family {
     fn work() -> Option<*mut Work<Self>>;
 }
 impl Scratch for V4 {

@@ -83,7 +83,7 @@ pub(crate) const fn goes_on(tcp_flags: u8) -> bool {
 }
 
 #[inline(always)]
-fn lifetime(protocol: u8, flags: u32) -> Timeout {
+pub(crate) fn lifetime(protocol: u8, flags: u32) -> Timeout {
     match (protocol, flags & FLAG_REPLIED != 0) {
         (TCP, true) => Timeout::Established,
         (TCP, false) => Timeout::Opening,
@@ -253,8 +253,14 @@ pub(crate) fn event<F: Family>(
         protocol: flow.protocol,
         tcp_flags: flow.tcp_flags,
         hook,
+        audit: 0,
         reserved: 0,
-        reserved2: 0,
-        reserved3: 0,
+        egress_rule: 0,
     }
+}
+
+/// The event with what its judgement said would be denied.
+#[inline(always)]
+pub(crate) const fn audited(event: FlowEvent, judged: Verdict) -> FlowEvent {
+    FlowEvent { rule: judged.node, audit: judged.argument as u8, egress_rule: judged.identity, ..event }
 }

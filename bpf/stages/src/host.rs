@@ -12,13 +12,14 @@ use std::{
 
 use axoneme_abi::{
     Conntrack, DropEvent, FlowEvent,
+    guard::Guard,
     policy::{Judgement, PREFIX_FIXED, PolicyKey, PolicyValue, Slot},
     service::{BackendKey, Ports, Service},
     tables::{Endpoint, IpInfo, Waiting},
 };
 
 use crate::{
-    Env, Family, Maps, Packet, Plain, Timeout, V4, V6,
+    Env, Family, Guards, Maps, Packet, Plain, Timeout, V4, V6,
     family::{Choice, Reverse},
     socket::Sockets,
 };
@@ -40,6 +41,9 @@ pub struct Tables<F: Family> {
     pub reverse: RefCell<HashMap<F::Key, Reverse<F>>>,
     pub fragments: RefCell<HashMap<F::FragmentKey, Ports>>,
     pub sockets: RefCell<Vec<Socket<F>>>,
+    /// The node's own connections.
+    pub guarded: RefCell<HashMap<F::Key, Conntrack>>,
+    pub apiservers: RefCell<Vec<F::Address>>,
 }
 
 impl<F: Family> Default for Tables<F> {
@@ -55,6 +59,8 @@ impl<F: Family> Default for Tables<F> {
             reverse: RefCell::default(),
             fragments: RefCell::default(),
             sockets: RefCell::default(),
+            guarded: RefCell::default(),
+            apiservers: RefCell::default(),
         }
     }
 }
@@ -76,6 +82,7 @@ pub struct Host {
     pub overlay: Cell<u32>,
     pub room: Cell<u32>,
     pub waiting: Cell<Waiting>,
+    pub guard: Cell<Guard>,
     pub drops: RefCell<Vec<DropEvent>>,
     pub flows: RefCell<Vec<FlowEvent>>,
     pub counts: RefCell<HashMap<(u8, u8), (u64, u64)>>,
@@ -264,6 +271,25 @@ where
     }
     fn put_frontend(&self, cookie: u64, protocol: u8, backend: &Choice<F>, frontend: &Choice<F>) -> bool {
         self.tables().sockets.borrow_mut().push((cookie, protocol, *backend, *frontend));
+        true
+    }
+}
+
+impl<F: Family> Guards<F> for Host
+where
+    Host: HasTables<F> + Maps<F>,
+{
+    fn guard(&self) -> Guard {
+        self.guard.get()
+    }
+    fn is_apiserver(&self, address: F::Address) -> bool {
+        self.tables().apiservers.borrow().contains(&address)
+    }
+    fn with_guarded<R>(&self, key: &F::Key, then: impl FnOnce(&mut Conntrack) -> R) -> Option<R> {
+        self.tables().guarded.borrow_mut().get_mut(key).map(then)
+    }
+    fn put_guarded(&self, key: &F::Key, value: &Conntrack) -> bool {
+        self.tables().guarded.borrow_mut().insert(*key, *value);
         true
     }
 }

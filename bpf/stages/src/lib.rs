@@ -7,6 +7,8 @@
 //!             fragment ─▶ source check ─▶ service ─▶ peers ─▶ policy ─▶ conntrack ─▶ forward, translate, reject
 //! ```
 //!
+//! The host firewall ([`guard`]) stands beside this: it judges the node's own traffic on its devices.
+//!
 //! Nouns: a [`Flow`] is what a packet's headers say; an [`End`] is who is behind an address; a [`Verdict`] is what
 //! happens to the packet. [`Family`] is IPv4 or IPv6; [`Env`] and [`Maps`] are the maps and constants; [`Packet`] is the
 //! buffer. The kernel implements them with helpers (`bpf/programs`), the host with vectors and hash maps ([`host`]), so
@@ -25,6 +27,7 @@ mod env;
 mod family;
 mod forward;
 mod fragment;
+mod guard;
 #[cfg(any(test, feature = "host"))]
 pub mod host;
 mod icmp;
@@ -46,6 +49,7 @@ mod work;
 pub use env::{Env, Maps, Timeout};
 pub use family::{Choice, Family, Flow, FlowKind, Reverse};
 pub use fragment::fits;
+pub use guard::{Guards, guard};
 pub use neighbour::other_protocol;
 pub use overlay::to_overlay;
 pub use packet::{Packet, Plain};

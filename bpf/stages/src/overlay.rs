@@ -23,11 +23,12 @@ pub fn to_overlay<F: Family, E: Maps<F>, P: Packet>(env: &E, packet: &P) -> Verd
         Ok(f) => f,
         Err(reason) => return Verdict::drop(reason, Direction::Egress),
     };
-    let destination = resolve::<F, E>(env, flow.destination);
+    let epoch = env.epoch();
+    let destination = resolve::<F, E>(env, flow.destination, epoch);
     if destination.node == 0 {
         return Verdict::drop(DropReason::NoTunnelEndpoint, Direction::Egress);
     }
-    let source = resolve::<F, E>(env, flow.source);
+    let source = resolve::<F, E>(env, flow.source, epoch);
     let identity = if source.identity == IDENTITY_HOST { IDENTITY_REMOTE_NODE } else { source.identity };
     let [d0, d1, d2, d3, d4, d5] = HOST_MAC;
     let [s0, s1, s2, s3, s4, s5] = OVERLAY_SOURCE_MAC;

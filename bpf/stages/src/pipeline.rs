@@ -2,10 +2,10 @@
 
 use axoneme_abi::{
     Direction, DropEvent, DropReason, FlowKind as EventKind,
-    conntrack::{FLAG_LOOPBACK, FLAG_SERVICE},
+    conntrack::{FLAG_AUDITED, FLAG_LOOPBACK, FLAG_SERVICE},
     constants::{LAPS, MARK_LAPS_MASK, MARK_MET_SHIFT, MARK_WAITING, feature},
     event::METRIC_ALLOWED,
-    tables::{IDENTITY_HOST, IDENTITY_REMOTE_NODE},
+    tables::{IDENTITY_FIRST_POD, IDENTITY_HOST, IDENTITY_REMOTE_NODE},
 };
 
 use crate::{
@@ -255,8 +255,8 @@ fn ends<F: Family, E: Maps<F>, const HOOK: u8>(env: &E, w: &mut Work<F>) {
     let loopback = w.flags & FLAG_LOOPBACK != 0;
     let source = if loopback && w.forward { w.flow.destination } else { w.flow.source };
     let destination = if loopback && !w.forward { w.flow.source } else { w.flow.destination };
-    w.source = resolve::<F, E>(env, source);
-    w.destination = resolve::<F, E>(env, destination);
+    w.source = resolve::<F, E>(env, source, w.epoch);
+    w.destination = resolve::<F, E>(env, destination, w.epoch);
     w.resolved = true;
 }
 
@@ -295,11 +295,14 @@ fn place<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, w
     }
 }
 
-/// The sender's word counts: its tables are ahead of ours when a pod has just started or changed.
+/// The sender's word counts where this node knows of no pod at the address, which has just started. Of a pod that it
+/// knows, what it was told counts: by that its tables are made, and whoever gets a packet into the tunnel cannot choose
+/// whom it comes from. So a pod is judged as with native routing, and by one state while it changes.
 #[inline(always)]
 fn claim<F: Family>(identity: u32, w: &mut Work<F>) {
     let node = identity == IDENTITY_REMOTE_NODE && w.source.is_node();
-    if w.source.identity != identity && !node {
+    let known = w.source.identity >= IDENTITY_FIRST_POD;
+    if w.source.identity != identity && !node && !known {
         w.source.identity = identity;
         w.source.peer = identity;
     }
@@ -355,7 +358,8 @@ fn policy<F: Family, E: Maps<F>>(env: &E, w: &mut Work<F>) -> Step {
 #[inline(always)]
 fn prepare<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, w: &mut Work<F>) {
     let revision = w.epoch.wrapping_add(w.revision);
-    let seen = (packet.length(), w.done.flags);
+    let audited = if w.verdict.argument != 0 { FLAG_AUDITED } else { 0 };
+    let seen = (packet.length(), w.done.flags | audited);
     w.fresh = create::<F, E, HOOK>(env, &w.flow, &w.source, &w.destination, w.from_b, seen, revision);
 }
 
@@ -365,13 +369,18 @@ fn again<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, w
     let (ifindex, length) = (packet.ifindex(), packet.length());
     let met = met::<P, HOOK>(packet);
     let key = w.key;
+    let judged = w.verdict;
     let v = env.with_conntrack(&key, |ct| {
+        let told = ct.flags & FLAG_AUDITED != 0;
         renew(ct, &w.fresh);
         if !belongs::<HOOK>(ct, w.from_b, ifindex) {
             return Verdict::drop(DropReason::InvalidSourceIp, direction::<P, HOOK>(packet));
         }
-        if track(env, ct, &w.flow, w.from_b, length) {
-            env.flow_event(&conntrack::event(ct, &w.flow, w.from_b, EventKind::Closed, 0, (ifindex, met)));
+        let closed = track(env, ct, &w.flow, w.from_b, length);
+        if closed || (judged.argument != 0 && !told) {
+            let kind = if closed { EventKind::Closed } else { EventKind::Audited };
+            let event = conntrack::event(ct, &w.flow, w.from_b, kind, 0, (ifindex, met));
+            env.flow_event(&if closed { event } else { conntrack::audited(event, judged) });
         }
         verdict::<HOOK>(ct, w.from_b)
     });
@@ -385,7 +394,7 @@ fn again<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, w
 /// Records a new connection.
 #[inline(never)]
 fn record<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, w: &mut Work<F>) {
-    let rule = w.verdict.node;
+    let judged = w.verdict;
     let failed = Verdict::drop(DropReason::ConntrackInsert, direction::<P, HOOK>(packet));
     if w.done.flags & FLAG_SERVICE != 0 && !service::remember(env, w) {
         w.verdict = failed;
@@ -399,8 +408,8 @@ fn record<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, 
     }
     env.count(METRIC_ALLOWED as u8, direction::<P, HOOK>(packet) as u8, 0);
     let seen = (packet.ifindex(), met::<P, HOOK>(packet));
-    let event = conntrack::event(&w.fresh, &w.flow, w.from_b, EventKind::New, rule, seen);
-    env.flow_event(&event);
+    let event = conntrack::event(&w.fresh, &w.flow, w.from_b, EventKind::New, 0, seen);
+    env.flow_event(&conntrack::audited(event, judged));
     w.verdict = verdict::<HOOK>(&w.fresh, w.from_b);
 }
 
@@ -450,11 +459,15 @@ fn report<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, 
         time: 0,
         source: F::words(flow.source),
         destination: F::words(flow.destination),
-        source_identity: if w.resolved { w.source.identity } else { resolve::<F, E>(env, flow.source).identity },
+        source_identity: if w.resolved {
+            w.source.identity
+        } else {
+            resolve::<F, E>(env, flow.source, env.epoch()).identity
+        },
         destination_identity: if w.resolved {
             w.destination.identity
         } else {
-            resolve::<F, E>(env, flow.destination).identity
+            resolve::<F, E>(env, flow.destination, env.epoch()).identity
         },
         rule: w.verdict.node,
         ifindex: packet.ifindex(),

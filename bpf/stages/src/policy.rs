@@ -4,8 +4,11 @@ use axoneme_abi::{
     Direction, DropReason,
     conntrack::NO_SLOT,
     constants::feature,
-    policy::{DEFAULT_DENY, DENY, JUDGEMENTS, Judgement, PolicyKey, kind, slot_kind},
-    tables::{Endpoint, IDENTITY_HOST, IDENTITY_WORLD, IP_NODE, IpInfo},
+    event::audit_bit,
+    policy::{
+        AUDIT, DEFAULT_AUDIT, DEFAULT_DENY, DENY, JUDGED_DROP, JUDGEMENTS, Judgement, PolicyKey, kind, slot_kind,
+    },
+    tables::{Endpoint, IDENTITY_HOST, IDENTITY_WORLD, IP_NODE, IpInfo, Side},
 };
 
 use crate::{Env, Family, Kind, Maps, Verdict};
@@ -36,21 +39,23 @@ impl End {
         self.flags & IP_NODE != 0
     }
     #[inline(always)]
-    pub(crate) const fn endpoint(e: Endpoint) -> Self {
-        Self {
-            ifindex: e.ifindex,
-            identity: e.identity,
-            peer: e.peer,
-            node: 0,
-            flags: 0,
-            slot: e.slot,
-            mac: mac(e.mac),
-        }
+    pub(crate) const fn endpoint(e: Endpoint, epoch: u32) -> Self {
+        let [even, odd] = e.slots;
+        let Side { identity, peer } = side(e.sides, epoch);
+        let slot = if epoch & 1 == 0 { even } else { odd };
+        Self { ifindex: e.ifindex, identity, peer, node: 0, flags: 0, slot, mac: mac(e.mac) }
     }
     #[inline(always)]
-    pub(crate) const fn remote(i: IpInfo) -> Self {
-        Self { ifindex: 0, identity: i.identity, peer: i.peer, node: i.node, flags: i.flags, slot: NO_SLOT, mac: 0 }
+    pub(crate) const fn remote(i: IpInfo, epoch: u32) -> Self {
+        let Side { identity, peer } = side(i.sides, epoch);
+        Self { ifindex: 0, identity, peer, node: i.node, flags: i.flags, slot: NO_SLOT, mac: 0 }
     }
+}
+
+/// Chosen by a condition, not by an index: old verifiers follow no variable place on the stack.
+#[inline(always)]
+const fn side([even, odd]: [Side; 2], epoch: u32) -> Side {
+    if epoch & 1 == 0 { even } else { odd }
 }
 
 /// A link-layer address as one word.
@@ -59,16 +64,15 @@ pub(crate) const fn mac([a, b, c]: [u16; 3]) -> u64 {
     a as u64 | (b as u64) << 16 | (c as u64) << 32
 }
 
-/// Who is behind the address: an endpoint of this node, else what the ipcache says, else the world.
+/// Who is behind the address: an endpoint of this node, else what the ipcache says, else the world. `epoch`: as it was
+/// before this call; all ends of a packet by the same one.
 #[inline(always)]
-pub(crate) fn resolve<F: Family, E: Maps<F>>(env: &E, address: F::Address) -> End {
+pub(crate) fn resolve<F: Family, E: Maps<F>>(env: &E, address: F::Address, epoch: u32) -> End {
     if let Some(e) = env.endpoint(address) {
-        return End::endpoint(e);
+        return End::endpoint(e, epoch);
     }
-    match env.ipcache(address) {
-        Some(i) => End::remote(i),
-        None => End::remote(IpInfo { identity: IDENTITY_WORLD, peer: IDENTITY_WORLD, node: 0, flags: 0 }),
-    }
+    let world = Side::new(IDENTITY_WORLD, IDENTITY_WORLD);
+    End::remote(env.ipcache(address).unwrap_or(IpInfo::settled(world, 0, 0)), epoch)
 }
 
 /// Whom a judgement is of: what decides it besides the tables.
@@ -82,8 +86,9 @@ fn case<F: Family>(source: &End, destination: &End, protocol: u8, port: u16, rev
         slots: [source.slot, destination.slot],
         what: protocol as u32 | places << 8 | family << 10 | (port as u32) << 16,
         revision,
-        drop: 0,
+        outcome: 0,
         rule: 0,
+        egress_rule: 0,
     }
 }
 
@@ -96,7 +101,8 @@ fn place_of(of: &Judgement) -> u32 {
     (h >> 16 ^ h >> 24) & (JUDGEMENTS - 1)
 }
 
-/// A judgement: [`Verdict::PASS`] with the rule in `node`, or a drop. `revision`: sum of both ends' slots as it was before
+/// A judgement: [`Verdict::PASS`] with the rule in `node`, or a drop. Where a side would deny it if it were enforced:
+/// the sides' bits in `argument`, the destination's rule in `node`, the source's in `identity`. `revision`: sum of both ends' slots as it was before
 /// this call. The tables are asked only where nobody of the same kind was judged since.
 #[inline(always)]
 pub(crate) fn judge<F: Family, E: Env>(
@@ -114,47 +120,59 @@ pub(crate) fn judge<F: Family, E: Env>(
             && j.identities == of.identities
             && j.slots == of.slots
             && j.revision == of.revision;
-        same.then_some(if j.drop == 0 {
-            Verdict { node: j.rule, ..Verdict::PASS }
-        } else {
-            Verdict { kind: Kind::Drop, argument: j.drop, node: j.rule, identity: 0 }
-        })
+        let kind = if j.outcome < JUDGED_DROP { Kind::Pass } else { Kind::Drop };
+        same.then_some(Verdict { kind, argument: j.outcome, node: j.rule, identity: j.egress_rule })
     });
     if let Some(Some(v)) = kept {
         return v;
     }
     let v = ask::<F, E>(env, source, destination, protocol, port);
-    let drop = if v.is_drop() { v.argument } else { 0 };
-    env.with_judgement(place, |j| *j = Judgement { drop, rule: v.node, ..of });
+    env.with_judgement(place, |j| *j = Judgement { outcome: v.argument, rule: v.node, egress_rule: v.identity, ..of });
     v
 }
 
 /// Asks the tables.
 #[inline(always)]
 fn ask<F: Family, E: Env>(env: &E, source: &End, destination: &End, protocol: u8, port: u16) -> Verdict {
-    let mut rule = 0;
+    let mut egress = Verdict::PASS;
     if source.is_local() {
         let v = table::<F, E>(env, source.slot, destination, Direction::Egress, protocol, port);
         if v.is_drop() {
             return v;
         }
-        rule = v.node;
+        egress = v;
     }
     // The node may always reach its own pods (probes), where the configuration says so.
     let own_host = !source.is_local() && source.identity == IDENTITY_HOST && env.feature(feature::ALLOW_OWN_HOST);
     if destination.is_local() && !own_host {
         let v = table::<F, E>(env, destination.slot, source, Direction::Ingress, protocol, port);
-        if v.is_drop() || v.node != 0 {
+        if v.is_drop() {
             return v;
         }
+        let audit = egress.argument | v.argument;
+        if audit != 0 {
+            return Verdict { argument: audit, node: v.node, identity: egress.node, ..Verdict::PASS };
+        }
+        if v.node != 0 {
+            return v;
+        }
+    } else if egress.argument != 0 {
+        return Verdict { node: 0, identity: egress.node, ..egress };
     }
-    Verdict { node: rule, ..Verdict::PASS }
+    egress
 }
 
 /// One table: the peer's entries, then those of its kind, then those of whoever, the last of which is the default. A slot
 /// without a table, and a table without a default, let nothing pass.
 #[inline(always)]
-fn table<F: Family, E: Env>(env: &E, slot: u16, peer: &End, direction: Direction, protocol: u8, port: u16) -> Verdict {
+pub(crate) fn table<F: Family, E: Env>(
+    env: &E,
+    slot: u16,
+    peer: &End,
+    direction: Direction,
+    protocol: u8,
+    port: u16,
+) -> Verdict {
     let key = PolicyKey { peer: peer.peer, direction: direction as u8, protocol, port: port.to_be() };
     let mut entry = env.policy(slot, &key);
     if entry.is_none() {
@@ -171,6 +189,7 @@ fn table<F: Family, E: Env>(env: &E, slot: u16, peer: &End, direction: Direction
     match v.verdict {
         DENY => Verdict::denied(DropReason::PolicyDeny, direction, v.rule),
         DEFAULT_DENY => Verdict::denied(DropReason::PolicyDenied, direction, v.rule),
+        AUDIT | DEFAULT_AUDIT => Verdict { argument: audit_bit(direction) as u32, node: v.rule, ..Verdict::PASS },
         _ if v.auth != 0 => Verdict::denied(DropReason::AuthRequired, direction, v.rule),
         _ => Verdict { node: v.rule, ..Verdict::PASS },
     }

@@ -8,7 +8,7 @@ use axoneme_abi::{
     constants::feature,
     policy::{ALLOW, DEFAULT_ALLOW, DEFAULT_DENY, DENY, PREFIX_FIXED, PREFIX_FULL, PolicyKey, PolicyValue, Slot},
     service::{BackendKey, Service},
-    tables::{Endpoint, IP_NODE, IpInfo},
+    tables::{Endpoint, IP_NODE, IpInfo, Side},
 };
 
 use crate::{
@@ -19,6 +19,7 @@ use crate::{
 };
 
 mod connections;
+mod guard;
 mod headers;
 mod places;
 mod policy;
@@ -193,13 +194,17 @@ where
 {
     let t: &crate::host::Tables<F> = h.tables();
     for (last, link, slot) in [(A, LINK_A, 1), (B, LINK_B, 2)] {
-        let e =
-            Endpoint { ifindex: link, identity: 100 + u32::from(last), peer: 100 + u32::from(last), slot, mac: [0; 3] };
+        let own = 100 + u32::from(last);
+        let e = Endpoint::settled(link, Side::new(own, own), slot, [0; 3]);
         t.endpoints.borrow_mut().push((F::address(last), e));
     }
     let bits = if F::NUMBER == 4 { 32 } else { 128 };
     for (last, identity, node, flags) in [(REMOTE, 103, 7, 0), (NODE, 1, 0, IP_NODE), (OTHER_NODE, 6, 7, IP_NODE)] {
-        t.ipcache.borrow_mut().push((F::address(last), bits, IpInfo { identity, peer: identity, node, flags }));
+        t.ipcache.borrow_mut().push((
+            F::address(last),
+            bits,
+            IpInfo::settled(Side::new(identity, identity), node, flags),
+        ));
     }
 }
 

@@ -249,12 +249,12 @@ pub(crate) fn rows() -> RowSet {
         let bits = if port == 0 { 0 } else { 16 };
         let protocol = (port != 0).then_some(Protocol::TCP);
         let key = PolicyKey { direction, peer: PeerClass(peer), protocol, port, port_bits: bits };
-        (key, PolicyEntry { allow, rule: RuleId(rule), proxy_port: 0, auth: 0 })
+        (key, PolicyEntry { allow, audit: false, rule: RuleId(rule), proxy_port: 0, auth: 0 })
     };
-    let open = DirectionDefault { allow: true, rule: RuleId(0) };
+    let open = DirectionDefault { allow: true, audit: false, rule: RuleId(0) };
     let web = TableRow {
         id: TableId(0xab),
-        ingress_default: DirectionDefault { allow: false, rule: RuleId(5) },
+        ingress_default: DirectionDefault { allow: false, audit: false, rule: RuleId(5) },
         egress_default: open,
         entries: [entry(Direction::Ingress, 301, 8080, true, 6), entry(Direction::Egress, 2, 0, false, 2)].into(),
         policies: [(ObjectRef::new(Kind::NetworkPolicy, "shop", "web"), 4)].into(),

@@ -8,8 +8,8 @@ use std::{
 use axoneme_model::{
     Cidr, Identity, Labels, ObjectRef,
     rows::{
-        DirectionDefault, EndpointRow, IdentityRow, IpRow, NodeRow, PolicyEntry, PolicyKey, RowSet, RuleId, RuleRow,
-        ServiceRow, TableId, TableRow,
+        DirectionDefault, EndpointRow, GuardRow, IdentityRow, IpRow, NodeRow, PolicyEntry, PolicyKey, RowSet, RuleId,
+        RuleRow, ServiceRow, TableId, TableRow,
     },
 };
 
@@ -39,6 +39,8 @@ pub struct ChangeSet {
     pub endpoints: Changes<Arc<str>, EndpointRow>,
     pub ips: Changes<Cidr, IpRow>,
     pub services: Changes<(Arc<str>, Arc<str>), ServiceRow>,
+    /// What guards nodes themselves, by node. The tables are among the tables.
+    pub guards: Changes<Arc<str>, GuardRow>,
     /// Tables that a node starts (`true`) or stops (`false`) to need.
     pub needs: BTreeMap<(Arc<str>, TableId), bool>,
     /// Identity labels that became wanted (`true`) or are not wanted any more (`false`), with or without a number.
@@ -56,6 +58,7 @@ impl ChangeSet {
             && self.endpoints.is_empty()
             && self.ips.is_empty()
             && self.services.is_empty()
+            && self.guards.is_empty()
             && self.needs.is_empty()
     }
 }

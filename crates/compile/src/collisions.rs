@@ -22,7 +22,7 @@ fn rows_stay_right_while_ids_go_from_one_key_to_another() {
         rig.number(rng, 100);
         rig.check(&format!("AXONEME_SEED={seed} start"));
         for step in 0..20 {
-            let batch: Vec<Event> = (0..=rng.below(2)).map(|_| mutation(rig.compiler.world(), rng)).collect();
+            let batch: Vec<Event> = (0..=rng.below(2)).map(|_| mutation(&rig.compiler.world(), rng)).collect();
             let what = format!("AXONEME_SEED={seed} step {step} {batch:#?}");
             rig.apply(batch);
             rig.number(rng, 80);

@@ -12,6 +12,7 @@ mod addresses;
 mod book;
 mod classes;
 mod fit;
+pub(crate) mod guards;
 mod index;
 mod pods;
 mod sets;
@@ -26,7 +27,9 @@ use std::{
 
 use axoneme_model::{
     Cidr, Identity, Labels, ObjectRef, Policy, World, cidr,
-    rows::{EndpointRow, IdentityRow, IpRow, NodeRow, RowSet, RuleId, RuleRow, ServiceRow, TableId, TableRow},
+    rows::{
+        EndpointRow, GuardRow, IdentityRow, IpRow, NodeRow, RowSet, RuleId, RuleRow, ServiceRow, TableId, TableRow,
+    },
     world::{CidrGroup, ClusterConfig, Namespace, Node, Pod, Service},
 };
 
@@ -40,7 +43,7 @@ use crate::{
     spec::RuleSpec,
 };
 
-pub use fit::{Excess, Fit};
+pub use fit::{Closure, Excess, Fit, GroupExcess, Misfits};
 
 /// Something in the cluster changed. None: it is gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +51,8 @@ pub enum Event {
     /// Everything is compiled anew; the changes are still only the rows that differ.
     Config(ClusterConfig),
     Namespace(Arc<str>, Option<Namespace>),
-    Pod(PodKey, Option<Pod>),
+    /// Shared with whoever says it: of a large cluster pods are most of what is kept.
+    Pod(PodKey, Option<Arc<Pod>>),
     Node(Arc<str>, Option<Node>),
     Service(PodKey, Option<Service>),
     CidrGroup(Arc<str>, Option<CidrGroup>),
@@ -73,7 +77,9 @@ pub enum Event {
 /// until there is a number.
 #[derive(Debug)]
 pub struct Compiler {
+    /// All but the pods.
     world: World,
+    said: BTreeMap<PodKey, Arc<Pod>>,
     assignments: Assignments,
     book: book::RuleBook,
     index: index::RuleIndex,
@@ -85,8 +91,12 @@ pub struct Compiler {
     classes: classes::Classes,
     tables: tables::Tables,
     meant: tables::Meant,
+    /// The table of each node that rules select.
+    guards: BTreeMap<Arc<str>, TableId>,
     rows: Rows,
     dirty: Dirty,
+    /// Entries that tables may have.
+    limit: usize,
 }
 
 /// Rows that are kept as they are sent.
@@ -98,7 +108,8 @@ struct Rows {
     ips: Tracked<Cidr, IpRow>,
     services: Tracked<(Arc<str>, Arc<str>), ServiceRow>,
     wanted: Tracked<Labels, ()>,
-    /// How many endpoints of a node use a table.
+    guards: Tracked<Arc<str>, GuardRow>,
+    /// How many endpoints of a node use a table, and whether it guards the node itself.
     needs: Tracked<(Arc<str>, TableId), usize>,
 }
 
@@ -115,6 +126,10 @@ struct Dirty {
     /// Label sets that other rules apply to.
     sets: BTreeSet<sets::SetId>,
     endpoints: BTreeSet<PodKey>,
+    /// Nodes that other rules may select.
+    guards: BTreeSet<Arc<str>>,
+    /// What nodes are told of their guards may differ.
+    guard_rows: bool,
     tables: BTreeMap<TableId, [tables::Scope; 2]>,
     /// Uses of tables that ended.
     released: Vec<TableId>,
@@ -139,6 +154,7 @@ impl Compiler {
         let dirty = Dirty { prefixes: crate::everywhere().into_iter().collect(), ..Dirty::default() };
         Self {
             world,
+            said: BTreeMap::new(),
             assignments,
             book: book::RuleBook::new(),
             index: index::RuleIndex::default(),
@@ -149,8 +165,10 @@ impl Compiler {
             classes: classes::Classes::new(),
             tables: tables::Tables::new(),
             meant: tables::Meant::default(),
+            guards: BTreeMap::new(),
             rows,
             dirty,
+            limit: usize::MAX,
         }
     }
 
@@ -179,11 +197,11 @@ impl Compiler {
             Event::Namespace(name, namespace) => {
                 put(&mut self.world.namespaces, name.clone(), namespace);
                 let first = (name.clone(), Arc::from(""));
-                let pods = self.world.pods.range(first..).take_while(|((ns, _), _)| *ns == name);
+                let pods = self.said.range(first..).take_while(|((ns, _), _)| *ns == name);
                 self.dirty.pods.extend(pods.map(|(k, _)| k.clone()));
             }
             Event::Pod(key, pod) => {
-                put(&mut self.world.pods, key.clone(), pod);
+                put(&mut self.said, key.clone(), pod);
                 self.dirty.pods.insert(key);
             }
             Event::Node(name, node) => self.note_node(name, node),
@@ -203,6 +221,7 @@ impl Compiler {
             Event::ApiServer(addresses) => {
                 self.world.apiserver_addresses = addresses;
                 self.dirty.apiserver = true;
+                self.dirty.guard_rows = true;
             }
             Event::Assignment(labels, identity) => {
                 self.dirty.pods.extend(self.pods.of_labels(&self.sets, &labels));
@@ -221,12 +240,15 @@ impl Compiler {
         // what its pods are reached by
         self.dirty.ips.extend(self.pods.prefixes_on(&name));
         self.rows.nodes.set(name.clone(), node.as_ref().map(row::node));
+        self.dirty.guards.insert(name.clone());
         put(&mut self.world.nodes, name, node);
     }
 
     /// Collects what changed since the last time.
     fn take(&mut self) -> ChangeSet {
         self.pods.told();
+        self.tables.close_beyond(self.limit, &self.book.ids);
+        self.settle_guard_rows();
         let needs = self.rows.needs.take().into_iter().filter_map(|(k, c)| match (c.before, c.after) {
             (None, Some(_)) => Some((k, true)),
             (Some(_), None) => Some((k, false)),
@@ -240,6 +262,7 @@ impl Compiler {
             endpoints: self.rows.endpoints.take(),
             ips: self.rows.ips.take(),
             services: self.rows.services.take(),
+            guards: self.rows.guards.take(),
             needs: needs.collect(),
             wanted: self.rows.wanted.take().into_iter().map(|(k, c)| (k, c.after.is_some())).collect(),
         }
@@ -252,7 +275,9 @@ impl Compiler {
         let start = World { config: world.config.clone(), ..World::default() };
         let mut new = Self::empty(start, std::mem::take(&mut self.assignments));
         new.pods.remember(self.pods.identities());
-        for event in events(world) {
+        new.limit = self.limit;
+        let pods = std::mem::take(&mut self.said).into_iter().map(|(k, v)| Event::Pod(k, Some(v)));
+        for event in events(world).chain(pods) {
             new.note(event);
         }
         let moved = new.settle();
@@ -263,16 +288,25 @@ impl Compiler {
         new.rows.ips.succeed(&self.rows.ips);
         new.rows.services.succeed(&self.rows.services);
         new.rows.wanted.succeed(&self.rows.wanted);
+        new.rows.guards.succeed(&self.rows.guards);
         new.rows.needs.succeed(&self.rows.needs);
         new.book.rows.succeed(&self.book.rows);
         new.tables.succeed(&self.tables);
         *self = new;
     }
 
-    /// What the cluster says, as far as events have told.
+    /// What the cluster says, as far as events have told: a copy of all of it.
     #[must_use]
-    pub fn world(&self) -> &World {
-        &self.world
+    pub fn world(&self) -> World {
+        let pods = self.said.iter().map(|(key, pod)| (key.clone(), Pod::clone(pod))).collect();
+        World { pods, ..self.world.clone() }
+    }
+
+    /// A pod with the labels that selectors see, as far as events have told.
+    #[must_use]
+    pub fn security_labels(&self, pod: &PodKey) -> Option<Labels> {
+        let pod = self.said.get(pod)?;
+        Some(pod.security_labels(self.world.namespaces.get(&pod.namespace), &self.world.config.cluster_name))
     }
 
     /// All rows of the cluster.
@@ -288,7 +322,8 @@ impl Compiler {
             ips: self.rows.ips.rows().clone(),
             services: self.rows.services.rows().clone(),
         };
-        Compiled { rows, wanted: self.rows.wanted.rows().keys().cloned().collect() }
+        let guards = self.rows.guards.rows().clone();
+        Compiled { rows, wanted: self.rows.wanted.rows().keys().cloned().collect(), guards }
     }
 
     /// All rows that a node needs, for a snapshot.
@@ -389,14 +424,26 @@ impl Compiler {
     /// The numbers that no pod has or asks for: they may be taken back after a while.
     #[must_use]
     pub fn unused(&self) -> Assignments {
-        let used = |labels: &Labels, id: Identity| self.rows.wanted.get(labels).is_some() || self.pods.has_identity(id);
-        self.assignments.iter().filter(|(l, id)| !used(l, **id)).map(|(l, id)| (l.clone(), *id)).collect()
+        self.assignments.iter().filter(|(l, id)| !self.uses(l, **id)).map(|(l, id)| (l.clone(), *id)).collect()
+    }
+
+    /// Whether this is the number of the set, and a pod has it or asks for it.
+    #[must_use]
+    pub fn uses(&self, set: &Labels, number: Identity) -> bool {
+        self.assignments.get(set) == Some(&number)
+            && (self.rows.wanted.get(set).is_some() || self.pods.has_identity(number))
+    }
+
+    /// Whether a pod asks for the set that has the identity of another.
+    #[must_use]
+    pub fn moves_to(&self, set: &Labels) -> bool {
+        self.sets.find(set).is_some_and(|set| self.pods.moves_to(set))
     }
 
     /// The identities that pods keep while the one that their labels ask for has no number.
     #[must_use]
     pub fn held(&self) -> Held {
-        self.pods.held(&self.sets)
+        self.pods.held()
     }
 
     /// The nodes that need a table: who has to acknowledge a change of its policies.
@@ -411,7 +458,7 @@ pub fn events(world: World) -> impl Iterator<Item = Event> {
     std::iter::once(Event::Config(config))
         .chain(namespaces.into_iter().map(|(k, v)| Event::Namespace(k, Some(v))))
         .chain(nodes.into_iter().map(|(k, v)| Event::Node(k, Some(v))))
-        .chain(pods.into_iter().map(|(k, v)| Event::Pod(k, Some(v))))
+        .chain(pods.into_iter().map(|(k, v)| Event::Pod(k, Some(Arc::new(v)))))
         .chain(services.into_iter().map(|(k, v)| Event::Service(k, Some(v))))
         .chain(cidr_groups.into_iter().map(|(k, v)| Event::CidrGroup(k, Some(v))))
         .chain(policies.into_iter().map(|(k, v)| Event::Policy(k, Some(v))))

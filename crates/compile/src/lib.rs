@@ -49,11 +49,14 @@ use std::{
     sync::Arc,
 };
 
-use axoneme_model::{Cidr, Identity, Labels, PeerClass, rows::RowSet};
+use axoneme_model::{
+    Cidr, Identity, Labels, PeerClass,
+    rows::{GuardRow, RowSet},
+};
 
 pub use changes::{Change, ChangeSet, Changes, NodeChanges, TableChange, TablePatch};
-pub use engine::{Compiler, Event, Excess, Fit, events};
-pub use scratch::compile;
+pub use engine::{Closure, Compiler, Event, Excess, Fit, GroupExcess, Misfits, events};
+pub use scratch::{compile, hosts};
 
 /// Namespace and name.
 pub type PodKey = (Arc<str>, Arc<str>);
@@ -71,17 +74,20 @@ pub struct Compiled {
     pub rows: RowSet,
     /// Identity labels that pods ask for. Those without a number in [`Assignments`] are for the leader to allocate.
     pub wanted: BTreeSet<Labels>,
+    /// What guards nodes themselves, by node.
+    pub guards: BTreeMap<Arc<str>, GuardRow>,
 }
 
 impl Compiled {
-    /// The rows that a node needs: its endpoints with their tables and the rules that these name; addresses,
+    /// The rows that a node needs: its endpoints with their tables, the table that guards it, and the rules that these name; addresses,
     /// identities, nodes and services of all.
     #[must_use]
     pub fn for_node(&self, node: &str) -> RowSet {
         let all = &self.rows;
         let endpoints: BTreeMap<_, _> =
             all.endpoints.iter().filter(|(_, e)| &*e.node == node).map(|(k, e)| (k.clone(), e.clone())).collect();
-        let ids: BTreeSet<_> = endpoints.values().map(|e| e.table).collect();
+        let guard = self.guards.get(node).map(|g| g.table);
+        let ids: BTreeSet<_> = endpoints.values().map(|e| e.table).chain(guard).collect();
         let tables: BTreeMap<_, _> =
             ids.iter().filter_map(|id| all.tables.get(id)).map(|t| (t.id, t.clone())).collect();
         let named: BTreeSet<_> = tables

@@ -48,12 +48,28 @@ pub(crate) type Colour = u32;
 /// The default of the table: last of all colours.
 pub(crate) const DEFAULT: Colour = u32::MAX;
 
+/// The default-deny that would be, where an enforced rule allows: all rules together would come to it.
+pub(crate) const WOULD_ISOLATE: Colour = u32::MAX - 2;
+/// With the position of a rule: it would deny if it were enforced.
+pub(crate) const WOULD_DENY: Colour = 1 << 31;
+
+/// What the table's default is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Isolation {
+    /// Default-deny.
+    pub(crate) enforced: bool,
+    /// Default-deny, if audited rules were enforced. Where the former is, this is.
+    pub(crate) whole: bool,
+}
+
 /// A rule as far as ports are concerned.
 #[derive(Clone, Debug)]
 pub(crate) struct Item<'a> {
     pub(crate) colour: Colour,
     pub(crate) tier: Tier,
     pub(crate) action: Action,
+    /// Not enforced: only what it would deny is told.
+    pub(crate) audit: bool,
     pub(crate) ports: &'a PortSet,
 }
 
@@ -76,7 +92,7 @@ pub(crate) type Below<'a> = [&'a [Slot]];
 /// The fewest slots that give every port its winner. `items` are in order of evaluation; `isolated` says whether the
 /// default is default-deny, which keeps the baseline tier out. `below`: what ports get that no slot covers; where there
 /// is more than one possibility, a port is left out only if it is right in all of them.
-pub(crate) fn solve(items: &[Item<'_>], isolated: bool, below: &[&Below<'_>]) -> Vec<Slot> {
+pub(crate) fn solve(items: &[Item<'_>], isolated: Isolation, below: &[&Below<'_>]) -> Vec<Slot> {
     let mut protocols: BTreeSet<Protocol> = slots(below).filter_map(|s| s.0).collect();
     for item in items {
         if let PortSet::OneOf(ranges) = item.ports {
@@ -100,15 +116,35 @@ pub(crate) fn solve(items: &[Item<'_>], isolated: bool, below: &[&Below<'_>]) ->
 }
 
 /// All rules that may stand for the verdict of a port. Never empty; sorted.
-fn winners(items: &[Item<'_>], isolated: bool, protocol: Option<Protocol>, port: u16) -> Vec<Colour> {
+///
+/// The enforced rules decide. Where they let the port pass, all rules are asked: what those deny is passed and told.
+fn winners(items: &[Item<'_>], isolated: Isolation, protocol: Option<Protocol>, port: u16) -> Vec<Colour> {
+    let matching = items.iter().filter(|i| i.ports.covers(protocol, port));
+    let (allow, enforced) = decide(matching.clone().filter(|i| !i.audit), isolated.enforced);
+    if !allow || (isolated.enforced == isolated.whole && items.iter().all(|i| !i.audit)) {
+        return enforced;
+    }
+    let (allow, whole) = decide(matching, isolated.whole);
+    match (allow, &*whole) {
+        // where no enforced rule had a say, what would allow is told
+        (true, _) if *enforced == [DEFAULT] => whole,
+        (true, _) => enforced,
+        (false, [DEFAULT]) if isolated.enforced => vec![WOULD_ISOLATE],
+        (false, [DEFAULT]) => whole,
+        (false, _) => whole.into_iter().map(|c| WOULD_DENY | c).collect(),
+    }
+}
+
+/// What rules that match say, and all of those that may stand for it.
+fn decide<'a>(matching: impl Iterator<Item = &'a Item<'a>>, isolated: bool) -> (bool, Vec<Colour>) {
     let mut denies = vec![];
     let mut allows = vec![];
     let mut left_admin = false;
-    for item in items.iter().filter(|i| i.ports.covers(protocol, port)) {
+    for item in matching {
         match (item.tier, item.action) {
             (Tier::Admin { .. }, _) if left_admin => {}
             (Tier::Admin { .. }, Action::Pass) => left_admin = true,
-            (Tier::Admin { .. }, _) => return vec![item.colour],
+            (Tier::Admin { .. }, action) => return (action == Action::Allow, vec![item.colour]),
             (Tier::Normal, Action::Deny) => denies.push(item.colour),
             (Tier::Normal, Action::Allow) => allows.push(item.colour),
             (Tier::Normal, Action::Pass) => {}
@@ -116,16 +152,20 @@ fn winners(items: &[Item<'_>], isolated: bool, protocol: Option<Protocol>, port:
                 if isolated || !denies.is_empty() || !allows.is_empty() || action == Action::Pass {
                     break;
                 }
-                return vec![item.colour];
+                return (action == Action::Allow, vec![item.colour]);
             }
         }
     }
-    [denies, allows].into_iter().find(|w| !w.is_empty()).unwrap_or_else(|| vec![DEFAULT])
+    match (denies.is_empty(), allows.is_empty()) {
+        (false, _) => (false, denies),
+        (true, false) => (true, allows),
+        (true, true) => (!isolated, vec![DEFAULT]),
+    }
 }
 
 struct Builder<'a> {
     items: &'a [Item<'a>],
-    isolated: bool,
+    isolated: Isolation,
     below: &'a [&'a Below<'a>],
 }
 

@@ -5,7 +5,7 @@ use axoneme_model::{Action, Direction, Labels, PeerClass, Protocol};
 use crate::{
     feature::{Features, Property},
     peer::{Base, Families, PeerKind},
-    ports::{Below, Colour, Item, PortSet, Slot, solve},
+    ports::{Below, Colour, Isolation, Item, PortSet, Slot, solve},
     spec::{Entry, NamedPorts, PortSpec},
 };
 
@@ -29,7 +29,9 @@ pub(crate) struct Side<'a> {
     pub(crate) direction: Direction,
     /// In order of evaluation.
     pub(crate) entries: Vec<&'a Entry>,
-    pub(crate) isolated: bool,
+    pub(crate) isolated: Isolation,
+    /// No rule is enforced on the subject.
+    pub(crate) audit: bool,
     /// Traffic from the own host passes.
     pub(crate) own_host: bool,
     /// Named ports of the subject.
@@ -149,7 +151,8 @@ impl Side<'_> {
             .iter()
             .filter_map(|(colour, ports)| {
                 let entry = self.entry(*colour)?;
-                Some(Item { colour: *colour, tier: entry.tier, action: entry.action, ports })
+                let audit = self.audit || entry.audit;
+                Some(Item { colour: *colour, tier: entry.tier, action: entry.action, audit, ports })
             })
             .collect();
         solve(&items, self.isolated, below)

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use axoneme_model::{
-    Action, ObjectRef, RuleRef, Tier, World,
+    Action, ObjectRef, RuleRef, Safe, Tier, World,
     rows::{RuleId, RuleRow},
-    verdict::{always_rule, own_host_rule},
+    verdict::{always_rule, own_host_rule, too_large_rule},
 };
 
 use crate::{ids::Ids, spec::RuleSpec};
@@ -36,6 +36,10 @@ impl RuleIds {
         let mut ids = Ids::new("rule", 1..=u64::from(u32::MAX));
         ids.insert(&own_host_rule());
         ids.insert(&always_rule());
+        ids.insert(&too_large_rule());
+        for member in Safe::ALL {
+            ids.insert(&member.rule());
+        }
         Self(ids)
     }
 
@@ -57,8 +61,9 @@ impl RuleIds {
             let id = self.get(rule);
             (id, RuleRow { id, rule: rule.clone(), allow })
         };
-        let builtin = [row(&own_host_rule(), true), row(&always_rule(), false)];
-        let mut rows: BTreeMap<RuleId, RuleRow> = builtin.into_iter().collect();
+        let builtin = [row(&own_host_rule(), true), row(&always_rule(), false), row(&too_large_rule(), false)];
+        let safe = Safe::ALL.into_iter().map(|member| row(&member.rule(), true));
+        let mut rows: BTreeMap<RuleId, RuleRow> = builtin.into_iter().chain(safe).collect();
         for (rule, allow) in rules.flat_map(references) {
             let (id, row) = row(rule, allow);
             rows.entry(id).or_insert(row).allow |= allow;

@@ -1,5 +1,7 @@
 //! The whole compiler as one plain function: slow, without memory, what the incremental engine must equal.
 
+mod host;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
@@ -7,8 +9,10 @@ use std::{
 };
 
 use axoneme_model::{
-    Cidr, Identity, Labels, PeerClass, World, cidr,
-    rows::{IpRow, RowSet, TableId},
+    Cidr, Identity, Labels, PeerClass, World,
+    audit::is_audited,
+    cidr,
+    rows::{GuardRow, IpRow, RowSet, TableId},
     verdict::{Holder, holder, selects_service},
     world::{Enforcement, Pod, matches_plain},
 };
@@ -27,6 +31,8 @@ use crate::{
     table::{Context, TableKey, table_ids, table_row},
 };
 
+pub use host::hosts;
+
 /// Compiles a world. `held` gives the identity that a pod keeps while its own has no number yet.
 #[must_use]
 pub fn compile(world: &World, assignments: &Assignments, held: &Held) -> Compiled {
@@ -41,7 +47,8 @@ pub fn compile(world: &World, assignments: &Assignments, held: &Held) -> Compile
         rows.identities.insert(pod.identity, row::identity(pod.identity, &pod.identity_labels));
     }
     rows.ips = ip_rows(world, &members, &peers, &pods);
-    let tables = tables(world, &rules, &pods, &peers, &rule_ids, &mut rows);
+    let guarded = host::keys(world, &rules);
+    let (tables, guards) = tables(world, &rules, (&pods, &guarded), &peers, &rule_ids, &mut rows);
     for (key, pod) in &pods {
         let Some(table) = tables.get(key) else { continue };
         let namespace = world.namespaces.get(&pod.pod.namespace);
@@ -53,7 +60,7 @@ pub fn compile(world: &World, assignments: &Assignments, held: &Held) -> Compile
     rows.services = world.services.iter().filter_map(|(k, s)| Some((k.clone(), service_row(s)?))).collect();
     let wanted =
         world.pods.values().map(|p| identity_labels(&security(world, p), |n| reads.names.contains(n))).collect();
-    Compiled { rows, wanted }
+    Compiled { rows, wanted, guards }
 }
 
 fn security(world: &World, pod: &Pod) -> Labels {
@@ -248,6 +255,19 @@ impl Peers {
         }
     }
 
+    fn classes(&self) -> Vec<Class<'_>> {
+        self.classes
+            .iter()
+            .map(|(id, c)| Class {
+                id: *id,
+                base: c.base,
+                families: c.families,
+                labels: c.labels.iter().collect(),
+                features: &c.features,
+            })
+            .collect()
+    }
+
     fn key(&self, member: &Member<'_>, base: Base) -> Option<&ClassKey> {
         self.keys.get(&(base, member.prefix))
     }
@@ -299,36 +319,26 @@ fn ip_rows(
 fn tables(
     world: &World,
     rules: &Rules,
-    pods: &BTreeMap<PodKey, Identified<'_>>,
+    (pods, guarded): (&BTreeMap<PodKey, Identified<'_>>, &BTreeMap<Arc<str>, TableKey>),
     peers: &Peers,
     rule_ids: &RuleIds,
     rows: &mut RowSet,
-) -> BTreeMap<PodKey, TableId> {
+) -> (BTreeMap<PodKey, TableId>, BTreeMap<Arc<str>, GuardRow>) {
     let keys: BTreeMap<&PodKey, TableKey> = pods.iter().map(|(k, p)| (k, table_key(world, rules, p))).collect();
     let mut ids = table_ids();
-    for key in keys.values() {
+    for key in keys.values().chain(guarded.values()) {
         ids.insert(key);
     }
-    let classes: Vec<Class<'_>> = peers
-        .classes
-        .iter()
-        .map(|(id, c)| Class {
-            id: *id,
-            base: c.base,
-            families: c.families,
-            labels: c.labels.iter().collect(),
-            features: &c.features,
-        })
-        .collect();
-    let mut used = BTreeMap::new();
-    for (pod, key) in &keys {
-        let Some(id) = ids.get(key).map(TableId) else { continue };
-        used.insert((*pod).clone(), id);
-        rows.tables.entry(id).or_insert_with(|| {
-            table_row(&Context { config: &world.config, rules, rule_ids, classes: &classes }, id, key)
-        });
-    }
-    used
+    let classes = peers.classes();
+    let context = Context { config: &world.config, rules, rule_ids, classes: &classes };
+    let mut table = |key: &TableKey| {
+        let id = ids.get(key).map(TableId)?;
+        rows.tables.entry(id).or_insert_with(|| table_row(&context, id, key));
+        Some(id)
+    };
+    let used = keys.iter().filter_map(|(pod, key)| Some(((*pod).clone(), table(key)?))).collect();
+    let guards = guarded.iter().filter_map(|(node, key)| Some((node.clone(), host::guard(world, table(key)?))));
+    (used, guards.collect())
 }
 
 fn table_key(world: &World, rules: &Rules, pod: &Identified<'_>) -> TableKey {
@@ -339,5 +349,6 @@ fn table_key(world: &World, rules: &Rules, pod: &Identified<'_>) -> TableKey {
         applying.iter().filter_map(|k| rules.get(k)).flat_map(RuleSpec::own_ports).collect();
     let bound = pod.pod.named_ports.iter().filter(|(name, _)| names.contains(name));
     let named_ports: NamedPorts = bound.map(|(name, ports)| (name.clone(), ports.clone())).collect();
-    TableKey { rules: applying, named_ports }
+    let audit = enforced && is_audited(&world.config, world.namespaces.get(&pod.pod.namespace), pod.pod);
+    TableKey { nodes: false, rules: applying, named_ports, audit }
 }

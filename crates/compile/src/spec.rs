@@ -238,6 +238,8 @@ impl PortSpec {
 pub(crate) struct Entry {
     pub(crate) tier: Tier,
     pub(crate) action: Action,
+    /// Of an audited policy.
+    pub(crate) audit: bool,
     pub(crate) rule: RuleRef,
     pub(crate) peers: PeerSpec,
     pub(crate) ports: PortSpec,
@@ -248,6 +250,7 @@ impl Entry {
         Self {
             tier: policy.tier,
             action: rule.action,
+            audit: policy.audit,
             rule: RuleRef { object: policy.object.clone(), path: rule.path.clone() },
             peers: PeerSpec::of(&rule.peers, direction, groups),
             ports: PortSpec::of(&rule.ports),
@@ -260,9 +263,13 @@ impl Entry {
 pub(crate) struct RuleSpec {
     /// None: applies to no pod.
     pub(crate) subject: Option<Selector>,
+    /// None: applies to no node.
+    pub(crate) nodes: Option<Selector>,
     pub(crate) tier: Tier,
     pub(crate) object: ObjectRef,
     pub(crate) generation: i64,
+    /// Not enforced, only told.
+    pub(crate) audit: bool,
     /// What default-deny is attributed to.
     pub(crate) isolation: RuleRef,
     pub(crate) isolates_ingress: bool,
@@ -277,14 +284,17 @@ impl RuleSpec {
             entries.iter().map(|d| Entry::of(policy, d, direction, groups)).collect()
         };
         let normal = policy.tier == Tier::Normal;
+        let (subject, nodes) = match &rule.subject {
+            Subject::Endpoints(selector) => (Some(selector.clone()), None),
+            Subject::Nodes(selector) => (None, Some(selector.clone())),
+        };
         Self {
-            subject: match &rule.subject {
-                Subject::Endpoints(selector) => Some(selector.clone()),
-                Subject::Nodes(_) => None,
-            },
+            subject,
+            nodes,
             tier: policy.tier,
             object: policy.object.clone(),
             generation: policy.generation,
+            audit: policy.audit,
             isolation: RuleRef { object: policy.object.clone(), path: policy.rule_path(index) },
             isolates_ingress: normal && rule.isolates_ingress,
             isolates_egress: normal && rule.isolates_egress,

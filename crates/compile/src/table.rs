@@ -1,6 +1,9 @@
 //! Policy tables: one per distinct set of rules (and of the subject's ports that they name).
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    hash::{Hash, Hasher},
+};
 
 use axoneme_model::{
     Action, Direction, ObjectRef, PeerClass,
@@ -11,19 +14,37 @@ use axoneme_model::{
 
 use crate::{
     ids::Ids,
-    ports::{DEFAULT, Slot},
+    ports::{DEFAULT, Isolation, Slot, WOULD_DENY, WOULD_ISOLATE},
     resolve::{Class, OWN_HOST, Side},
     rules::{RuleIds, RuleKey, Rules},
     spec::{NamedPorts, RuleSpec},
 };
 
 /// What a table is made of.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct TableKey {
     /// Rules that apply, in order of evaluation.
     pub(crate) rules: Vec<RuleKey>,
     /// The subject's named ports that ingress rules read.
     pub(crate) named_ports: NamedPorts,
+    /// The rules are told, not enforced.
+    pub(crate) audit: bool,
+    /// Its subjects are nodes: there, default-deny comes from rules alone, and the own node is no peer.
+    pub(crate) nodes: bool,
+}
+
+impl Hash for TableKey {
+    /// A table that is enforced has the id that it had before there were others.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.rules.hash(state);
+        self.named_ports.hash(state);
+        if self.audit {
+            "audit".hash(state);
+        }
+        if self.nodes {
+            "nodes".hash(state);
+        }
+    }
 }
 
 pub(crate) fn table_ids() -> Ids<TableKey> {
@@ -42,7 +63,7 @@ pub(crate) fn table_row(context: &Context<'_>, id: TableId, key: &TableKey) -> T
     let rules: Vec<&RuleSpec> = key.rules.iter().filter_map(|k| context.rules.get(k)).collect();
     let mut entries = BTreeMap::new();
     let [ingress_default, egress_default] = [Direction::Ingress, Direction::Egress].map(|direction| {
-        let default = default(context.config, context.rule_ids, &rules, direction);
+        let default = default(context.config, context.rule_ids, &rules, key, direction);
         let side = side(context.config, &rules, key, direction, default);
         let levels = side.levels();
         let mut add = |peer: PeerClass, slots: &[Slot]| {
@@ -63,15 +84,21 @@ pub(crate) fn default(
     config: &ClusterConfig,
     rule_ids: &RuleIds,
     rules: &[&RuleSpec],
+    key: &TableKey,
     direction: Direction,
 ) -> DirectionDefault {
-    if let Some(rule) = rules.iter().find(|r| r.isolates(direction)) {
-        return DirectionDefault { allow: false, rule: rule_ids.get(&rule.isolation) };
+    let (always, audit) = (config.enforcement == Enforcement::Always && !key.nodes, key.audit);
+    let isolates = |r: &&&RuleSpec| r.isolates(direction);
+    let id = |rule: Option<&&RuleSpec>| rule_ids.get(&rule.map_or_else(always_rule, |r| r.isolation.clone()));
+    let enforced = rules.iter().filter(|r| !audit && !r.audit).find(isolates);
+    if enforced.is_some() || (always && !audit) {
+        return DirectionDefault { allow: false, audit: false, rule: id(enforced) };
     }
-    match config.enforcement {
-        Enforcement::Always => DirectionDefault { allow: false, rule: rule_ids.get(&always_rule()) },
-        Enforcement::Default | Enforcement::Never => DirectionDefault { allow: true, rule: RuleId(0) },
+    let whole = rules.iter().find(isolates);
+    if whole.is_some() || always {
+        return DirectionDefault { allow: true, audit: true, rule: id(whole) };
     }
+    DirectionDefault { allow: true, audit: false, rule: RuleId(0) }
 }
 
 pub(crate) fn side<'a>(
@@ -81,22 +108,28 @@ pub(crate) fn side<'a>(
     direction: Direction,
     default: DirectionDefault,
 ) -> Side<'a> {
-    let own_host =
-        config.always_allow_own_host && config.enforcement != Enforcement::Never && direction == Direction::Ingress;
+    let own_host = config.always_allow_own_host
+        && !key.nodes
+        && config.enforcement != Enforcement::Never
+        && direction == Direction::Ingress;
     Side {
         direction,
         entries: rules.iter().flat_map(|r| r.entries(direction)).collect(),
-        isolated: !default.allow,
+        isolated: Isolation { enforced: !default.allow, whole: !default.allow || default.audit },
+        audit: key.audit,
         own_host,
         named_ports: &key.named_ports,
     }
 }
 
 pub(crate) fn entry(rule_ids: &RuleIds, side: &Side<'_>, default: DirectionDefault, colour: u32) -> PolicyEntry {
-    let (allow, rule) = match (colour, side.entries.get(colour as usize)) {
-        (OWN_HOST, _) => (true, rule_ids.get(&own_host_rule())),
-        (DEFAULT, _) | (_, None) => (default.allow, default.rule),
-        (_, Some(entry)) => (entry.action == Action::Allow, rule_ids.get(&entry.rule)),
+    let would_deny = (WOULD_DENY..WOULD_ISOLATE).contains(&colour);
+    let position = if would_deny { colour & !WOULD_DENY } else { colour };
+    let (allow, audit, rule) = match (colour, side.entries.get(position as usize)) {
+        (OWN_HOST, _) => (true, false, rule_ids.get(&own_host_rule())),
+        (WOULD_ISOLATE, _) => (true, true, default.rule),
+        (DEFAULT, _) | (_, None) => (default.allow, default.audit, default.rule),
+        (_, Some(entry)) => (would_deny || entry.action == Action::Allow, would_deny, rule_ids.get(&entry.rule)),
     };
-    PolicyEntry { allow, rule, proxy_port: 0, auth: 0 }
+    PolicyEntry { allow, audit, rule, proxy_port: 0, auth: 0 }
 }

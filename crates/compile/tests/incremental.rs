@@ -7,6 +7,7 @@ mod common;
 
 use axoneme_compile::{Event, events};
 use common::{
+    host,
     random::{self, Rng},
     rig::{Rig, mutation, shuffle},
 };
@@ -39,7 +40,7 @@ fn changes_lead_from_one_state_to_the_next() {
         rig.number(rng, 90);
         rig.check(&format!("AXONEME_SEED={seed} start"));
         for step in 0..25 {
-            let batch: Vec<Event> = (0..=rng.below(3)).map(|_| mutation(rig.compiler.world(), rng)).collect();
+            let batch: Vec<Event> = (0..=rng.below(3)).map(|_| mutation(&rig.compiler.world(), rng)).collect();
             let what = format!("AXONEME_SEED={seed} step {step} {batch:#?}");
             rig.apply(batch.clone());
             rig.check(&what);
@@ -48,4 +49,37 @@ fn changes_lead_from_one_state_to_the_next() {
             rig.check(&format!("{what} numbered"));
         }
     }
+}
+
+/// As above, with policies that select nodes among the others.
+#[test]
+fn what_guards_nodes_follows_too() {
+    let (mut guarded, mut alone) = (0, 0);
+    for seed in 0..common::cases(8_000) / 200 {
+        let rng = &mut Rng(seed ^ 0x9A4D);
+        let world = host::world(seed);
+        let mut rig = Rig::new(&world);
+        rig.apply(shuffle(events(world).collect(), rng));
+        rig.number(rng, 90);
+        for step in 0..20 {
+            let mut batch: Vec<Event> = (0..=rng.below(3)).map(|_| mutation(&rig.compiler.world(), rng)).collect();
+            for event in &mut batch {
+                match event {
+                    Event::Policy(_, Some(policy)) if rng.percent(60) => host::of_nodes(rng, policy),
+                    Event::Config(config) => config.host.enabled = rng.percent(80),
+                    _ => {}
+                }
+            }
+            let what = format!("seed {seed} step {step} {batch:#?}");
+            rig.apply(batch.clone());
+            rig.check(&what);
+            assert!(rig.apply(batch.into_iter().rev().take(1).collect()).is_empty(), "{what}: told twice");
+            rig.number(rng, 60);
+            rig.check(&format!("{what} numbered"));
+            let nodes = rig.compiler.world().nodes;
+            let with = nodes.keys().filter(|n| rig.compiler.guard(n).is_some()).count();
+            (guarded, alone) = (guarded + with, alone + nodes.len() - with);
+        }
+    }
+    assert!(guarded > 300 && alone > 300, "{guarded} guarded, {alone} not");
 }

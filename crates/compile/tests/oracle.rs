@@ -54,7 +54,7 @@ fn a_turned_verdict_is_caught() {
         let world = random::world(&mut Rng(seed));
         let (compiled, _) = random::compile(&world, seed);
         for t in packets(&world, seed, 20) {
-            let Some(mutant) = turn(&compiled, &t) else { continue };
+            let Some(mutant) = turn(&compiled, &t, |allow, _| *allow = !*allow) else { continue };
             turned += 1;
             assert!(first_difference(&world, &mutant, &[t]).is_some(), "seed {seed}: {t:?} was not noticed");
         }
@@ -62,8 +62,25 @@ fn a_turned_verdict_is_caught() {
     assert!(turned > 300, "only {turned} verdicts were there to turn");
 }
 
+/// What is told of and not enforced is part of the comparison: neither telling less nor telling more goes unnoticed.
+#[test]
+fn a_turned_audit_is_caught() {
+    let (mut silenced, mut invented) = (0, 0);
+    for seed in 0..60 {
+        let world = random::world(&mut Rng(seed));
+        let (compiled, _) = random::compile(&world, seed);
+        for t in packets(&world, seed, 20) {
+            let Some(mutant) = turn(&compiled, &t, |_, audit| *audit = !*audit) else { continue };
+            let told = verdict(&world, &t).egress.is_some_and(|side| side.audit.is_some());
+            *(if told { &mut silenced } else { &mut invented }) += 1;
+            assert!(first_difference(&world, &mutant, &[t]).is_some(), "seed {seed}: {t:?} was not noticed");
+        }
+    }
+    assert!(silenced > 30 && invented > 200, "only {silenced} were silenced and {invented} invented");
+}
+
 /// The same rows, with the entry or default turned that decides about the packet at its source.
-fn turn(compiled: &Compiled, t: &Traffic) -> Option<Compiled> {
+fn turn(compiled: &Compiled, t: &Traffic, change: impl Fn(&mut bool, &mut bool)) -> Option<Compiled> {
     let mut mutant = compiled.clone();
     let rows = &mut mutant.rows;
     let row = rows.find_ip(t.source)?.clone();
@@ -78,9 +95,9 @@ fn turn(compiled: &Compiled, t: &Traffic) -> Option<Compiled> {
     match table.find(egress, peer, t.protocol, t.port).copied() {
         Some(hit) => {
             let entries = table.entries.iter_mut().filter(|(k, e)| k.direction == egress && **e == hit);
-            entries.for_each(|(_, e)| e.allow = !e.allow);
+            entries.for_each(|(_, e)| change(&mut e.allow, &mut e.audit));
         }
-        None => table.egress_default.allow = !table.egress_default.allow,
+        None => change(&mut table.egress_default.allow, &mut table.egress_default.audit),
     }
     Some(mutant)
 }
@@ -114,6 +131,9 @@ fn every_reason_decides_in_the_random_worlds() {
             let decision = verdict(&world, &t);
             for side in [decision.egress, decision.ingress].into_iter().flatten() {
                 *seen.entry(format!("{:?} {}", side.reason, side.allow)).or_default() += 1;
+                if let Some(would) = &side.audit {
+                    *seen.entry(format!("would {:?}", would.reason)).or_default() += 1;
+                }
             }
         }
     }
@@ -129,6 +149,10 @@ fn every_reason_decides_in_the_random_worlds() {
         "Open true",
         "OwnHost true",
         "SamePod true",
+        "would Admin",
+        "would Baseline",
+        "would Deny",
+        "would Isolated",
     ];
     for reason in expected {
         assert!(seen.get(reason).is_some_and(|n| *n >= 20), "{reason} in {seen:?}");

@@ -18,7 +18,7 @@ use std::{
 
 use axoneme_model::{
     Action, Cidr, DirectedRule, Direction, Kind, LabelKey, ObjectRef, Operator, Peer, Peers, Policy, PortMatch, Ports,
-    Protocol, Requirement, Rule, Selector, Subject, Tier, Traffic, World,
+    Protocol, Requirement, Rule, Selector, Subject, Tier, Traffic, World, audit,
     labels::names,
     policy::{CidrScope, Entity, ServiceSelector},
     verdict::{Reason, verdict},
@@ -143,7 +143,7 @@ fn policy(
         ingress: if ingress { entry.clone() } else { vec![] },
         egress: if ingress { vec![] } else { entry },
     };
-    Policy { object: ObjectRef::new(kind, "", name), generation: 1, tier, rules: vec![rule] }
+    Policy { object: ObjectRef::new(kind, "", name), generation: 1, tier, audit: false, rules: vec![rule] }
 }
 
 /// A CNP about what may reach `subject`.
@@ -394,6 +394,26 @@ fn selectors_know_all_operators_and_derived_labels() {
     );
 }
 
+/// Whoever may create pods may not choose their namespace, their namespace's labels, account or cluster by labels of
+/// those names. (CVE-2023-39347 and its kin.)
+#[test]
+fn labels_that_a_pod_forges_are_not_believed() {
+    let trusted = format!("{}trusted", names::NAMESPACE_LABEL_PREFIX);
+    let forged = [
+        (names::NAMESPACE, "ops"),
+        (trusted.as_str(), "yes"),
+        (names::SERVICE_ACCOUNT, "probe-account"),
+        (names::CLUSTER, "another"),
+    ];
+    for (name, value) in forged {
+        let selector = key(&format!("k8s:{name}"), Operator::In, &[value]);
+        let mut world = with(vec![ingress("p", "db", vec![Peer::Endpoints(selector)], Ports::Any)]);
+        let web = world.pods.values_mut().find(|p| p.addresses.contains(&WEB.parse().unwrap())).unwrap();
+        web.labels.insert(name.into(), value.into());
+        holds(&world, &[(WEB, DB, 1, false)]);
+    }
+}
+
 #[test]
 fn icmp_types_and_protocols_are_told_apart() {
     let ping = Ports::OneOf(vec![
@@ -436,4 +456,93 @@ fn a_range_takes_the_fewest_prefixes() {
     };
     // 1024-65535 is six prefixes, or the protocol and one exception; everything but 0 is sixteen, or two
     assert_eq!((count(tcp(80, 80)), count(tcp(0, 65535)), count(tcp(1024, 65535)), count(tcp(1, 65535))), (1, 1, 2, 2));
+}
+
+fn audited(policy: Policy) -> Policy {
+    Policy { audit: true, ..policy }
+}
+
+/// That the packet passes, that the rows say the same, and what would deny it, as the destination sees it: the step and the
+/// policies.
+#[track_caller]
+fn would(world: &World, (source, destination, port): (&str, &str, u16)) -> Option<(Reason, Vec<String>)> {
+    let traffic = packet(source, destination, Protocol::TCP, port);
+    let decision = verdict(world, &traffic);
+    assert!(decision.allow, "{decision:#?}");
+    assert_eq!(differs(world, &Nodes::of(&random::compile(world, 1).0), &traffic), None);
+    let audit = decision.ingress?.audit?;
+    Some((audit.reason, audit.rules.iter().map(|r| r.object.name.to_string()).collect()))
+}
+
+#[test]
+fn an_audited_policy_is_told_and_not_enforced() {
+    let world = with(vec![audited(ingress("p", "db", vec![Peer::Endpoints(app("web"))], tcp(5432, 5432)))]);
+    assert_eq!(would(&world, (WEB, DB, 5432)), None);
+    for packet in [(WEB, DB, 5433), (CART, DB, 5432), (OUTSIDE, DB, 5432)] {
+        assert_eq!(would(&world, packet), Some((Reason::Isolated, vec!["p".to_owned()])), "{packet:?}");
+    }
+}
+
+#[test]
+fn an_audited_policy_neither_lifts_nor_widens_what_another_enforces() {
+    let enforced = ingress("a", "db", vec![Peer::Endpoints(app("web"))], Ports::Any);
+    let beside = audited(ingress("b", "db", vec![Peer::Endpoints(app("cart"))], Ports::Any));
+    let deny = Peers::OneOf(vec![Peer::Endpoints(app("web"))]);
+    let denying = policy("c", Tier::Normal, "db", Direction::Ingress, Action::Deny, deny, tcp(1, 99));
+    let world = with(vec![enforced, beside, audited(denying)]);
+    // the default-deny of the enforced one stays, and what only the audited one allows stays denied
+    holds(&world, &[(WEB, DB, 5432, true), (CART, DB, 5432, false), (OUTSIDE, DB, 5432, false)]);
+    // both allow, or the audited one has nothing to say: nothing would change
+    assert_eq!(would(&world, (WEB, DB, 5432)), None);
+    assert_eq!(would(&world, (WEB, DB, 80)), Some((Reason::Deny, vec!["c".to_owned()])));
+}
+
+#[test]
+fn audited_policies_are_judged_together() {
+    let world = with(vec![
+        audited(ingress("a", "db", vec![Peer::Endpoints(app("web"))], Ports::Any)),
+        audited(ingress("b", "db", vec![Peer::Endpoints(app("cart"))], Ports::Any)),
+    ]);
+    assert_eq!((would(&world, (WEB, DB, 1)), would(&world, (CART, DB, 1))), (None, None));
+    assert_eq!(would(&world, (OUTSIDE, DB, 1)), Some((Reason::Isolated, vec!["a".to_owned(), "b".to_owned()])));
+}
+
+#[test]
+fn an_audited_pass_may_lead_to_the_default_that_another_enforces() {
+    let admin = |priority| Tier::Admin { priority };
+    let all = || (Direction::Ingress, Peers::Any, Ports::Any);
+    let of = |name, priority, action| {
+        let (direction, peers, ports) = all();
+        policy(name, admin(priority), "db", direction, action, peers, ports)
+    };
+    let isolating = ingress("normal", "db", vec![Peer::Endpoints(app("cart"))], Ports::Any);
+    let world = with(vec![audited(of("pass", 1, Action::Pass)), of("accept", 2, Action::Allow), isolating]);
+    assert_eq!(would(&world, (WEB, DB, 1)), Some((Reason::Isolated, vec!["normal".to_owned()])));
+    assert_eq!(would(&world, (CART, DB, 1)), None);
+}
+
+#[test]
+fn nothing_is_enforced_on_an_audited_pod_whoever_wants_it() {
+    let closed = |w: &mut World| w.config.enforcement = Enforcement::Always;
+    let mut world = with(vec![ingress("p", "db", vec![Peer::Endpoints(app("web"))], Ports::Any)]);
+    holds(&world, &[(WEB, DB, 1, true), (CART, DB, 1, false)]);
+    let mode = |value: &str| [(audit::MODE.into(), value.into())].into();
+    world.namespaces.get_mut("data").unwrap().annotations = mode("Audit");
+    assert_eq!(would(&world, (WEB, DB, 1)), None);
+    assert_eq!(would(&world, (CART, DB, 1)), Some((Reason::Isolated, vec!["p".to_owned()])));
+    // a pod may be stricter than its namespace, and lift policy only by its leave
+    let key = world.pods.iter().find(|(_, p)| p.addresses.contains(&ip(DB))).unwrap().0.clone();
+    world.pods.get_mut(&key).unwrap().annotations = mode("Enforce");
+    holds(&world, &[(CART, DB, 1, false)]);
+    world.pods.get_mut(&key).unwrap().annotations = mode("Audit");
+    world.namespaces.get_mut("data").unwrap().annotations.clear();
+    holds(&world, &[(CART, DB, 1, false)]);
+    world.namespaces.get_mut("data").unwrap().annotations = mode("PerPod");
+    assert_eq!(would(&world, (CART, DB, 1)), Some((Reason::Isolated, vec!["p".to_owned()])));
+    // the whole cluster, in both directions
+    world.policies.clear();
+    closed(&mut world);
+    world.config.audit = true;
+    let always = would(&world, (WEB, DB, 1)).unwrap();
+    assert_eq!(always, (Reason::Isolated, vec!["policy-enforcement".to_owned()]));
 }

@@ -73,7 +73,7 @@ fn a_patch_gives_no_third_verdict_at_any_step() {
         rig.number(rng, 100);
         for _ in 0..15 {
             let before = rig.compiler.compiled().rows.tables;
-            let event = mutation(rig.compiler.world(), rng);
+            let event = mutation(&rig.compiler.world(), rng);
             let changes = rig.apply(vec![event]);
             for (id, change) in &changes.tables {
                 if let TableChange::Patch(patch) = change {
@@ -99,7 +99,7 @@ fn pod(name: &str, labels: &[(&str, &str)]) -> Event {
         addresses: BTreeSet::new(),
         named_ports: BTreeMap::new(),
     };
-    Event::Pod(("shop".into(), name.into()), Some(pod))
+    Event::Pod(("shop".into(), name.into()), Some(pod.into()))
 }
 
 /// Whoever has the label may (or may not) reach pods of app db.
@@ -119,7 +119,7 @@ fn about(label: &str, value: &str, action: Action) -> Event {
         ingress: vec![entry],
         egress: vec![],
     };
-    let policy = Policy { object: object.clone(), generation: 1, tier: Tier::Normal, rules: vec![rule] };
+    let policy = Policy { object: object.clone(), generation: 1, tier: Tier::Normal, audit: false, rules: vec![rule] };
     Event::Policy(object, Some(policy))
 }
 
@@ -175,16 +175,24 @@ fn pods_keep_their_identity_until_the_one_they_ask_for_has_a_number() {
         assert_eq!(identity(&compiler, "red"), Some(before));
         assert_eq!(identity(&compiler, "blue"), Some(before));
         assert_eq!(compiler.held().len(), 3);
+        let (asked, had): (Vec<_>, Vec<_>) =
+            (compiler.unnumbered().into_iter().collect(), compiler.held().into_values().collect());
+        assert!(!asked.is_empty() && asked.iter().all(|set| compiler.moves_to(set)), "pods wait for these");
+        assert!(
+            had.iter().all(|(number, set)| compiler.uses(set, *number) && !compiler.moves_to(set)),
+            "and have those"
+        );
         // what is meant for some of them: an allow not before it means all, a deny at once
         assert_eq!(db_allows(&compiler, before), while_in_doubt, "{action:?}");
         let changes = number_all(&mut compiler, 400);
-        assert!(compiler.held().is_empty());
+        assert!(compiler.held().is_empty() && !asked.iter().any(|set| compiler.moves_to(set)));
         let (red, blue) = (identity(&compiler, "red").unwrap(), identity(&compiler, "blue").unwrap());
         assert!(red != blue && red != before);
         assert_eq!(db_allows(&compiler, red), action == Action::Allow);
         assert_eq!(db_allows(&compiler, blue), action == Action::Deny);
         assert_eq!(changes.identities.get(&before).map(|c| c.after.is_none()), Some(true));
         assert!(compiler.unused().values().any(|n| *n == before), "the old number may be taken back");
+        assert!(had.iter().all(|(number, set)| !compiler.uses(set, *number)));
     }
 }
 
@@ -193,7 +201,7 @@ fn a_new_pod_of_the_same_name_keeps_nothing() {
     let mut compiler = start();
     number_all(&mut compiler, 300);
     let Event::Pod(key, Some(mut again)) = pod("red", &[("app", "other")]) else { unreachable!() };
-    again.uid = "red-again".into();
+    std::sync::Arc::make_mut(&mut again).uid = "red-again".into();
     compiler.apply([Event::Pod(key, Some(again))]);
     assert_eq!(identity(&compiler, "red"), None);
     assert_eq!(identity(&compiler, "red-again"), None);

@@ -64,6 +64,8 @@ pub struct Status {
     pub endpoints: Vec<EndpointStatus>,
     /// Rows that are not in force.
     pub problems: Vec<Problem>,
+    /// Maps of the kernel that can become full.
+    pub maps: Vec<MapUsage>,
     /// Flow events that nobody saw, by cause.
     pub lost_flows: BTreeMap<String, u64>,
 }
@@ -90,6 +92,17 @@ pub struct PoolUsage {
     pub used: u64,
     /// Given back lately, not given out again for a while.
     pub resting: u64,
+}
+
+/// How full a map is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MapUsage {
+    pub map: String,
+    pub used: u64,
+    pub capacity: u64,
+    /// What it means if it is full, and what to do before.
+    pub when_full: String,
 }
 
 /// A pod of the node.
@@ -255,12 +268,12 @@ mod tests {
             port,
             port_bits,
         };
-        let entry = |allow, rule| PolicyEntry { allow, rule: RuleId(rule), proxy_port: 0, auth: 0 };
+        let entry = |allow, rule| PolicyEntry { allow, audit: false, rule: RuleId(rule), proxy_port: 0, auth: 0 };
         let object = ObjectRef::new(Kind::NetworkPolicy, "shop", "web");
         let row = TableRow {
             id: TableId(0xab),
-            ingress_default: DirectionDefault { allow: false, rule: RuleId(1) },
-            egress_default: DirectionDefault { allow: true, rule: RuleId(0) },
+            ingress_default: DirectionDefault { allow: false, audit: false, rule: RuleId(1) },
+            egress_default: DirectionDefault { allow: true, audit: false, rule: RuleId(0) },
             entries: BTreeMap::from([
                 (key(None, 0, 0), entry(false, 1)),
                 (key(Some(Protocol::TCP), 80, 16), entry(true, 9)),

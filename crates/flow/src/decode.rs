@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use axoneme_abi::event::{DropEvent, FlowEvent, FlowKind, HookPoint};
+use axoneme_abi::event::{DropEvent, FlowEvent, FlowKind, HookPoint, audit_bit};
 use axoneme_model::{Direction, Identity, Protocol, rows::RuleId};
 
 use crate::{
@@ -32,7 +32,7 @@ pub enum DecodeError {
     Length { expected: usize, found: usize },
     #[error("address family {0}, expected 4 or 6")]
     Family(u8),
-    #[error("connection event {0}, expected 1 (new) or 2 (closed)")]
+    #[error("connection event {0}, expected 1 (new), 2 (closed) or 3 (audited)")]
     Kind(u8),
 }
 
@@ -74,7 +74,30 @@ pub fn decode_drop(bytes: &[u8], clock: ClockOffset) -> Result<Record, DecodeErr
     })
 }
 
-/// A record of the ring of connection changes.
+/// What a record of the ring of connection changes tells: the change, or, where policy would have denied the connection,
+/// that, once for each side that would. One of them is the change itself, another is [`Event::Judged`]: it happened once.
+pub fn decode_flows(bytes: &[u8], clock: ClockOffset) -> Result<impl Iterator<Item = Record>, DecodeError> {
+    let record = decode_flow(bytes, clock)?;
+    let b = Bytes::of::<FlowEvent>(bytes)?;
+    let egress_rule = RuleId(b.u32(offset_of!(FlowEvent, egress_rule)));
+    let sides = [
+        (Direction::Egress, audit_bit(axoneme_abi::Direction::Egress), egress_rule),
+        (Direction::Ingress, audit_bit(axoneme_abi::Direction::Ingress), record.rule),
+    ];
+    let audit = b.u8(offset_of!(FlowEvent, audit));
+    let passed = sides.iter().all(|(_, bit, _)| audit & bit == 0).then_some(record);
+    let would = sides.into_iter().filter(move |(_, bit, _)| audit & bit != 0);
+    let would = would.enumerate().map(move |(n, (side, _, rule))| Record {
+        event: if n == 0 { record.event } else { Event::Judged },
+        verdict: Verdict::Audit,
+        direction: Some(side),
+        rule,
+        ..record
+    });
+    Ok(passed.into_iter().chain(would))
+}
+
+/// The connection of a record of that ring, as if all of it were allowed: see [`decode_flows`].
 pub fn decode_flow(bytes: &[u8], clock: ClockOffset) -> Result<Record, DecodeError> {
     let b = Bytes::of::<FlowEvent>(bytes)?;
     let family = b.u8(offset_of!(FlowEvent, family));
@@ -82,6 +105,8 @@ pub fn decode_flow(bytes: &[u8], clock: ClockOffset) -> Result<Record, DecodeErr
     let event = match b.u8(offset_of!(FlowEvent, kind)) {
         k if k == FlowKind::New as u8 => Event::New,
         k if k == FlowKind::Closed as u8 => Event::Closed,
+        // policy changed under a connection
+        k if k == FlowKind::Audited as u8 => Event::Judged,
         k => return Err(DecodeError::Kind(k)),
     };
     let traffic = |end: usize| Traffic {
@@ -289,8 +314,36 @@ mod tests {
         assert_eq!(r.backward, Traffic { packets: 9, bytes: u64::MAX });
         assert_eq!((r.point, r.direction), (Point::FromOverlay, Some(Direction::Ingress)));
         assert_eq!(decode_flow(&flow(1), ClockOffset(0)).unwrap().event, Event::New);
-        assert_eq!(decode_flow(&flow(3), ClockOffset(0)), Err(DecodeError::Kind(3)));
+        assert_eq!(decode_flow(&flow(4), ClockOffset(0)), Err(DecodeError::Kind(4)));
         assert_eq!(decode_flow(&[0; 95], ClockOffset(0)), Err(DecodeError::Length { expected: 96, found: 95 }));
+    }
+
+    #[test]
+    fn what_would_be_denied_is_told_once_for_each_side() {
+        let told = |kind: u8, audit: u8| {
+            let event = bytes(
+                size_of::<FlowEvent>(),
+                &[
+                    (offset_of!(FlowEvent, rule), &7u32.to_ne_bytes()),
+                    (offset_of!(FlowEvent, egress_rule), &8u32.to_ne_bytes()),
+                    (offset_of!(FlowEvent, kind), &[kind]),
+                    (offset_of!(FlowEvent, audit), &[audit]),
+                    (offset_of!(FlowEvent, family), &[4]),
+                    (offset_of!(FlowEvent, protocol), &[6]),
+                    (offset_of!(FlowEvent, hook), &[0]),
+                ],
+            );
+            let records = decode_flows(&event, ClockOffset(0)).unwrap();
+            records.map(|r| (r.event, r.verdict, r.direction.unwrap(), r.rule.0)).collect::<Vec<_>>()
+        };
+        let (ingress, egress) = (Direction::Ingress, Direction::Egress);
+        assert_eq!(told(1, 0), [(Event::New, Verdict::Forwarded, egress, 7)]);
+        assert_eq!(told(1, 1), [(Event::New, Verdict::Audit, ingress, 7)]);
+        assert_eq!(told(1, 2), [(Event::New, Verdict::Audit, egress, 8)]);
+        // a connection begins once, whoever would deny it; and not when policy changes under it
+        let both = |first| [(first, Verdict::Audit, egress, 8), (Event::Judged, Verdict::Audit, ingress, 7)].to_vec();
+        assert_eq!((told(1, 3), told(3, 3)), (both(Event::New), both(Event::Judged)));
+        assert_eq!(told(2, 0), [(Event::Closed, Verdict::Forwarded, egress, 7)]);
     }
 
     #[test]
@@ -323,6 +376,7 @@ mod tests {
         fn any_bytes_decode_or_fail(bytes in proptest::collection::vec(any::<u8>(), 0..200), offset in any::<i64>()) {
             let _ = decode_drop(&bytes, ClockOffset(offset));
             let _ = decode_flow(&bytes, ClockOffset(offset));
+            let _ = decode_flows(&bytes, ClockOffset(offset)).map(Iterator::count);
         }
 
         #[test]

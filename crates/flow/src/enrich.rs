@@ -1,25 +1,29 @@
 //! Joins a record's ids with names.
+//!
+//! *Guarantees*: what flows have in common they share: the texts of an end, a rule, a policy or a service are made once
+//! ([`NameBook`]), and a flow is made without an allocation of its own.
 
-use std::net::IpAddr;
+use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
-use axoneme_model::{Identity, Labels, rows::RuleId};
+use axoneme_model::rows::RuleId;
 
 use crate::{
     flow::{
-        Counters, Endpoint, EventType, Extension, Flow, FlowType, Interface, Ip, IpVersion, Layer4, PolicyRef, RuleHit,
-        Service, TrafficDirection,
+        Counters, EventType, Extension, Flow, FlowType, Interface, Ip, IpVersion, Layer4, Policies, RuleHit,
+        TrafficDirection,
     },
-    names::{Names, Peer},
+    id::FlowId,
+    names::NameBook,
     reason::DropReason,
-    record::{Event, Point, Record, Transport, Verdict},
-    workload,
+    record::{Event, Point, Record, Verdict},
+    summary::Summary,
 };
 
 /// Makes flows of records. Cheap to keep, holds no names itself.
 #[derive(Clone, Debug)]
 pub struct Enricher {
-    node: String,
-    cluster: String,
+    node: Arc<str>,
+    cluster: Arc<str>,
     /// Sets the flows of this process apart from those of all others.
     instance: u64,
 }
@@ -33,30 +37,33 @@ impl Enricher {
     }
 
     #[must_use]
-    pub fn node(&self) -> &str {
+    pub const fn node(&self) -> &Arc<str> {
         &self.node
     }
 
     /// As it was given; names may know better.
     #[must_use]
-    pub fn cluster(&self) -> &str {
+    pub const fn cluster(&self) -> &Arc<str> {
         &self.cluster
     }
 
     /// The flow of the record with that sequence number. Total: what has no name stays a number.
     #[must_use]
-    pub fn flow(&self, sequence: u64, r: &Record, names: &impl Names) -> Flow {
+    pub fn flow(&self, sequence: u64, r: &Record, names: &NameBook) -> Flow {
         let dropped = matches!(r.verdict, Verdict::Dropped | Verdict::Error);
-        let peer = |end: Option<IpAddr>| names.peer(end?, r.time);
         let (source, destination) = r.ends.unzip();
-        let (source_peer, destination_peer) = (peer(source), peer(destination));
+        let (source_end, source_node) = names.end(source, r.source_identity, r.time, &self.cluster);
+        let (destination_end, destination_node) = names.end(destination, r.destination_identity, r.time, &self.cluster);
         let (source_port, destination_port) = r.transport.ports().unzip();
         let service = |address: Option<IpAddr>, port: Option<u16>| {
-            let (namespace, name) = names.service(address?, r.transport.protocol(), port?)?;
-            Some(Service { name: name.to_string(), namespace: namespace.to_string() })
+            names.service(address?, r.transport.protocol(), port?).cloned()
         };
-        let rule = hit(r, names);
-        let policies = |direction, allow| policies(rule.as_ref(), direction, allow);
+        let (rule, policies) = hit(r, names).unzip();
+        let mut policies = policies.unwrap_or_default();
+        let mut decided = |direction, allow| match &rule {
+            Some(rule) if rule.direction == direction && rule.allow == allow => std::mem::take(&mut policies),
+            _ => Policies::default(),
+        };
         Flow {
             time: r.time,
             uuid: self.uuid(sequence),
@@ -68,8 +75,8 @@ impl Enricher {
                 version: if source.is_ipv4() { IpVersion::IPv4 } else { IpVersion::IPv6 },
             }),
             l4: r.ends.and_then(|_| Layer4::of(r.transport)),
-            source: self.endpoint(r.source_identity, source_peer.as_ref(), names),
-            destination: self.endpoint(r.destination_identity, destination_peer.as_ref(), names),
+            source: source_end,
+            destination: destination_end,
             flow_type: FlowType::L3L4,
             node_name: self.node.clone(),
             event_type: EventType::of(r),
@@ -79,48 +86,19 @@ impl Enricher {
             trace_observation_point: (r.event != Event::Drop && r.point != Point::UnknownPoint).then_some(r.point),
             drop_reason_desc: (dropped && r.reason != DropReason::UNKNOWN).then_some(r.reason),
             is_reply: r.reply,
-            interface: (r.ifindex != 0).then(|| Interface {
-                index: r.ifindex,
-                name: names.interface(r.ifindex).map(|n| n.to_string()).unwrap_or_default(),
-            }),
-            summary: if r.ends.is_some() { summary(r.transport) } else { "no IP header".into() },
-            egress_allowed_by: policies(TrafficDirection::Egress, true),
-            ingress_allowed_by: policies(TrafficDirection::Ingress, true),
-            egress_denied_by: policies(TrafficDirection::Egress, false),
-            ingress_denied_by: policies(TrafficDirection::Ingress, false),
-            extensions: extension(r, rule, source_peer.as_ref(), destination_peer.as_ref()),
+            interface: (r.ifindex != 0)
+                .then(|| Interface { index: r.ifindex, name: names.interface(r.ifindex).cloned().unwrap_or_default() }),
+            summary: if r.ends.is_some() { Summary::Of(r.transport) } else { Summary::NoHeader },
+            egress_allowed_by: decided(TrafficDirection::Egress, true),
+            ingress_allowed_by: decided(TrafficDirection::Ingress, true),
+            egress_denied_by: decided(TrafficDirection::Egress, false),
+            ingress_denied_by: decided(TrafficDirection::Ingress, false),
+            extensions: extension(r, rule, source_node, destination_node),
         }
     }
 
-    fn endpoint(&self, identity: Identity, peer: Option<&Peer>, names: &impl Names) -> Endpoint {
-        let identity = match (identity, peer) {
-            (Identity::UNKNOWN, Some(p)) => p.identity,
-            (known, _) => known,
-        };
-        let pod = peer.map(|p| &*p.pod).filter(|p| !p.is_empty());
-        let labels = pod.and_then(|p| names.pod_labels(p)).or_else(|| names.identity_labels(identity));
-        let (namespace, pod_name) = pod.and_then(|p| p.split_once('/')).unwrap_or_default();
-        let workloads = labels.iter().filter_map(|l| workload::of(pod_name, l)).collect();
-        let labels = labels.as_ref().map(Labels::to_strings).unwrap_or_default();
-        Endpoint {
-            identity: identity.0,
-            cluster_name: if pod.is_some() { self.cluster_name(names) } else { String::new() },
-            namespace: namespace.into(),
-            labels,
-            pod_name: pod_name.into(),
-            workloads,
-        }
-    }
-
-    fn cluster_name(&self, names: &impl Names) -> String {
-        names.cluster().map_or_else(|| self.cluster.clone(), |c| c.to_string())
-    }
-
-    /// A UUID of version 8 (RFC 9562, "custom"): node and start, then the sequence number.
-    fn uuid(&self, sequence: u64) -> String {
-        let (high, middle, low) = (self.instance >> 32, self.instance >> 16 & 0xffff, self.instance & 0xfff);
-        let (variant, node) = (0x8000 | (sequence >> 48 & 0x3fff), sequence & 0xffff_ffff_ffff);
-        format!("{high:08x}-{middle:04x}-8{low:03x}-{variant:04x}-{node:012x}")
+    const fn uuid(&self, sequence: u64) -> FlowId {
+        FlowId::new(self.instance, sequence)
     }
 }
 
@@ -131,124 +109,37 @@ fn fnv1a(bytes: &[u8]) -> u64 {
 
 /// The rule that decided, if one did and it has a name. A connection between two pods of a node is judged for both, and
 /// the record names the last to judge: the rule's own path tells whose it was.
-fn hit(r: &Record, names: &impl Names) -> Option<RuleHit> {
-    let rule = (r.rule != RuleId::default()).then(|| names.rule(r.rule)).flatten()?;
-    let direction = rule_direction(&rule.path).or(r.direction.map(Into::into))?;
-    Some(RuleHit {
-        direction,
-        kind: rule.object.kind.as_str().into(),
-        namespace: rule.object.namespace.to_string(),
-        name: rule.object.name.to_string(),
-        path: rule.path.to_string(),
-        allow: !matches!(r.verdict, Verdict::Dropped | Verdict::Error | Verdict::Audit),
-    })
+fn hit(r: &Record, names: &NameBook) -> Option<(RuleHit, Policies)> {
+    let shown = (r.rule != RuleId::default()).then(|| names.rule(r.rule)).flatten()?;
+    let direction = shown.direction.or(r.direction.map(Into::into))?;
+    let allow = !matches!(r.verdict, Verdict::Dropped | Verdict::Error | Verdict::Audit);
+    Some((RuleHit { direction, rule: shown.rule.clone(), allow }, shown.policies.clone()))
 }
 
-/// `spec.ingress[0]`, `specs[1].egressDeny[0].toPorts[2]`: the first field that says so.
-fn rule_direction(path: &str) -> Option<TrafficDirection> {
-    path.split('.').find_map(|field| {
-        let starts = |with: &str| field.get(..with.len()).is_some_and(|f| f.eq_ignore_ascii_case(with));
-        if starts("ingress") {
-            Some(TrafficDirection::Ingress)
-        } else if starts("egress") {
-            Some(TrafficDirection::Egress)
-        } else {
-            None
-        }
-    })
-}
-
-fn policies(rule: Option<&RuleHit>, direction: TrafficDirection, allow: bool) -> Vec<PolicyRef> {
-    rule.iter()
-        .filter(|r| r.direction == direction && r.allow == allow)
-        .map(|r| PolicyRef { name: r.name.clone(), namespace: r.namespace.clone(), kind: r.kind.clone() })
-        .collect()
-}
-
-fn extension(r: &Record, rule: Option<RuleHit>, source: Option<&Peer>, destination: Option<&Peer>) -> Extension {
+fn extension(r: &Record, rule: Option<RuleHit>, source_node: Arc<str>, destination_node: Arc<str>) -> Extension {
     let closed = r.event == Event::Closed;
-    let node = |p: Option<&Peer>| p.map(|p| p.node.to_string()).unwrap_or_default();
     Extension {
-        type_url: Extension::TYPE.into(),
+        type_url: Cow::Borrowed(Extension::TYPE),
         event: r.event,
         protocol: r.transport.protocol().0,
         length: r.length,
         forward: closed.then_some(Counters { packets: r.forward.packets, bytes: r.forward.bytes }),
         backward: closed.then_some(Counters { packets: r.backward.packets, bytes: r.backward.bytes }),
         rule,
-        source_node: node(source),
-        destination_node: node(destination),
+        source_node,
+        destination_node,
     }
-}
-
-/// `TCP Flags: SYN, ACK`, `UDP`, `ICMPv4 EchoRequest`: what Hubble's `Summary` says.
-fn summary(transport: Transport) -> String {
-    match transport {
-        Transport::Tcp { flags, .. } => {
-            let names: Vec<_> = flags.set_names().collect();
-            if names.is_empty() { "TCP".into() } else { format!("TCP Flags: {}", names.join(", ")) }
-        }
-        Transport::Icmp { kind, code } => icmp("ICMPv4", icmpv4_name(kind), kind, code),
-        Transport::Icmpv6 { kind, code } => icmp("ICMPv6", icmpv6_name(kind), kind, code),
-        other => other.protocol().to_string(),
-    }
-}
-
-fn icmp(family: &str, name: Option<&str>, kind: u8, code: u8) -> String {
-    match (name, code) {
-        (Some(name), 0) => format!("{family} {name}"),
-        (Some(name), code) => format!("{family} {name} code {code}"),
-        (None, code) => format!("{family} type {kind} code {code}"),
-    }
-}
-
-/// IANA "ICMP Type Numbers", the ones in use.
-fn icmpv4_name(kind: u8) -> Option<&'static str> {
-    Some(match kind {
-        0 => "EchoReply",
-        3 => "DestinationUnreachable",
-        4 => "SourceQuench",
-        5 => "Redirect",
-        8 => "EchoRequest",
-        9 => "RouterAdvertisement",
-        10 => "RouterSolicitation",
-        11 => "TimeExceeded",
-        12 => "ParameterProblem",
-        13 => "TimestampRequest",
-        14 => "TimestampReply",
-        _ => return None,
-    })
-}
-
-/// IANA "ICMPv6 type Numbers", the ones in use.
-fn icmpv6_name(kind: u8) -> Option<&'static str> {
-    Some(match kind {
-        1 => "DestinationUnreachable",
-        2 => "PacketTooBig",
-        3 => "TimeExceeded",
-        4 => "ParameterProblem",
-        128 => "EchoRequest",
-        129 => "EchoReply",
-        130 => "MLDv1MulticastListenerQueryMessage",
-        133 => "RouterSolicitation",
-        134 => "RouterAdvertisement",
-        135 => "NeighborSolicitation",
-        136 => "NeighborAdvertisement",
-        137 => "Redirect",
-        143 => "MLDv2MulticastListenerReportMessageV2",
-        _ => return None,
-    })
 }
 
 #[cfg(test)]
 mod tests {
-    use axoneme_model::{Direction, Protocol};
+    use axoneme_model::{Direction, Identity, Protocol};
     use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
     use crate::{
-        record::{TcpFlags, Traffic},
+        record::{TcpFlags, Traffic, Transport},
         testing,
         time::Time,
     };
@@ -379,7 +270,7 @@ mod tests {
             (58, 200, 1, 0, "ICMPv6 type 200 code 1"),
             (112, 0, 0, 0, "VRRP"),
         ] {
-            assert_eq!(summary(Transport::new(Protocol(protocol), a, b, flags)), expected);
+            assert_eq!(Summary::Of(Transport::new(Protocol(protocol), a, b, flags)).to_string(), expected);
         }
     }
 
@@ -388,7 +279,7 @@ mod tests {
         let of = |node: &str, start, n| Enricher::new(node, "", start).uuid(n);
         let all = [of("n1", 1, 0), of("n1", 1, 1), of("n1", 2, 0), of("n2", 1, 0)];
         assert!(all.iter().enumerate().all(|(i, a)| all.iter().skip(i + 1).all(|b| a != b)));
-        let u = of("n1", u64::MAX, u64::MAX);
+        let u = of("n1", u64::MAX, u64::MAX).to_string();
         assert_eq!(u.len(), 36);
         assert_eq!((u.as_bytes()[14], u.as_bytes()[19]), (b'8', b'b'), "version 8, variant 10xx");
     }

@@ -321,6 +321,7 @@ impl Judge<'_> {
             view.rule = rule(self.rows, entry.rule);
             view.entry = words(self.rows, &key);
             view.reason = match (entry.allow, view.rule.is_empty()) {
+                (true, _) if entry.audit => "audited: it passes, but a rule would deny it if it were enforced",
                 (true, false) => "a rule allows it",
                 (false, false) => "a rule denies it",
                 (true, true) => "no policy isolates the pod from it",
@@ -331,7 +332,9 @@ impl Judge<'_> {
             let default = if direction == Direction::Ingress { table.ingress_default } else { table.egress_default };
             view.allow = default.allow;
             view.rule = rule(self.rows, default.rule);
-            view.reason = if default.allow {
+            view.reason = if default.audit {
+                "audited: it passes, but a policy would isolate the pod in this direction, and no rule would allow it"
+            } else if default.allow {
                 "no policy isolates the pod in this direction"
             } else {
                 "a policy isolates the pod in this direction, and no rule allows it"

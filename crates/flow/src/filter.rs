@@ -148,7 +148,7 @@ impl Condition {
             }
             Self::Direction(directions) => flow.traffic_direction.is_some_and(|d| directions.contains(&d)),
             Self::Policy(names) => flow.decided_by().any(|(p, _)| {
-                names.iter().any(|(ns, name)| **name == p.name && ns.as_ref().is_none_or(|ns| **ns == p.namespace))
+                names.iter().any(|(ns, name)| *name == p.name && ns.as_ref().is_none_or(|ns| *ns == p.namespace))
             }),
             Self::Reply(reply) => flow.is_reply == Some(*reply),
         }

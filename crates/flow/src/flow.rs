@@ -5,15 +5,17 @@
 //! that read Hubble's output read this, and the gRPC API can be built on the same type. What Hubble has no field for is
 //! under `extensions`, the place that its API keeps for that.
 
-use std::net::IpAddr;
+use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
 use axoneme_model::Direction;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    id::FlowId,
     lost::LostEvents,
     reason::DropReason,
     record::{Event, Point, Record, TcpFlags, Transport, Verdict},
+    summary::Summary,
     time::Time,
 };
 
@@ -22,7 +24,7 @@ use crate::{
 pub struct Response {
     #[serde(flatten)]
     pub content: Content,
-    pub node_name: String,
+    pub node_name: Arc<str>,
     pub time: Time,
 }
 
@@ -38,7 +40,7 @@ pub enum Content {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flow {
     pub time: Time,
-    pub uuid: String,
+    pub uuid: FlowId,
     pub verdict: Verdict,
     /// Number of `drop_reason_desc`; kept for clients that only know this one.
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -48,16 +50,17 @@ pub struct Flow {
     pub ip: Option<Ip>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub l4: Option<Layer4>,
-    pub source: Endpoint,
-    pub destination: Endpoint,
+    /// Shared by the flows of an end that nothing has changed of.
+    pub source: Arc<Endpoint>,
+    pub destination: Arc<Endpoint>,
     #[serde(rename = "Type")]
     pub flow_type: FlowType,
-    pub node_name: String,
+    pub node_name: Arc<str>,
     pub event_type: EventType,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source_service: Option<Service>,
+    pub source_service: Option<Arc<Service>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub destination_service: Option<Service>,
+    pub destination_service: Option<Arc<Service>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic_direction: Option<TrafficDirection>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -70,16 +73,16 @@ pub struct Flow {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<Interface>,
     #[serde(rename = "Summary")]
-    pub summary: String,
+    pub summary: Summary,
     pub extensions: Extension,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub egress_allowed_by: Vec<PolicyRef>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub ingress_allowed_by: Vec<PolicyRef>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub egress_denied_by: Vec<PolicyRef>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub ingress_denied_by: Vec<PolicyRef>,
+    #[serde(default, skip_serializing_if = "Policies::is_empty")]
+    pub egress_allowed_by: Policies,
+    #[serde(default, skip_serializing_if = "Policies::is_empty")]
+    pub ingress_allowed_by: Policies,
+    #[serde(default, skip_serializing_if = "Policies::is_empty")]
+    pub egress_denied_by: Policies,
+    #[serde(default, skip_serializing_if = "Policies::is_empty")]
+    pub ingress_denied_by: Policies,
 }
 
 impl Flow {
@@ -105,8 +108,8 @@ impl Flow {
 
     /// The policies that decided, with what they said: denials first.
     pub fn decided_by(&self) -> impl Iterator<Item = (&PolicyRef, bool)> {
-        let denied = self.egress_denied_by.iter().chain(&self.ingress_denied_by).map(|p| (p, false));
-        denied.chain(self.egress_allowed_by.iter().chain(&self.ingress_allowed_by).map(|p| (p, true)))
+        let denied = self.egress_denied_by.iter().chain(self.ingress_denied_by.iter()).map(|p| (p, false));
+        denied.chain(self.egress_allowed_by.iter().chain(self.ingress_allowed_by.iter()).map(|p| (p, true)))
     }
 }
 
@@ -190,13 +193,13 @@ impl Layer4 {
 pub struct Endpoint {
     #[serde(default, skip_serializing_if = "is_zero")]
     pub identity: u32,
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub cluster_name: String,
+    #[serde(default, skip_serializing_if = "is_empty")]
+    pub cluster_name: Arc<str>,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub namespace: String,
     /// `source:key=value`, sorted.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub labels: Vec<String>,
+    #[serde(default, skip_serializing_if = "no_texts")]
+    pub labels: Arc<[String]>,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub pod_name: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -244,8 +247,8 @@ impl EventType {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
-    pub name: String,
-    pub namespace: String,
+    pub name: Arc<str>,
+    pub namespace: Arc<str>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -279,17 +282,43 @@ impl From<Direction> for TrafficDirection {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Interface {
     pub index: u32,
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub name: String,
+    #[serde(default, skip_serializing_if = "is_empty")]
+    pub name: Arc<str>,
 }
 
 /// `flow.Policy`: the object that decided. The rule within it is in [`Extension::rule`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyRef {
-    pub name: String,
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub namespace: String,
-    pub kind: String,
+    pub name: Arc<str>,
+    #[serde(default, skip_serializing_if = "is_empty")]
+    pub namespace: Arc<str>,
+    pub kind: Cow<'static, str>,
+}
+
+/// The policies that decided one way, mostly none: a list that flows share, and that costs nothing while it is empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Vec<PolicyRef>")]
+pub struct Policies(Option<Arc<[PolicyRef]>>);
+
+impl From<Vec<PolicyRef>> for Policies {
+    fn from(all: Vec<PolicyRef>) -> Self {
+        Self(if all.is_empty() { None } else { Some(all.into()) })
+    }
+}
+
+impl std::ops::Deref for Policies {
+    type Target = [PolicyRef];
+
+    fn deref(&self) -> &[PolicyRef] {
+        self.0.as_deref().unwrap_or_default()
+    }
+}
+
+impl Policies {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
 }
 
 impl std::fmt::Display for PolicyRef {
@@ -307,7 +336,7 @@ impl std::fmt::Display for PolicyRef {
 pub struct Extension {
     /// [`Self::TYPE`], always.
     #[serde(rename = "@type")]
-    pub type_url: String,
+    pub type_url: Cow<'static, str>,
     pub event: Event,
     /// IP protocol number.
     pub protocol: u8,
@@ -323,10 +352,10 @@ pub struct Extension {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<RuleHit>,
     /// Nodes that hold the addresses, where known.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub source_node: String,
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub destination_node: String,
+    #[serde(default, skip_serializing_if = "is_empty")]
+    pub source_node: Arc<str>,
+    #[serde(default, skip_serializing_if = "is_empty")]
+    pub destination_node: Arc<str>,
 }
 
 impl Extension {
@@ -338,13 +367,20 @@ impl Extension {
 pub struct RuleHit {
     /// Whose: of the receiver (ingress) or the sender (egress).
     pub direction: TrafficDirection,
-    pub kind: String,
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub namespace: String,
-    pub name: String,
-    /// Field path in the object: `spec.ingress[0].toPorts[1]`.
-    pub path: String,
+    #[serde(flatten)]
+    pub rule: Arc<RuleName>,
     pub allow: bool,
+}
+
+/// Where a rule stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleName {
+    pub kind: Cow<'static, str>,
+    #[serde(default, skip_serializing_if = "is_empty")]
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+    /// Field path in the object: `spec.ingress[0].toPorts[1]`.
+    pub path: Arc<str>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -354,6 +390,14 @@ pub struct Counters {
     /// With link-layer headers.
     #[serde(with = "number_text")]
     pub bytes: u64,
+}
+
+fn is_empty(text: &Arc<str>) -> bool {
+    text.is_empty()
+}
+
+fn no_texts(texts: &Arc<[String]>) -> bool {
+    texts.is_empty()
 }
 
 fn is_zero<T: Default + PartialEq>(value: &T) -> bool {

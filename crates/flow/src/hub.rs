@@ -16,12 +16,12 @@ use std::{
 use arc_swap::ArcSwap;
 
 use crate::{
-    decode::{ClockOffset, decode_drop, decode_flow},
+    decode::{ClockOffset, decode_drop, decode_flows},
     enrich::Enricher,
     flow::Flow,
     history::History,
     lost::{Cause, Lost},
-    names::{NameBook, Names as _},
+    names::NameBook,
     record::Record,
     spec::FieldError,
     stream::{Query, Reader, Step},
@@ -122,7 +122,7 @@ impl Hub {
     /// A reader of its own for a query.
     pub fn open(self: &Arc<Self>, query: &Query) -> Result<Session, Vec<FieldError>> {
         let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
-        let reader = Reader::open(query, &self.history.load(), &self.enricher, &*names)?;
+        let reader = Reader::open(query, &self.history.load(), &self.enricher, &names)?;
         Ok(Session { hub: self.clone(), reader })
     }
 }
@@ -138,8 +138,8 @@ pub struct View<'a> {
 impl View<'_> {
     /// Name of the cluster; empty: it has none, or it is not known yet.
     #[must_use]
-    pub fn cluster(&self) -> Arc<str> {
-        self.names.cluster().unwrap_or_else(|| self.enricher.cluster().into())
+    pub fn cluster(&self) -> &Arc<str> {
+        self.names.cluster().unwrap_or_else(|| self.enricher.cluster())
     }
 
     /// The record with its names.
@@ -171,12 +171,11 @@ impl Feed {
     pub fn take(&mut self, ring: Ring, bytes: &[u8]) {
         let clock = ClockOffset(self.hub.clock.load(Ordering::Relaxed));
         let decoded = match ring {
-            Ring::Drops => decode_drop(bytes, clock),
-            Ring::Flows => decode_flow(bytes, clock),
+            Ring::Drops => decode_drop(bytes, clock).map(|record| self.push(&record)),
+            Ring::Flows => decode_flows(bytes, clock).map(|records| records.for_each(|r| self.push(&r))),
         };
-        match decoded {
-            Ok(record) => self.push(&record),
-            Err(_) => self.hub.lost.add(Cause::Undecodable, 1),
+        if decoded.is_err() {
+            self.hub.lost.add(Cause::Undecodable, 1);
         }
     }
 
@@ -198,7 +197,7 @@ impl Session {
     pub fn step(&mut self, budget: usize) -> Step {
         let hub = &self.hub;
         let names = hub.names.read().unwrap_or_else(PoisonError::into_inner);
-        self.reader.step(budget, &hub.history.load(), &hub.enricher, &*names, &hub.lost)
+        self.reader.step(budget, &hub.history.load(), &hub.enricher, &names, &hub.lost)
     }
 
     /// The lines of a step as JSON.

@@ -4,11 +4,11 @@
 //!  kernel rings ─▶ decode ─▶ Record (ids, fixed size) ─push─▶ History (ring, fixed memory, wait-free)
 //!                    │ counted                                   │
 //!                    ▼                                           ▼  Reader: position + Filter
-//!                  Lost ◀──────── overwritten unread ───────── Enricher + Names ─▶ Flow (names, Hubble's JSON)
+//!                  Lost ◀──────── overwritten unread ───────── Enricher + NameBook ─▶ Flow (names, Hubble's JSON)
 //! ```
 //!
 //! Nouns: a [`Record`] is what the kernel said; a [`Flow`] is a record with names; the [`History`] keeps the last
-//! records; a [`Reader`] walks it for one client; [`Names`] answers for ids, a [`NameBook`] is one made of rows;
+//! records; a [`Reader`] walks it for one client; a [`NameBook`], made of rows, answers for ids;
 //! a [`Hub`] holds all of it for an agent. [`Lost`] counts what nobody saw, by cause. [`admin`] is what an
 //! agent's socket says of itself, so that the agent and the command line cannot drift apart.
 //!
@@ -26,26 +26,29 @@ pub mod filter;
 pub mod flow;
 pub mod history;
 pub mod hub;
+pub mod id;
 pub mod lost;
 pub mod names;
 pub mod reason;
 pub mod record;
 pub mod spec;
 pub mod stream;
+pub mod summary;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod time;
 mod url;
 mod workload;
 
-pub use decode::{ClockOffset, DecodeError, decode_drop, decode_flow};
+pub use decode::{ClockOffset, DecodeError, decode_drop, decode_flow, decode_flows};
 pub use enrich::Enricher;
 pub use filter::{Condition, Filter};
 pub use flow::{Content, Flow, Response};
 pub use history::{Found, History};
 pub use hub::{Feed, Hub, Ring, Session, View};
+pub use id::FlowId;
 pub use lost::{Cause, Lost};
-pub use names::{Change, NameBook, Names, News, Peer};
+pub use names::{Change, NameBook, News, Peer};
 pub use reason::DropReason;
 pub use record::{Event, Facet, Point, Record, TcpFlags, Traffic, Transport, Verdict};
 pub use spec::{FieldError, FilterSpec};

@@ -8,11 +8,21 @@ use std::{
 };
 
 use axoneme_model::{
-    Cidr, Identity, Labels, ObjectRef, Protocol, RuleRef,
+    Cidr, Identity, Labels, ObjectRef, Protocol,
     rows::{EndpointRow, IdentityRow, IpRow, NodeRow, RowSet, RuleId, RuleRow, ServiceRow},
 };
+use foldhash::fast::RandomState;
 
-use crate::time::Time;
+use crate::{
+    flow::{Endpoint, Service},
+    time::Time,
+};
+use shown::{Ends, Kept, Labelled, Rule, ShownRule};
+
+mod shown;
+
+/// Every flow asks several of them. Keys are the cluster's objects, which nobody outside chooses.
+type Map<K, V> = HashMap<K, V, RandomState>;
 
 /// Who holds an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,30 +34,12 @@ pub struct Peer {
     pub node: Arc<str>,
 }
 
-/// Answers for the enricher. Absence is an answer: the flow then shows the bare id or address.
-pub trait Names {
-    /// The holder of the address at that time.
-    fn peer(&self, address: IpAddr, at: Time) -> Option<Peer>;
-    /// All labels of the pod that holds the address, where this node knows the pod itself.
-    fn pod_labels(&self, pod: &str) -> Option<Labels>;
-    fn identity_labels(&self, identity: Identity) -> Option<Labels>;
-    fn rule(&self, rule: RuleId) -> Option<RuleRef>;
-    /// Namespace and name of the service with this frontend.
-    fn service(&self, address: IpAddr, protocol: Protocol, port: u16) -> Option<(Arc<str>, Arc<str>)>;
-    fn interface(&self, index: u32) -> Option<Arc<str>>;
-    /// Name of the cluster; none: not known yet, or it has none.
-    fn cluster(&self) -> Option<Arc<str>>;
-}
-
-/// Namespace and name.
-type ServiceName = (Arc<str>, Arc<str>);
-
 /// A map whose removed entries stay readable until `room` others have been removed after them: a flow of a pod or rule
 /// that is gone still has its name.
 #[derive(Debug)]
 struct Retained<K, V> {
     /// Removals so far at the time when this entry was removed; none while it is current.
-    entries: HashMap<K, (V, Option<u64>)>,
+    entries: Map<K, (V, Option<u64>)>,
     departed: VecDeque<(K, u64)>,
     removals: u64,
     room: usize,
@@ -55,7 +47,7 @@ struct Retained<K, V> {
 
 impl<K: Hash + Eq + Clone, V> Retained<K, V> {
     fn new(room: usize) -> Self {
-        Self { entries: HashMap::new(), departed: VecDeque::new(), removals: 0, room }
+        Self { entries: Map::default(), departed: VecDeque::new(), removals: 0, room }
     }
 
     fn upsert(&mut self, key: K, value: V) {
@@ -96,11 +88,12 @@ impl<K: Hash + Eq + Clone, V> Retained<K, V> {
 }
 
 /// A holder of a prefix and from when on.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Tenure {
     since: Time,
     /// None: nobody held it from then on.
     peer: Option<Peer>,
+    end: Kept,
 }
 
 /// Tenures of a prefix that are kept, the current one included. Addresses are reused slowly; more than this many
@@ -110,15 +103,20 @@ const TENURES: usize = 4;
 /// Names from rows, fed by the one that holds the rows. Bounded by the rows plus the departed entries it keeps.
 #[derive(Debug)]
 pub struct NameBook {
-    prefixes: HashMap<Cidr, Vec<Tenure>>,
-    /// Prefix lengths in use, longest first by `.rev()`: a lookup is one probe for each.
-    lengths_v4: BTreeSet<u8>,
-    lengths_v6: BTreeSet<u8>,
+    prefixes: Map<Cidr, Vec<Tenure>>,
+    /// Prefix lengths in use, longest first: a lookup is one probe for each.
+    lengths_v4: Vec<u8>,
+    lengths_v6: Vec<u8>,
     departed_prefixes: VecDeque<(Cidr, Time)>,
-    pods: Retained<Arc<str>, Labels>,
-    identities: Retained<Identity, Labels>,
-    rules: Retained<RuleId, RuleRef>,
-    services: HashMap<(IpAddr, Protocol, u16), ServiceName>,
+    pods: Retained<Arc<str>, Labelled>,
+    identities: Retained<Identity, Labelled>,
+    /// Identities that need no row.
+    reserved: Map<Identity, Labelled>,
+    /// The end that nothing is known of.
+    nobody: Arc<Endpoint>,
+    ends: Ends,
+    rules: Retained<RuleId, Rule>,
+    services: Map<(IpAddr, Protocol, u16), Arc<Service>>,
     interfaces: Retained<u32, Arc<str>>,
     node: Arc<str>,
     room: usize,
@@ -136,14 +134,17 @@ impl NameBook {
     pub fn new(node: &str, departed: usize) -> Self {
         Self {
             node: node.into(),
-            prefixes: HashMap::new(),
-            lengths_v4: BTreeSet::new(),
-            lengths_v6: BTreeSet::new(),
+            prefixes: Map::default(),
+            lengths_v4: Vec::new(),
+            lengths_v6: Vec::new(),
             departed_prefixes: VecDeque::new(),
             pods: Retained::new(departed),
             identities: Retained::new(departed),
+            reserved: reserved().collect(),
+            nobody: Arc::default(),
+            ends: Ends::default(),
             rules: Retained::new(departed),
-            services: HashMap::new(),
+            services: Map::default(),
             interfaces: Retained::new(departed),
             room: departed,
             cluster: Arc::default(),
@@ -263,7 +264,9 @@ impl NameBook {
     fn set_holder(&mut self, prefix: Cidr, peer: Option<Peer>, now: Time) {
         let prefix = axoneme_model::cidr::normalise(prefix);
         let lengths = if prefix.is_ipv4() { &mut self.lengths_v4 } else { &mut self.lengths_v6 };
-        lengths.insert(prefix.prefix());
+        if let Err(place) = lengths.binary_search_by(|length| prefix.prefix().cmp(length)) {
+            lengths.insert(place, prefix.prefix());
+        }
         let tenures = self.prefixes.entry(prefix).or_default();
         let before = tenures.last().and_then(|t| t.peer.clone());
         if before == peer && !tenures.is_empty() {
@@ -275,7 +278,8 @@ impl NameBook {
         }
         // the first holder that we learn of counts as the holder ever since
         let since = if tenures.is_empty() { Time(0) } else { now };
-        tenures.push(Tenure { since, peer });
+        tenures.push(Tenure { since, peer, end: Kept::default() });
+        self.make_room();
     }
 
     pub fn upsert_endpoint(&mut self, row: &EndpointRow) {
@@ -283,7 +287,12 @@ impl NameBook {
         if row.node == self.node && !self.pods.is_current(&name) {
             self.news.push(Change::Endpoint { pod: name, labels: row.labels.clone(), gone: false });
         }
-        self.pods.upsert(pod_name(row), row.labels.clone());
+        let name = pod_name(row);
+        if self.pods.get(&name).is_none_or(|known| known.labels != row.labels) {
+            self.ends.outdate();
+            self.make_room();
+        }
+        self.pods.upsert(name, Labelled::new(row.labels.clone()));
     }
 
     pub fn remove_endpoint(&mut self, row: &EndpointRow) {
@@ -293,13 +302,17 @@ impl NameBook {
 
     fn note_gone(&mut self, pod: &Arc<str>) {
         if self.pods.is_current(pod) {
-            let labels = self.pods.get(pod).cloned().unwrap_or_default();
+            let labels = self.pods.get(pod).map(|l| l.labels.clone()).unwrap_or_default();
             self.news.push(Change::Endpoint { pod: pod.clone(), labels, gone: true });
         }
     }
 
     pub fn upsert_identity(&mut self, row: &IdentityRow) {
-        self.identities.upsert(row.id, row.labels.clone());
+        if self.identities.get(&row.id).is_none_or(|known| known.labels != row.labels) {
+            self.ends.outdate();
+            self.make_room();
+        }
+        self.identities.upsert(row.id, Labelled::new(row.labels.clone()));
     }
 
     pub fn remove_identity(&mut self, id: Identity) {
@@ -310,19 +323,20 @@ impl NameBook {
         if !self.rules.is_current(&row.id) {
             self.news.push(Change::Rule { object: row.rule.object.clone(), gone: false });
         }
-        self.rules.upsert(row.id, row.rule.clone());
+        self.rules.upsert(row.id, Rule::new(row.rule.clone()));
     }
 
     pub fn remove_rule(&mut self, id: RuleId) {
         if let (true, Some(rule)) = (self.rules.is_current(&id), self.rules.get(&id)) {
-            self.news.push(Change::Rule { object: rule.object.clone(), gone: true });
+            self.news.push(Change::Rule { object: rule.of.object.clone(), gone: true });
         }
         self.rules.remove(&id);
     }
 
     pub fn upsert_service(&mut self, row: &ServiceRow) {
+        let service = Arc::new(Service { name: row.name.clone(), namespace: row.namespace.clone() });
         for f in &row.frontends {
-            self.services.insert((f.address, f.protocol, f.port), (row.namespace.clone(), row.name.clone()));
+            self.services.insert((f.address, f.protocol, f.port), service.clone());
         }
     }
 
@@ -341,38 +355,48 @@ impl NameBook {
     }
 }
 
-impl Names for NameBook {
-    fn peer(&self, address: IpAddr, at: Time) -> Option<Peer> {
-        let lengths = if address.is_ipv4() { &self.lengths_v4 } else { &self.lengths_v6 };
-        lengths.iter().rev().find_map(|&length| {
-            let prefix = axoneme_model::cidr::normalise(Cidr::new(address, length).ok()?);
-            let tenures = self.prefixes.get(&prefix)?;
-            tenures.iter().rev().find(|t| t.since <= at)?.peer.clone()
-        })
+/// Answers for those who read. Absence is an answer: the flow then shows the bare id or address.
+impl NameBook {
+    /// The holder of the address at that time.
+    #[must_use]
+    pub fn peer(&self, address: IpAddr, at: Time) -> Option<&Peer> {
+        self.holder(address, at)
     }
 
-    fn pod_labels(&self, pod: &str) -> Option<Labels> {
-        self.pods.get(pod).cloned()
+    #[must_use]
+    pub(crate) fn rule(&self, rule: RuleId) -> Option<&ShownRule> {
+        self.rules.get(&rule).map(Rule::shown)
     }
 
-    fn identity_labels(&self, identity: Identity) -> Option<Labels> {
-        self.identities.get(&identity).cloned().or_else(|| identity.reserved_labels())
+    /// The service with this frontend.
+    #[must_use]
+    pub(crate) fn service(&self, address: IpAddr, protocol: Protocol, port: u16) -> Option<&Arc<Service>> {
+        self.services.get(&(address, protocol, port))
     }
 
-    fn rule(&self, rule: RuleId) -> Option<RuleRef> {
-        self.rules.get(&rule).cloned()
+    #[must_use]
+    pub(crate) fn interface(&self, index: u32) -> Option<&Arc<str>> {
+        self.interfaces.get(&index)
     }
 
-    fn service(&self, address: IpAddr, protocol: Protocol, port: u16) -> Option<(Arc<str>, Arc<str>)> {
-        self.services.get(&(address, protocol, port)).cloned()
+    /// Name of the cluster; none: not known yet, or it has none.
+    #[must_use]
+    pub fn cluster(&self) -> Option<&Arc<str>> {
+        Some(&self.cluster).filter(|c| !c.is_empty())
     }
+}
 
-    fn interface(&self, index: u32) -> Option<Arc<str>> {
-        self.interfaces.get(&index).cloned()
-    }
+fn reserved() -> impl Iterator<Item = (Identity, Labelled)> {
+    (0..=255).map(Identity).filter_map(|id| Some((id, Labelled::new(id.reserved_labels()?))))
+}
 
-    fn cluster(&self) -> Option<Arc<str>> {
-        Some(self.cluster.clone()).filter(|c| !c.is_empty())
+fn prefix(address: IpAddr, length: u8) -> Option<Cidr> {
+    // most are of one address
+    let whole = length == if address.is_ipv4() { 32 } else { 128 };
+    if whole {
+        Some(Cidr::from(address))
+    } else {
+        Some(axoneme_model::cidr::normalise(Cidr::new(address, length).ok()?))
     }
 }
 
@@ -413,7 +437,7 @@ fn pod_name(row: &EndpointRow) -> Arc<str> {
 
 #[cfg(test)]
 mod tests {
-    use axoneme_model::{Kind, ObjectRef, PeerClass};
+    use axoneme_model::{Kind, LabelKey, ObjectRef, PeerClass, RuleRef};
 
     use super::*;
 
@@ -487,6 +511,55 @@ mod tests {
         assert_eq!(book.prefixes[&"10.2.0.1/32".parse().unwrap()].len(), TENURES);
     }
 
+    /// Cluster, pod and labels of the end that holds 10.0.0.1.
+    fn end(book: &NameBook, identity: u32, at: u64, cluster: &Arc<str>) -> String {
+        let end = book.end("10.0.0.1".parse().ok(), Identity(identity), Time(at), cluster).0;
+        format!("{} {} {}/{} {}", end.identity, end.cluster_name, end.namespace, end.pod_name, end.labels.join(","))
+    }
+
+    fn labelled(id: u32, app: &str) -> IdentityRow {
+        IdentityRow { id: Identity(id), labels: Labels::new().with(LabelKey::k8s("app"), app) }
+    }
+
+    #[test]
+    fn an_end_is_shared_until_something_of_it_changes() {
+        let (mut book, cluster) = (NameBook::new("n0", 8), Arc::from("prod"));
+        book.upsert_ip(&row("10.0.0.1/32", 300, "shop/web"), Time(10));
+        book.upsert_identity(&labelled(300, "web"));
+        let shared = |book: &NameBook, cluster| {
+            let end = || book.end("10.0.0.1".parse().ok(), Identity::UNKNOWN, Time(10), cluster).0;
+            Arc::ptr_eq(&end(), &end())
+        };
+        assert!(shared(&book, &cluster));
+        assert_eq!(end(&book, 0, 10, &cluster), "300 prod shop/web k8s:app=web");
+        assert_eq!(end(&book, 301, 10, &cluster), "301 prod shop/web ", "the identity of the record counts");
+        assert_eq!(end(&book, 0, 10, &"other".into()), "300 other shop/web k8s:app=web");
+        book.upsert_identity(&labelled(300, "api"));
+        assert_eq!(end(&book, 0, 10, &cluster), "300 prod shop/web k8s:app=api");
+        book.set_cluster(&"named".into());
+        assert_eq!(end(&book, 0, 10, &cluster), "300 named shop/web k8s:app=api");
+        book.upsert_ip(&row("10.0.0.1/32", 300, "shop/next"), Time(20));
+        assert_eq!(end(&book, 0, 20, &cluster), "300 named shop/next k8s:app=api");
+        assert_eq!(end(&book, 0, 19, &cluster), "300 named shop/web k8s:app=api");
+        assert!(shared(&book, &cluster));
+        book.upsert_ip(&row("10.0.0.0/24", 2, ""), Time(5));
+        book.remove_ip("10.0.0.1/32".parse().unwrap(), Time(30));
+        assert_eq!(end(&book, 0, 30, &cluster), "2  / reserved:world", "the wider prefix");
+    }
+
+    #[test]
+    fn ends_that_are_kept_are_bounded_and_come_back() {
+        let (mut book, cluster) = (NameBook::new("n0", 8), Arc::from("prod"));
+        for n in 0..shown::ENDS as u32 + 10 {
+            let address = std::net::Ipv4Addr::from_bits(0x0a00_0000 | n);
+            book.upsert_ip(&row(&format!("{address}/32"), 300, &format!("shop/p{n}")), Time(0));
+            book.end(Some(address.into()), Identity::UNKNOWN, Time(0), &cluster);
+        }
+        let kept = |book: &NameBook| book.prefixes.values().flatten().filter(|t| t.end.is_some()).count();
+        assert_eq!(end(&book, 0, 0, &cluster), "300 prod shop/p1 ");
+        assert!((1..=shown::ENDS).contains(&kept(&book)), "{}", kept(&book));
+    }
+
     #[test]
     fn a_sync_says_what_single_changes_say() {
         let mut rows = RowSet::default();
@@ -497,14 +570,13 @@ mod tests {
         let mut book = NameBook::new("n0", 8);
         book.sync(&rows, Time(1));
         assert_eq!(pod_at(&book, 1).as_deref(), Some("shop/web"));
-        assert!(book.identity_labels(Identity(300)).is_some());
         book.sync(&RowSet::default(), Time(7));
         assert_eq!(pod_at(&book, 6).as_deref(), Some("shop/web"));
         assert_eq!(pod_at(&book, 7), None);
         book.sync(&rows, Time(9));
         assert_eq!(pod_at(&book, 9).as_deref(), Some("shop/web"));
         assert_eq!(
-            book.identity_labels(Identity::HOST).unwrap().to_strings(),
+            *book.end(None, Identity::HOST, Time(9), &Arc::default()).0.labels,
             ["reserved:host"],
             "reserved identities need no row"
         );

@@ -17,6 +17,9 @@ pub enum Event {
     New,
     /// The connection was closed or reset; its counters are final.
     Closed,
+    /// What policy says of a connection that another record is of: of its other side, or of one that began earlier. No
+    /// packet of its own: who counts packets or connections leaves it out.
+    Judged,
 }
 
 /// Hubble's verdicts (`enum Verdict` of `flow.proto`), without those that belong to proxies.
@@ -279,6 +282,7 @@ impl Record {
             Event::Drop => self.reason.is_policy(),
             Event::New => at_endpoint || self.rule != RuleId::default(),
             Event::Closed => false,
+            Event::Judged => return &[Facet::Judgement],
         };
         if judged { &[Facet::Judgement, Facet::Packet] } else { &[Facet::Packet] }
     }
@@ -342,7 +346,8 @@ impl Record {
             event: match event {
                 0 => Event::Drop,
                 1 => Event::New,
-                _ => Event::Closed,
+                2 => Event::Closed,
+                _ => Event::Judged,
             },
             verdict: Verdict::ALL.get(usize::from(verdict)).map_or(Verdict::Unknown, |v| v.0),
             reason: DropReason(reason),

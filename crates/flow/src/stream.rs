@@ -8,7 +8,7 @@ use crate::{
     flow::{Content, Response},
     history::{Found, History},
     lost::{Cause, Lost, LostEvents},
-    names::Names,
+    names::NameBook,
     spec::{FieldError, FilterSpec},
     time::Time,
 };
@@ -62,7 +62,7 @@ impl Reader {
         query: &Query,
         history: &History,
         enricher: &Enricher,
-        names: &impl Names,
+        names: &NameBook,
     ) -> Result<Self, Vec<FieldError>> {
         let head = history.head();
         let end = if query.follow { None } else { Some(head) };
@@ -74,7 +74,7 @@ impl Reader {
         Ok(reader)
     }
 
-    fn start_of_last(&self, wanted: u64, head: u64, history: &History, enricher: &Enricher, names: &impl Names) -> u64 {
+    fn start_of_last(&self, wanted: u64, head: u64, history: &History, enricher: &Enricher, names: &NameBook) -> u64 {
         let (mut found, mut start) = (0, head);
         for sequence in (history.oldest()..head).rev() {
             if found == wanted {
@@ -99,7 +99,7 @@ impl Reader {
         budget: usize,
         history: &History,
         enricher: &Enricher,
-        names: &impl Names,
+        names: &NameBook,
         lost: &Lost,
     ) -> Step {
         let mut lines = Vec::new();
@@ -112,7 +112,7 @@ impl Reader {
                     if self.in_time(record.time) {
                         let flow = enricher.flow(self.next, &record, names);
                         if self.filter.matches(&flow) {
-                            let (node_name, time) = (enricher.node().to_owned(), flow.time);
+                            let (node_name, time) = (enricher.node().clone(), flow.time);
                             lines.push(Response { content: Content::Flow(Box::new(flow)), node_name, time });
                         }
                     }
@@ -140,7 +140,7 @@ fn lost_line(missed: u64, oldest: u64, history: &History, enricher: &Enricher) -
         _ => Time::default(),
     };
     let lost = LostEvents { source: Cause::History.source(), num_events_lost: missed };
-    Response { content: Content::Lost(lost), node_name: enricher.node().to_owned(), time }
+    Response { content: Content::Lost(lost), node_name: enricher.node().clone(), time }
 }
 
 #[cfg(test)]
@@ -148,7 +148,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{Flow, NameBook, Record, testing};
+    use crate::{Flow, Record, testing};
 
     struct Rig {
         history: History,

@@ -32,7 +32,7 @@ fn arbitrary_traffic() -> impl Strategy<Value = Traffic> {
 /// Records of every kind, with few addresses and ports, so that filters and names meet the same ones often.
 pub fn arbitrary_record() -> impl Strategy<Value = Record> {
     let what = (
-        select(vec![Event::Drop, Event::New, Event::Closed]),
+        select(vec![Event::Drop, Event::New, Event::Closed, Event::Judged]),
         select(vec![Verdict::Forwarded, Verdict::Dropped, Verdict::Audit, Verdict::Translated, Verdict::Unknown]),
         select(vec![0u8, 132, 133, 181, 203]),
         option::of(select(vec![Direction::Ingress, Direction::Egress])),

@@ -6,7 +6,7 @@
 
 use axoneme_flow::{
     Facet, Flow, Point, TcpFlags, Time, Verdict,
-    flow::{Counters, Endpoint, EventType, IpVersion, Layer4, PolicyRef, TrafficDirection},
+    flow::{Counters, Endpoint, EventType, IpVersion, Layer4, PolicyRef, Service, TrafficDirection, Workload},
 };
 
 use crate::pb::flow as pb;
@@ -28,47 +28,47 @@ mod matched {
 /// What a client of the API is shown of one facet of a flow. `cluster` may be empty; `details` adds what the API has no
 /// field for as `extensions` (a `google.protobuf.Struct`).
 #[must_use]
-pub fn flow(flow: Flow, facet: Facet, cluster: &str, details: bool) -> pb::Flow {
+pub fn flow(flow: &Flow, facet: Facet, cluster: &str, details: bool) -> pb::Flow {
     let judged = facet == Facet::Judgement;
     let extensions = details.then(|| crate::details::any(&flow.extensions));
-    let match_type = if judged { match_type(&flow) } else { 0 };
-    let direction = direction(&flow, facet);
+    let match_type = if judged { match_type(flow) } else { 0 };
+    let direction = direction(flow, facet);
     let is_reply = is_reply(flow.is_reply, flow.verdict, facet);
     let verdict = verdict(flow.verdict, facet);
     let event_type = event_type(flow.event_type, facet);
     pb::Flow {
         time: Some(timestamp(flow.time)),
-        uuid: uuid(flow.uuid, facet),
+        uuid: if judged { flow.uuid.twin() } else { flow.uuid }.to_string(),
         emitter: Some(pb::Emitter { name: "Axoneme".into(), version: env!("CARGO_PKG_VERSION").into() }),
         verdict: verdict.into(),
         drop_reason: flow.drop_reason,
         drop_reason_desc: i32::try_from(flow.drop_reason).unwrap_or_default(),
-        ip: flow.ip.map(|ip| pb::Ip {
+        ip: flow.ip.as_ref().map(|ip| pb::Ip {
             source: ip.source.to_string(),
             destination: ip.destination.to_string(),
             ip_version: ip_version(ip.version).into(),
             ..pb::Ip::default()
         }),
         l4: flow.l4.map(layer4),
-        source: Some(endpoint(flow.source)),
-        destination: Some(endpoint(flow.destination)),
+        source: Some(endpoint(&flow.source)),
+        destination: Some(endpoint(&flow.destination)),
         r#type: pb::FlowType::L3L4.into(),
         node_name: node_name(cluster, &flow.node_name),
         reply: is_reply.unwrap_or_default(),
         is_reply,
         event_type: Some(event_type),
-        source_service: flow.source_service.map(|s| pb::Service { name: s.name, namespace: s.namespace }),
-        destination_service: flow.destination_service.map(|s| pb::Service { name: s.name, namespace: s.namespace }),
+        source_service: flow.source_service.as_deref().map(service),
+        destination_service: flow.destination_service.as_deref().map(service),
         traffic_direction: direction.into(),
         policy_match_type: match_type,
         trace_observation_point: if judged { 0 } else { flow.trace_observation_point.map_or(0, point) },
         trace_reason: if judged { 0 } else { trace_reason(flow.extensions.event).into() },
-        interface: flow.interface.map(|i| pb::NetworkInterface { index: i.index, name: i.name }),
-        summary: flow.summary,
-        egress_allowed_by: policies(flow.egress_allowed_by),
-        ingress_allowed_by: policies(flow.ingress_allowed_by),
-        egress_denied_by: policies(flow.egress_denied_by),
-        ingress_denied_by: policies(flow.ingress_denied_by),
+        interface: flow.interface.as_ref().map(|i| pb::NetworkInterface { index: i.index, name: i.name.to_string() }),
+        summary: flow.summary.to_string(),
+        egress_allowed_by: policies(&flow.egress_allowed_by),
+        ingress_allowed_by: policies(&flow.ingress_allowed_by),
+        egress_denied_by: policies(&flow.egress_denied_by),
+        ingress_denied_by: policies(&flow.ingress_denied_by),
         extensions,
         ..pb::Flow::default()
     }
@@ -99,20 +99,6 @@ pub fn node_name(cluster: &str, node: &str) -> String {
     if cluster.is_empty() { node.to_owned() } else { format!("{cluster}/{node}") }
 }
 
-/// Both facets of a record have the id of the record, but for one bit of its random part.
-fn uuid(mut id: String, facet: Facet) -> String {
-    const VARIANT: usize = 19;
-    if facet == Facet::Judgement && id.is_char_boundary(VARIANT) && id.len() > VARIANT {
-        let marked = match id.as_bytes().get(VARIANT) {
-            Some(b'8') => "a",
-            Some(b'9') => "b",
-            _ => return id,
-        };
-        id.replace_range(VARIANT..=VARIANT, marked);
-    }
-    id
-}
-
 /// What policy let pass is a connection's first packet.
 pub(crate) fn is_reply(known: Option<bool>, verdict: Verdict, facet: Facet) -> Option<bool> {
     if facet == Facet::Judgement && verdict == Verdict::Forwarded { Some(false) } else { known }
@@ -139,7 +125,7 @@ pub(crate) fn event_type(event: EventType, facet: Facet) -> pb::CiliumEventType 
     }
 }
 
-fn direction(flow: &Flow, facet: Facet) -> pb::TrafficDirection {
+pub(crate) fn direction(flow: &Flow, facet: Facet) -> pb::TrafficDirection {
     let whose = flow.extensions.rule.as_ref().map(|r| r.direction).filter(|_| facet == Facet::Judgement);
     whose.or(flow.traffic_direction).map_or(pb::TrafficDirection::Unknown, traffic_direction)
 }
@@ -159,16 +145,21 @@ pub(crate) fn ip_version(version: IpVersion) -> pb::IpVersion {
 }
 
 /// The kernel names the rule, not how narrow its entry was; the rule's path says whether ports were part of it.
-fn match_type(flow: &Flow) -> u32 {
+pub(crate) fn match_type(flow: &Flow) -> u32 {
     match &flow.extensions.rule {
-        Some(rule) if rule.path.to_ascii_lowercase().contains("ports[") => matched::PEER_AND_PORT,
+        Some(hit) if by_port(&hit.rule.path) => matched::PEER_AND_PORT,
         Some(_) => matched::PEER,
         None if flow.drop_reason == 0 => matched::ALL,
         None => matched::NONE,
     }
 }
 
-fn point(point: Point) -> i32 {
+fn by_port(path: &str) -> bool {
+    const FIELD: &[u8] = b"ports[";
+    path.as_bytes().windows(FIELD.len()).any(|part| part.eq_ignore_ascii_case(FIELD))
+}
+
+pub(crate) fn point(point: Point) -> i32 {
     let number = match point {
         Point::UnknownPoint => pb::TraceObservationPoint::UnknownPoint,
         Point::ToProxy => pb::TraceObservationPoint::ToProxy,
@@ -189,11 +180,11 @@ fn point(point: Point) -> i32 {
     number.into()
 }
 
-fn trace_reason(event: axoneme_flow::Event) -> pb::TraceReason {
+pub(crate) fn trace_reason(event: axoneme_flow::Event) -> pb::TraceReason {
     match event {
         axoneme_flow::Event::New => pb::TraceReason::New,
         axoneme_flow::Event::Closed => pb::TraceReason::Established,
-        axoneme_flow::Event::Drop => pb::TraceReason::Unknown,
+        axoneme_flow::Event::Drop | axoneme_flow::Event::Judged => pb::TraceReason::Unknown,
     }
 }
 
@@ -240,35 +231,43 @@ pub(crate) fn flag_bits(flags: &pb::TcpFlags) -> u16 {
     all.into_iter().enumerate().map(|(bit, set)| u16::from(set) << bit).sum()
 }
 
-fn endpoint(e: Endpoint) -> pb::Endpoint {
+fn endpoint(e: &Endpoint) -> pb::Endpoint {
+    let workload = |w: &Workload| pb::Workload { name: w.name.clone(), kind: w.kind.clone() };
     pb::Endpoint {
         id: 0,
         identity: e.identity,
-        cluster_name: e.cluster_name,
-        namespace: e.namespace,
-        labels: e.labels,
-        pod_name: e.pod_name,
-        workloads: e.workloads.into_iter().map(|w| pb::Workload { name: w.name, kind: w.kind }).collect(),
+        cluster_name: e.cluster_name.to_string(),
+        namespace: e.namespace.clone(),
+        labels: e.labels.to_vec(),
+        pod_name: e.pod_name.clone(),
+        workloads: e.workloads.iter().map(workload).collect(),
     }
 }
 
-fn policies(of: Vec<PolicyRef>) -> Vec<pb::Policy> {
-    of.into_iter().map(policy).collect()
+fn service(s: &Service) -> pb::Service {
+    pb::Service { name: s.name.to_string(), namespace: s.namespace.to_string() }
+}
+
+fn policies(of: &[PolicyRef]) -> Vec<pb::Policy> {
+    of.iter().map(policy).collect()
 }
 
 /// With the labels that Cilium gives the rules of an object.
-fn policy(p: PolicyRef) -> pb::Policy {
+fn policy(p: &PolicyRef) -> pb::Policy {
     pb::Policy {
         labels: policy_labels(&p.kind, &p.namespace, &p.name),
-        name: p.name,
-        namespace: p.namespace,
+        name: p.name.to_string(),
+        namespace: p.namespace.to_string(),
         revision: 0,
-        kind: p.kind,
+        kind: p.kind.to_string(),
     }
 }
 
+/// What the labels of rules begin with.
+pub(crate) const POLICY_LABEL: &str = "k8s:io.cilium.k8s.policy.";
+
 pub(crate) fn policy_labels(kind: &str, namespace: &str, name: &str) -> Vec<String> {
-    let label = |key: &str, value: &str| format!("k8s:io.cilium.k8s.policy.{key}={value}");
+    let label = |key: &str, value: &str| format!("{POLICY_LABEL}{key}={value}");
     let mut labels = vec![label("derived-from", kind), label("name", name)];
     if !namespace.is_empty() {
         labels.push(label("namespace", namespace));

@@ -38,6 +38,7 @@ pub(crate) fn any(e: &Extension) -> Any {
         axoneme_flow::Event::Drop => "DROP",
         axoneme_flow::Event::New => "NEW",
         axoneme_flow::Event::Closed => "CLOSED",
+        axoneme_flow::Event::Judged => "JUDGED",
     };
     let mut fields = vec![("event", text(event)), ("protocol", number(e.protocol))];
     if e.length != 0 {
@@ -53,13 +54,13 @@ pub(crate) fn any(e: &Extension) -> Any {
             fields.push((name, text(node)));
         }
     }
-    if let Some(rule) = &e.rule {
+    if let Some(hit) = &e.rule {
         let parts = [
-            ("kind", text(&rule.kind)),
-            ("namespace", text(&rule.namespace)),
-            ("name", text(&rule.name)),
-            ("path", text(&rule.path)),
-            ("allow", Value { kind: Some(Kind::BoolValue(rule.allow)) }),
+            ("kind", text(&hit.rule.kind)),
+            ("namespace", text(&hit.rule.namespace)),
+            ("name", text(&hit.rule.name)),
+            ("path", text(&hit.rule.path)),
+            ("allow", Value { kind: Some(Kind::BoolValue(hit.allow)) }),
         ];
         fields.push(("rule", object(parts)));
     }

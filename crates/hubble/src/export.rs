@@ -1,20 +1,23 @@
-//! Flows into files, for those who collect files.
+//! Flows into files, for those who collect files, and to OpenTelemetry collectors.
 //!
 //! ```text
-//!  settings ────────────┐
-//!  a file of exporters ─┴▶ wanted ─▶ one task each: walk (allow, deny, mask) ─▶ JSON lines ─▶ file, put aside when full
+//!  settings ────────────┐                                                        ┌▶ JSON lines ─▶ file, put aside when full
+//!  a file of exporters ─┴▶ wanted ─▶ one task each: walk (allow, deny, mask) ─▶ aggregate ─┴▶ log records ─▶ collector (OTLP)
 //! ```
 //!
 //! Lines, filters and the file of exporters are Hubble's (`hubble-export-*`, `hubble-flowlogs-config-path`), so that
-//! what reads them goes on reading. The file of exporters is looked at every five seconds: exporters begin, change and
+//! what reads them goes on reading; there an exporter may have `otlp` in place of `filePath`. The file of exporters is looked at every five seconds: exporters begin, change and
 //! end without a restart; one with a mistake in it is told and leaves the others as they are.
 //!
 //! *Guarantees*: an exporter is one more reader of the history: it holds up neither the producer nor other readers. What
 //! was overwritten before it was written is a line of its own (`lost_events`). A file that cannot be written is opened
-//! again every five seconds, and how many lines were not written is told in the log.
+//! again every five seconds, and how many lines were not written is told in the log and in metrics ([`Stats`]).
 
+mod aggregate;
 mod config;
 mod file;
+mod otlp;
+mod stats;
 #[cfg(test)]
 mod tests;
 
@@ -28,15 +31,21 @@ use std::{
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-pub use config::{Exporter, exporters};
+pub use config::{Destination, Exporter, exporters, interval};
 pub use file::Rotation;
+pub use otlp::Collector;
+pub use stats::Stats;
 
 use crate::{
     json,
     node::{self, BUDGET, Node},
-    pb::observer::GetFlowsResponse,
+    pb::{
+        flow::LostEventSource,
+        observer::{GetFlowsResponse, get_flows_response::ResponseTypes},
+    },
     walk::{Step, Walk},
 };
+use aggregate::Aggregator;
 use file::Rotated;
 
 /// The file of exporters is looked at so often, and a file that cannot be written is tried again.
@@ -74,7 +83,7 @@ pub async fn run(node: Arc<Node>, settings: Settings, cancel: CancellationToken)
                 for (name, exporter) in wanted {
                     if let Entry::Vacant(place) = running.entry(name) {
                         let ending = cancel.child_token();
-                        tracing::info!(name = place.key(), path = %exporter.path.display(), "flows are exported");
+                        tracing::info!(name = place.key(), to = %exporter.to, "flows are exported");
                         tasks.spawn(export(node.clone(), exporter.clone(), settings.rotation, ending.clone()));
                         place.insert((exporter, ending));
                     }
@@ -111,8 +120,8 @@ fn wanted(settings: &Settings) -> Result<BTreeMap<String, Exporter>, String> {
         if exporter.end.is_some_and(|end| end <= now) {
             continue;
         }
-        if all.values().any(|other| other.path == exporter.path) {
-            return Err(at(format!("{}: another exporter writes {}", exporter.name, exporter.path.display())));
+        if all.values().any(|other| other.to.is_file_of(&exporter.to)) {
+            return Err(at(format!("{}: another exporter writes {}", exporter.name, exporter.to)));
         }
         all.insert(exporter.name.clone(), exporter);
     }
@@ -121,41 +130,102 @@ fn wanted(settings: &Settings) -> Result<BTreeMap<String, Exporter>, String> {
 
 /// One exporter.
 async fn export(node: Arc<Node>, exporter: Exporter, rotation: Rotation, ending: CancellationToken) {
-    let mut walk = Walk::open(exporter.request.clone(), &node.hub, node::now());
+    let mut walk: Walk = Walk::open(exporter.request.clone(), &node.hub, node::now());
     let mut pulse = node.pulse.clone();
-    let mut sink = Sink { exporter, rotation, file: None, tried: None, missed: 0, buffer: Vec::new() };
-    while !ending.is_cancelled() && sink.exporter.end.is_none_or(|end| node::now() < end) {
-        match walk.step(&node.hub, BUDGET, node::now()) {
-            Step::More(lines) => {
-                sink.write(&lines);
-                tokio::task::yield_now().await;
-            }
-            Step::Idle(lines) => {
-                sink.write(&lines);
-                sink.flush();
+    let stats = node.exporter(&exporter.name);
+    let mut aggregator = exporter.alike.clone().map(|alike| Aggregator::new(alike, node::now()));
+    let end = exporter.end;
+    let mut out = Out::new(&node, exporter, rotation, stats.clone(), ending.clone());
+    while !ending.is_cancelled() && end.is_none_or(|end| node::now() < end) {
+        let (lines, state) = match walk.step(&node.hub, BUDGET, node::now()) {
+            Step::More(lines) => (lines, State::More),
+            Step::Idle(lines) => (lines, State::Idle),
+            Step::End(lines) => (lines, State::End),
+        };
+        stats.overwritten(overwritten(&lines));
+        let lines = match &mut aggregator {
+            Some(aggregator) => aggregator.pass(lines, node::now()),
+            None => lines,
+        };
+        out.write(&lines).await;
+        match state {
+            State::More => tokio::task::yield_now().await,
+            State::Idle => {
+                out.flush().await;
                 tokio::select! {
                     () = ending.cancelled() => {}
                     _ = tokio::time::timeout(LOSSES, pulse.changed()) => {}
                 }
             }
-            Step::End(lines) => {
-                sink.write(&lines);
-                break;
+            State::End => break,
+        }
+    }
+    if let Some(aggregator) = &mut aggregator {
+        out.write(&aggregator.rest(node::now())).await;
+    }
+    out.flush().await;
+}
+
+enum State {
+    More,
+    Idle,
+    End,
+}
+
+/// Events that the history no longer had.
+fn overwritten(lines: &[GetFlowsResponse]) -> u64 {
+    let of = |line: &GetFlowsResponse| match &line.response_types {
+        Some(ResponseTypes::LostEvents(l)) if l.source() == LostEventSource::HubbleRingBuffer => l.num_events_lost,
+        _ => 0,
+    };
+    lines.iter().map(of).sum()
+}
+
+/// Where lines go.
+enum Out {
+    File(Sink),
+    Collector(Box<otlp::Sender>),
+}
+
+impl Out {
+    fn new(node: &Node, exporter: Exporter, rotation: Rotation, stats: Arc<Stats>, ending: CancellationToken) -> Self {
+        match exporter.to {
+            Destination::File(path) => {
+                Self::File(Sink { path, rotation, file: None, tried: None, missed: 0, buffer: Vec::new(), stats })
+            }
+            Destination::Collector(to) => {
+                let own = node.hub.read(|view| view.names.node().clone());
+                let sender = otlp::Sender::new(&exporter.name, to, (&node.cluster(), &own), stats, ending);
+                Self::Collector(Box::new(sender))
             }
         }
     }
-    sink.flush();
+
+    async fn write(&mut self, lines: &[GetFlowsResponse]) {
+        match self {
+            Self::File(sink) => sink.write(lines),
+            Self::Collector(sender) => sender.write(lines).await,
+        }
+    }
+
+    async fn flush(&mut self) {
+        match self {
+            Self::File(sink) => sink.flush(),
+            Self::Collector(sender) => sender.flush().await,
+        }
+    }
 }
 
 /// A file that may be away for a while.
 struct Sink {
-    exporter: Exporter,
+    path: PathBuf,
     rotation: Rotation,
     file: Option<Rotated>,
     tried: Option<Instant>,
     /// Lines that were not written since that was told last.
     missed: u64,
     buffer: Vec<u8>,
+    stats: Arc<Stats>,
 }
 
 impl Sink {
@@ -170,14 +240,19 @@ impl Sink {
             self.open();
             let written = self.file.as_mut().map(|file| file.line(&self.buffer, node::now()));
             match written {
-                Some(Ok(())) => {}
+                Some(Ok(())) => self.stats.written(1),
                 Some(Err(error)) => {
-                    self.missed += 1;
+                    self.miss();
                     self.failed(&error);
                 }
-                None => self.missed += 1,
+                None => self.miss(),
             }
         }
+    }
+
+    fn miss(&mut self) {
+        self.missed += 1;
+        self.stats.unwritten(1);
     }
 
     fn flush(&mut self) {
@@ -191,11 +266,11 @@ impl Sink {
             return;
         }
         self.tried = Some(Instant::now());
-        match Rotated::open(&self.exporter.path, self.rotation) {
+        match Rotated::open(&self.path, self.rotation) {
             Ok(file) => {
                 self.file = Some(file);
                 if self.missed > 0 {
-                    let (path, lines) = (self.exporter.path.display(), self.missed);
+                    let (path, lines) = (self.path.display(), self.missed);
                     tracing::warn!(%path, lines, "flows are exported again; so many lines were not written");
                     self.missed = 0;
                 }
@@ -205,7 +280,7 @@ impl Sink {
     }
 
     fn failed(&mut self, error: &std::io::Error) {
-        let path = self.exporter.path.display();
+        let path = self.path.display();
         tracing::warn!(%path, %error, lines = self.missed, "flows cannot be exported; tried again in 5 s");
         self.file = None;
         self.tried = Some(Instant::now());

@@ -6,8 +6,9 @@
 //! needed, and never otherwise than [`Filters::matches`] would; so a follower of drops costs little on a node that
 //! opens many connections.
 //!
-//! *Caveats*: an address in a filter matches by value, not by spelling as in Cilium. CEL expressions are refused.
+//! *Caveats*: an address in a filter matches by value, not by spelling as in Cilium.
 
+mod cel;
 mod condition;
 mod early;
 mod parse;
@@ -22,12 +23,18 @@ use condition::Condition;
 
 /// Values that the filters of one request may have: a filter is looked at for each flow.
 pub const MAX_VALUES: usize = 16_384;
+/// CEL expressions among them.
+pub const MAX_EXPRESSIONS: usize = 32;
+/// Steps that all of them together may take for a flow.
+pub const MAX_STEPS: u64 = 8192;
 
 /// A compiled whitelist and blacklist.
 #[derive(Clone, Debug, Default)]
 pub struct Filters {
     white: Vec<Vec<Condition>>,
     black: Vec<Vec<Condition>>,
+    /// See [`Filters::steps`].
+    steps: u64,
 }
 
 /// What is wrong with one value. Reads `whitelist[0].source_port: "http": not a port number`.
@@ -48,13 +55,20 @@ impl Filters {
     /// The predicate, or everything that is wrong with it.
     pub fn parse(whitelist: &[pb::FlowFilter], blacklist: &[pb::FlowFilter]) -> Result<Self, Vec<Problem>> {
         let mut problems = Vec::new();
-        let mut left = MAX_VALUES;
+        let mut left = parse::Left::ALL;
         let mut list = |name: &str, filters: &[pb::FlowFilter]| {
             let parse = |(n, f)| parse::conditions(&format!("{name}[{n}]"), f, &mut left, &mut problems);
             filters.iter().enumerate().map(parse).collect()
         };
-        let filters = Self { white: list("whitelist", whitelist), black: list("blacklist", blacklist) };
+        let (white, black) = (list("whitelist", whitelist), list("blacklist", blacklist));
+        let filters = Self { white, black, steps: left.steps() };
         if problems.is_empty() { Ok(filters) } else { Err(problems) }
+    }
+
+    /// Steps that expressions may take for a flow: one that looks at many flows in one go looks at fewer then.
+    #[must_use]
+    pub const fn steps(&self) -> u64 {
+        self.steps
     }
 
     #[must_use]

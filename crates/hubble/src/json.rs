@@ -14,18 +14,27 @@ const MAX_TEXT: usize = 1 << 20;
 
 static POOL: LazyLock<Option<DescriptorPool>> = LazyLock::new(|| DescriptorPool::decode(pb::DESCRIPTORS).ok());
 
-fn message(name: &str) -> Result<MessageDescriptor, String> {
+pub(crate) fn message(name: &str) -> Result<MessageDescriptor, String> {
     POOL.as_ref().and_then(|p| p.get_message_by_name(name)).ok_or_else(|| format!("{name}: no such message"))
+}
+
+fn dynamic(response: &GetFlowsResponse) -> Result<(DynamicMessage, SerializeOptions), String> {
+    let message = DynamicMessage::decode(message("observer.GetFlowsResponse")?, &*response.encode_to_vec());
+    Ok((message.map_err(|e| e.to_string())?, SerializeOptions::new().use_proto_field_name(true)))
 }
 
 /// A line of a file of flows, with its end.
 pub(crate) fn line(response: &GetFlowsResponse, out: &mut Vec<u8>) -> Result<(), String> {
-    let message = DynamicMessage::decode(message("observer.GetFlowsResponse")?, &*response.encode_to_vec());
-    let message = message.map_err(|e| e.to_string())?;
-    let options = SerializeOptions::new().use_proto_field_name(true);
+    let (message, options) = dynamic(response)?;
     message.serialize_with_options(&mut serde_json::Serializer::new(&mut *out), &options).map_err(|e| e.to_string())?;
     out.push(b'\n');
     Ok(())
+}
+
+/// The same, not as text.
+pub(crate) fn value(response: &GetFlowsResponse) -> Result<Value, String> {
+    let (message, options) = dynamic(response)?;
+    message.serialize_with_options(serde_json::value::Serializer, &options).map_err(|e| e.to_string())
 }
 
 /// Filters as Hubble's settings have them: JSON objects of `flow.FlowFilter`, one after the other.

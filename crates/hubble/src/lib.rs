@@ -22,6 +22,8 @@
 
 pub mod convert;
 pub mod details;
+pub mod drops;
+pub mod encode;
 mod events;
 pub mod export;
 pub mod filter;

@@ -22,7 +22,10 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::pb::flow::{self as pb, layer4::Protocol as L4};
+use crate::{
+    export::Stats,
+    pb::flow::{self as pb, layer4::Protocol as L4},
+};
 use context::Context;
 pub use serve::{Feeder, serve};
 
@@ -60,7 +63,7 @@ impl Kind {
     fn metric(self) -> (&'static str, &'static str) {
         match self {
             Self::Flow => ("flows_processed", "Flows"),
-            Self::Drop => ("drop", "Flows that were dropped"),
+            Self::Drop => ("drop", "Packets that were dropped"),
             Self::Tcp => ("tcp_flags", "Flows with a TCP flag"),
             Self::Icmp => ("icmp", "ICMP messages"),
             Self::PortDistribution => ("port_distribution", "Flows by destination port"),
@@ -76,7 +79,8 @@ impl Kind {
                 let (kind, sub) = event(f);
                 vec![vec![("protocol", protocol(f)), ("type", kind), ("subtype", sub), ("verdict", verdict(f))]]
             }
-            Self::Drop if f.verdict() == pb::Verdict::Dropped => {
+            // policy's verdict on the packet is another flow of the same packet
+            Self::Drop if f.verdict() == pb::Verdict::Dropped && event(f).0 != "PolicyVerdict" => {
                 vec![vec![("reason", f.drop_reason_desc().as_str_name().into()), ("protocol", protocol(f))]]
             }
             Self::Tcp if passed(f) => flags(f),
@@ -244,7 +248,8 @@ pub struct Metrics {
     registry: Registry,
     budget: usize,
     lost: Family<Labels, Counter>,
-    lost_before: HashMap<&'static str, u64>,
+    exported: [Family<Labels, Counter>; 2],
+    before: HashMap<Labels, u64>,
 }
 
 /// A set or option that cannot be used. Reads `flow:sourceContext=x: …`.
@@ -268,6 +273,10 @@ impl Metrics {
         limit.set(i64::try_from(budget).unwrap_or(i64::MAX));
         registry.register("metric_series_budget", "Series that a set may have before it counts as other", limit);
         registry.register("lost_events", "Events that nobody saw", lost.clone());
+        let exported = [Family::default(), Family::default()];
+        let [lines, left] = &exported;
+        registry.register("export_lines", "Flows and losses that an exporter has written", lines.clone());
+        registry.register("export_lost_lines", "Flows that an exporter should have written and has not", left.clone());
         let mut all: Vec<Set> = Vec::new();
         for text in sets {
             let fail = |what: String| MetricError { text: text.to_owned(), what };
@@ -281,7 +290,7 @@ impl Metrics {
             let gauge = series.get_or_create_owned(&vec![("metric", format!("hubble_{name}_total"))]);
             all.push(Set { name, kind, context, family, known: HashSet::new(), series: gauge });
         }
-        Ok(Self { sets: all, registry, budget, lost, lost_before: HashMap::new() })
+        Ok(Self { sets: all, registry, budget, lost, exported, before: HashMap::new() })
     }
 
     /// Counts a flow.
@@ -299,11 +308,30 @@ impl Metrics {
     /// Events lost so far, by source.
     pub fn set_lost(&mut self, totals: impl IntoIterator<Item = (&'static str, u64)>) {
         for (source, total) in totals {
-            let before = self.lost_before.entry(source).or_default();
-            let more = total.saturating_sub(*before);
-            *before += more;
-            self.lost.get_or_create(&vec![("source", source.to_owned())]).inc_by(more);
+            let labels = vec![("source", source.to_owned())];
+            let more = self.more(&labels, total);
+            self.lost.get_or_create(&labels).inc_by(more);
         }
+    }
+
+    /// What an exporter has written so far, and what it has not.
+    pub fn set_exported(&mut self, exporter: &str, stats: &Stats) {
+        let labels = vec![("exporter", exporter.to_owned())];
+        let more = self.more(&labels, stats.lines());
+        self.exported[0].get_or_create(&labels).inc_by(more);
+        for (cause, total) in stats.lost() {
+            let labels = vec![("exporter", exporter.to_owned()), ("cause", cause.to_owned())];
+            let more = self.more(&labels, total);
+            self.exported[1].get_or_create(&labels).inc_by(more);
+        }
+    }
+
+    /// By how much a total has grown.
+    fn more(&mut self, of: &Labels, total: u64) -> u64 {
+        let before = self.before.entry(of.clone()).or_default();
+        let more = total.saturating_sub(*before);
+        *before += more;
+        more
     }
 
     /// The text that Prometheus reads.

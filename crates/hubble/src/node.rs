@@ -12,7 +12,7 @@ use axoneme_runtime::clock;
 use tokio::sync::{Semaphore, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{events, pb, peers::Peer};
+use crate::{events, export::Stats, pb, peers::Peer};
 
 /// Readers that have caught up are woken so often while there are flows: the producer is never asked to wake anybody.
 const PULSE: Duration = Duration::from_millis(40);
@@ -24,6 +24,8 @@ const NAMESPACE_LIFE: Duration = Duration::from_hours(1);
 const MAX_NAMESPACES: usize = 16_384;
 /// Streams that are served at a time.
 pub(crate) const MAX_STREAMS: usize = 512;
+/// Exporters that are told apart in metrics.
+const EXPORTERS: usize = 256;
 /// Agent events that are kept.
 const AGENT_EVENTS: usize = 4096;
 /// Records that are looked at in one go.
@@ -50,6 +52,7 @@ pub struct Node {
     pub(crate) pulse: watch::Receiver<u64>,
     pub(crate) peers: watch::Receiver<Arc<BTreeMap<Arc<str>, Peer>>>,
     pub(crate) events: Mutex<events::Log>,
+    exporters: Mutex<BTreeMap<String, Arc<Stats>>>,
     /// `namespace/pod` of pods that are gone, of any node.
     pub(crate) gone: broadcast::Sender<Arc<str>>,
     started: Instant,
@@ -73,6 +76,7 @@ impl Node {
             pulse,
             peers,
             events: Mutex::new(events::Log::new(AGENT_EVENTS)),
+            exporters: Mutex::default(),
             gone: broadcast::channel(News::ROOM).0,
             started: Instant::now(),
             namespaces: Mutex::default(),
@@ -95,17 +99,29 @@ impl Node {
         self.events.lock().unwrap_or_else(PoisonError::into_inner).push(event);
     }
 
+    /// What becomes of the lines of the exporter of that name, from the first of that name on.
+    #[must_use]
+    pub fn exporter(&self, name: &str) -> Arc<Stats> {
+        let mut all = self.exporters.lock().unwrap_or_else(PoisonError::into_inner);
+        // names come from a file that may change for ever
+        if all.len() >= EXPORTERS && !all.contains_key(name) {
+            return all.entry("other".to_owned()).or_default().clone();
+        }
+        all.entry(name.to_owned()).or_default().clone()
+    }
+
+    pub(crate) fn exported(&self) -> Vec<(String, Arc<Stats>)> {
+        let all = self.exporters.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().map(|(name, stats)| (name.clone(), stats.clone())).collect()
+    }
+
     pub(crate) fn cluster(&self) -> Arc<str> {
-        #[expect(
-            clippy::redundant_closure_for_method_calls,
-            reason = "the method itself is not general enough over lifetimes"
-        )]
-        self.hub.read(|view| view.cluster())
+        self.hub.read(|view| view.cluster().clone())
     }
 
     /// `cluster/node`.
     pub(crate) fn name(&self) -> String {
-        self.hub.read(|view| crate::convert::node_name(&view.cluster(), view.enricher.node()))
+        self.hub.read(|view| crate::convert::node_name(view.cluster(), view.enricher.node()))
     }
 
     pub(crate) fn uptime(&self) -> Duration {
@@ -179,7 +195,6 @@ impl Node {
 }
 
 fn namespace(view: &axoneme_flow::View<'_>, address: IpAddr, at: Time) -> Option<Arc<str>> {
-    use axoneme_flow::Names as _;
     let peer = view.names.peer(address, at)?;
     Some(peer.pod.split_once('/')?.0.into())
 }
@@ -223,7 +238,7 @@ impl Keeper {
 
     /// Nodes and agent events, from what changed of the names.
     fn news(&mut self) {
-        let (nodes, cluster) = self.node.hub.read(|view| (view.names.nodes().clone(), view.cluster()));
+        let (nodes, cluster) = self.node.hub.read(|view| (view.names.nodes().clone(), view.cluster().clone()));
         if !Arc::ptr_eq(&self.nodes, &nodes) || self.cluster != cluster {
             let Settings { port, tls, .. } = self.node.settings;
             let peer = |(name, addresses): (&Arc<str>, &Vec<IpAddr>)| {

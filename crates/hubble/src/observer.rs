@@ -3,6 +3,8 @@
 //! A stream is pulled: nothing is made for a client that does not read, so a slow client costs a position in the
 //! history, and learns what it missed.
 
+mod raw;
+
 use std::{collections::VecDeque, pin::Pin, sync::Arc, sync::PoisonError, time::Duration};
 
 use futures::Stream;
@@ -19,8 +21,9 @@ use crate::{
         Node as NodeInfo, ServerStatusRequest, ServerStatusResponse, Tls, observer_server,
     },
     pb::relay::NodeState,
-    walk::{self, Step, Walk},
+    walk::{self, Line, Step, Walk},
 };
+pub(crate) use raw::Server;
 
 /// One that waits looks for losses so often.
 const LOSSES: Duration = Duration::from_secs(1);
@@ -35,17 +38,17 @@ pub(crate) fn permit(node: &Node) -> Result<OwnedSemaphorePermit, Status> {
     node.streams.clone().try_acquire_owned().map_err(full)
 }
 
-struct Flows {
+struct Flows<L> {
     node: Arc<Node>,
-    walk: Walk,
+    walk: Walk<L>,
     pulse: watch::Receiver<u64>,
-    ready: VecDeque<GetFlowsResponse>,
+    ready: VecDeque<L>,
     ended: bool,
     _permit: OwnedSemaphorePermit,
 }
 
-impl Flows {
-    async fn next(&mut self) -> Option<GetFlowsResponse> {
+impl<L: Line> Flows<L> {
+    async fn next(&mut self) -> Option<L> {
         loop {
             if let Some(line) = self.ready.pop_front() {
                 return Some(line);
@@ -85,14 +88,7 @@ impl observer_server::Observer for Service {
     type GetDebugEventsStream = Responses<GetDebugEventsResponse>;
 
     async fn get_flows(&self, request: Request<GetFlowsRequest>) -> Result<Response<Self::GetFlowsStream>, Status> {
-        let details = request.metadata().get(details::HEADER).is_some_and(|v| v == "true");
-        let wanted = walk::Request::parse(request.get_ref()).map_err(Status::invalid_argument)?;
-        let node = self.0.clone();
-        let walk = Walk::open(walk::Request { details, ..wanted }, &node.hub, node::now());
-        let (permit, pulse) = (permit(&node)?, node.pulse.clone());
-        let flows = Flows { node, walk, pulse, ready: VecDeque::new(), ended: false, _permit: permit };
-        let stream = futures::stream::unfold(flows, |mut f| async move { Some((Ok(f.next().await?), f)) });
-        Ok(Response::new(Box::pin(stream)))
+        self.flows(&request)
     }
 
     async fn get_agent_events(
@@ -177,6 +173,21 @@ impl observer_server::Observer for Service {
 }
 
 impl Service {
+    /// Lines of the form that the server writes.
+    fn flows<L: Line + Send + 'static>(
+        &self,
+        request: &Request<GetFlowsRequest>,
+    ) -> Result<Response<Responses<L>>, Status> {
+        let details = request.metadata().get(details::HEADER).is_some_and(|v| v == "true");
+        let wanted = walk::Request::parse(request.get_ref()).map_err(Status::invalid_argument)?;
+        let node = self.0.clone();
+        let walk = Walk::open(walk::Request { details, ..wanted }, &node.hub, node::now());
+        let (permit, pulse) = (permit(&node)?, node.pulse.clone());
+        let flows = Flows { node, walk, pulse, ready: VecDeque::new(), ended: false, _permit: permit };
+        let stream = futures::stream::unfold(flows, |mut f| async move { Some((Ok(f.next().await?), f)) });
+        Ok(Response::new(Box::pin(stream)))
+    }
+
     fn status(&self) -> ServerStatusResponse {
         let hub = &self.0.hub;
         ServerStatusResponse {

@@ -17,5 +17,11 @@ package!(observer);
 package!(peer);
 package!(relay);
 
+/// OTLP's logs: for the exporter, and for tests that stand in for a collector.
+#[allow(clippy::pedantic, missing_debug_implementations, reason = "generated")]
+pub mod otlp {
+    include!(concat!(env!("OUT_DIR"), "/opentelemetry.proto.collector.logs.v1.rs"));
+}
+
 /// A `google.protobuf.FileDescriptorSet` of the four files and what they import.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

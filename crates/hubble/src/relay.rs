@@ -8,7 +8,7 @@
 //!
 //! *Guarantees*: flows come in the order of their times as long as nodes keep up; memory for a client is a few flows a
 //! node, whatever they send. A node that is lost, slow or gone is named in the stream (`node_status`), and holds up
-//! the others for no longer than [`PATIENCE`].
+//! the others for no longer than [`PATIENCE`], and the end of a stream for no longer than [`LAST`].
 //!
 //! *Caveats*: order between nodes is as good as their clocks. In a stream that follows, a flow is held for
 //! [`WINDOW`], so that others of the same time can come before it.
@@ -18,7 +18,7 @@ mod pool;
 mod service;
 mod source;
 
-pub use merge::{PATIENCE, WINDOW};
+pub use merge::{LAST, PATIENCE, WINDOW};
 pub use pool::{ClientTls, Pool};
 pub use service::{Service, routes};
 

@@ -38,7 +38,7 @@ pub use tonic::service::Routes;
 use crate::{
     node::Node,
     observer,
-    pb::{DESCRIPTORS, observer::observer_server::ObserverServer, peer::peer_server::PeerServer},
+    pb::{DESCRIPTORS, peer::peer_server::PeerServer},
     peers,
 };
 
@@ -93,7 +93,7 @@ pub struct TlsFiles {
 
 /// The services of a node, with health and reflection.
 pub async fn routes(node: &Arc<Node>) -> Result<Routes, ServeError> {
-    let observer = ObserverServer::new(observer::Service(node.clone())).max_decoding_message_size(MAX_REQUEST);
+    let observer = observer::Server::new(observer::Service(node.clone()), MAX_REQUEST);
     let peer = PeerServer::new(peers::Service(node.clone())).max_decoding_message_size(MAX_REQUEST);
     with_health(Routes::new(observer).add_service(peer)).await
 }

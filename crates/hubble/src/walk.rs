@@ -5,10 +5,13 @@
 //!
 //! *Expected flow*: [`Walk::open`], then [`Walk::step`] until [`Step::End`]; after [`Step::Idle`] when there is more.
 
-use axoneme_flow::{Cause, Facet, Hub, Lost, Record, Time, View, history::Found};
+use std::marker::PhantomData;
+
+use axoneme_flow::{Cause, Facet, Flow, Hub, Lost, Record, Time, View, history::Found};
+use prost::Message as _;
 
 use crate::{
-    convert,
+    convert, encode,
     filter::Filters,
     mask::Mask,
     pb::{
@@ -19,6 +22,8 @@ use crate::{
 
 /// Lines of one step: what a client that does not read holds in memory.
 const LINES: usize = 16;
+/// Steps of expressions that cost about as much as making a flow.
+const STEPS: u64 = 64;
 /// Lost events are told so often, in nanoseconds.
 const TELL_LOST: u64 = 1_000_000_000;
 
@@ -81,9 +86,42 @@ enum Stage {
     Forward(Place),
 }
 
+/// What a walk gives for what it finds.
+pub trait Line: Sized {
+    /// A facet of a flow. `cluster` and `node` as [`convert::flow`] and [`convert::node_name`] know them.
+    fn flow(flow: &Flow, facet: Facet, cluster: &str, node: &str, details: bool) -> Self;
+    /// What was made a message already, or is no flow.
+    fn message(message: GetFlowsResponse) -> Self;
+}
+
+impl Line for GetFlowsResponse {
+    fn flow(flow: &Flow, facet: Facet, cluster: &str, node: &str, details: bool) -> Self {
+        let flow = convert::flow(flow, facet, cluster, details);
+        Self { node_name: node.to_owned(), time: flow.time, response_types: Some(ResponseTypes::Flow(flow)) }
+    }
+
+    fn message(message: GetFlowsResponse) -> Self {
+        message
+    }
+}
+
+/// The bytes of a `GetFlowsResponse`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Encoded(pub Vec<u8>);
+
+impl Line for Encoded {
+    fn flow(flow: &Flow, facet: Facet, _: &str, node: &str, details: bool) -> Self {
+        Self(encode::response(flow, facet, node, details))
+    }
+
+    fn message(message: GetFlowsResponse) -> Self {
+        Self(message.encode_to_vec())
+    }
+}
+
 /// A client's place.
 #[derive(Debug)]
-pub struct Walk {
+pub struct Walk<L = GetFlowsResponse> {
     request: Request,
     stage: Stage,
     /// Where to stop; none: follow.
@@ -94,6 +132,7 @@ pub struct Walk {
     /// Losses before the history, as they were told.
     told: Losses,
     told_at: Time,
+    lines: PhantomData<fn() -> L>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -120,15 +159,15 @@ impl Losses {
 
 /// What one step found.
 #[derive(Debug, PartialEq)]
-pub enum Step {
+pub enum Step<L = GetFlowsResponse> {
     /// Lines (none: nothing matched); there may be more right now.
-    More(Vec<GetFlowsResponse>),
+    More(Vec<L>),
     /// Caught up; lines may be about losses.
-    Idle(Vec<GetFlowsResponse>),
-    End(Vec<GetFlowsResponse>),
+    Idle(Vec<L>),
+    End(Vec<L>),
 }
 
-impl Walk {
+impl<L: Line> Walk<L> {
     /// Stands where the request begins.
     #[must_use]
     pub fn open(request: Request, hub: &Hub, now: Time) -> Self {
@@ -145,13 +184,14 @@ impl Walk {
         };
         let left = (!request.follow && request.number > 0).then_some(request.number);
         let told = Losses::of(hub.lost());
-        Self { request, stage, end, left, overwritten: Gap::default(), told, told_at: now }
+        Self { request, stage, end, left, overwritten: Gap::default(), told, told_at: now, lines: PhantomData }
     }
 
-    /// Looks at up to `budget` records. `now` is the time that a loss is told at.
-    pub fn step(&mut self, hub: &Hub, budget: usize, now: Time) -> Step {
+    /// Looks at up to `budget` records, at fewer where each takes many steps of expressions. `now` is the time that a loss is told at.
+    pub fn step(&mut self, hub: &Hub, budget: usize, now: Time) -> Step<L> {
         let mut lines = Vec::new();
         let before = self.overwritten.events;
+        let budget = (budget / (1 + usize::try_from(self.request.filters.steps() / STEPS).unwrap_or(budget))).max(1);
         let state = hub.read(|view| self.look(view, budget, now, &mut lines));
         hub.lost().add(Cause::History, self.overwritten.events - before);
         let ending = matches!(state, State::End);
@@ -165,7 +205,8 @@ impl Walk {
         }
     }
 
-    fn look(&mut self, view: &View<'_>, budget: usize, now: Time, lines: &mut Vec<GetFlowsResponse>) -> State {
+    fn look(&mut self, view: &View<'_>, budget: usize, now: Time, lines: &mut Vec<L>) -> State {
+        let node = convert::node_name(view.cluster(), view.enricher.node());
         for _ in 0..budget {
             if lines.len() >= LINES {
                 return State::More;
@@ -175,7 +216,7 @@ impl Walk {
                     self.stage = self.back(view, at, wanted, start);
                     State::More
                 }
-                Stage::Forward(place) => self.forward(view, place, now, lines),
+                Stage::Forward(place) => self.forward((view, &node), place, now, lines),
             };
             if !matches!(state, State::More) {
                 return state;
@@ -189,7 +230,7 @@ impl Walk {
         let Found::Record(record) = view.history.get(sequence) else { return Stage::Forward(start) };
         if self.in_time(record.time) {
             for (facet, which) in record.facets().iter().enumerate().rev() {
-                if self.wanted(view, sequence, &record, *which).is_some() {
+                if self.wants(view, sequence, &record, *which) {
                     start = Place { sequence, facet };
                     wanted -= 1;
                 }
@@ -201,7 +242,7 @@ impl Walk {
         Stage::Back { at: sequence, wanted, start }
     }
 
-    fn forward(&mut self, view: &View<'_>, place: Place, now: Time, lines: &mut Vec<GetFlowsResponse>) -> State {
+    fn forward(&mut self, (view, node): (&View<'_>, &str), place: Place, now: Time, lines: &mut Vec<L>) -> State {
         if self.end.is_some_and(|end| place.sequence >= end) || self.left == Some(0) {
             return State::End;
         }
@@ -218,7 +259,7 @@ impl Walk {
                     return State::End;
                 }
                 if self.in_time(record.time) {
-                    self.take(view, place, &record, lines);
+                    self.take((view, node), place, &record, lines);
                 }
                 self.stage = Stage::Forward(Place { sequence: place.sequence + 1, facet: 0 });
                 State::More
@@ -226,36 +267,48 @@ impl Walk {
         }
     }
 
-    fn take(&mut self, view: &View<'_>, place: Place, record: &Record, lines: &mut Vec<GetFlowsResponse>) {
+    fn take(&mut self, (view, node): (&View<'_>, &str), place: Place, record: &Record, lines: &mut Vec<L>) {
+        let mut made = None;
         for facet in record.facets().iter().skip(place.facet) {
             if self.left == Some(0) {
                 return;
             }
-            let Some(flow) = self.wanted(view, place.sequence, record, *facet) else { continue };
-            let (time, node_name) = (flow.time, flow.node_name.clone());
-            let flow = match &self.request.mask {
-                Some(mask) => mask.apply(&flow),
-                None => flow,
+            let early = self.request.filters.early(record, *facet);
+            if early == Some(false) {
+                continue;
+            }
+            let flow = made.get_or_insert_with(|| view.flow(place.sequence, record));
+            let details = self.request.details;
+            let line = if early == Some(true) && self.request.mask.is_none() {
+                L::flow(flow, *facet, view.cluster(), node, details)
+            } else {
+                let message = convert::flow(flow, *facet, view.cluster(), details);
+                if early.is_none() && !self.request.filters.matches(&message) {
+                    continue;
+                }
+                let time = message.time;
+                let flow = match &self.request.mask {
+                    Some(mask) => mask.apply(&message),
+                    None => message,
+                };
+                let response_types = Some(ResponseTypes::Flow(flow));
+                L::message(GetFlowsResponse { node_name: node.to_owned(), time, response_types })
             };
-            lines.push(GetFlowsResponse { node_name, time, response_types: Some(ResponseTypes::Flow(flow)) });
+            lines.push(line);
             self.left = self.left.map(|n| n - 1);
         }
     }
 
-    fn wanted(&self, view: &View<'_>, sequence: u64, record: &Record, facet: Facet) -> Option<crate::pb::flow::Flow> {
-        let early = self.request.filters.early(record, facet);
-        if early == Some(false) {
-            return None;
-        }
-        let flow = convert::flow(view.flow(sequence, record), facet, &view.cluster(), self.request.details);
-        (early == Some(true) || self.request.filters.matches(&flow)).then_some(flow)
+    fn wants(&self, view: &View<'_>, sequence: u64, record: &Record, facet: Facet) -> bool {
+        let made = || convert::flow(&view.flow(sequence, record), facet, view.cluster(), self.request.details);
+        self.request.filters.early(record, facet).unwrap_or_else(|| self.request.filters.matches(&made()))
     }
 
     fn in_time(&self, time: Time) -> bool {
         self.request.since.is_none_or(|s| s <= time) && self.request.until.is_none_or(|u| time <= u)
     }
 
-    fn tell_lost(&mut self, hub: &Hub, now: Time, lines: &mut Vec<GetFlowsResponse>) {
+    fn tell_lost(&mut self, hub: &Hub, now: Time, lines: &mut Vec<L>) {
         let losses = Losses::of(hub.lost());
         let gap = std::mem::take(&mut self.overwritten);
         let before = std::mem::replace(&mut self.told, losses);
@@ -265,7 +318,7 @@ impl Walk {
             (LostEventSource::ObserverEventsQueue, losses.undecodable - before.undecodable, self.told_at),
         ];
         self.told_at = now;
-        let node_name = hub.read(|view| convert::node_name(&view.cluster(), view.enricher.node()));
+        let node_name = hub.read(|view| convert::node_name(view.cluster(), view.enricher.node()));
         for (source, num_events_lost, first) in told.into_iter().filter(|l| l.1 > 0) {
             let last = if source == LostEventSource::HubbleRingBuffer { gap.last } else { now };
             let event = LostEvent {
@@ -275,11 +328,11 @@ impl Walk {
                 first: Some(convert::timestamp(first)),
                 last: Some(convert::timestamp(last)),
             };
-            lines.push(GetFlowsResponse {
+            lines.push(L::message(GetFlowsResponse {
                 node_name: node_name.clone(),
                 time: Some(convert::timestamp(now)),
                 response_types: Some(ResponseTypes::LostEvents(event)),
-            });
+            }));
         }
     }
 }

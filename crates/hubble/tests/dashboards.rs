@@ -43,7 +43,7 @@ async fn told() -> BTreeMap<String, BTreeSet<String>> {
         }
     }
     for (flow, facet) in rig.flows(&all) {
-        metrics.count(&convert::flow(flow, facet, "prod", false));
+        metrics.count(&convert::flow(&flow, facet, "prod", false));
     }
     metrics.set_lost([("hubble_ring_buffer", 1)]);
     let line = Regex::new(r"^(hubble_\w+)(?:\{(.*)\})? \S+$").unwrap();

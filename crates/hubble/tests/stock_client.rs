@@ -78,11 +78,12 @@ fn expected(flow: &Flow, facet: Facet) -> Map<String, Value> {
         tcp.as_object_mut().unwrap().entry("flags").or_insert(json!({}));
     }
     if facet == Facet::Judgement {
-        let marked = match &flow.uuid[19..20] {
+        let uuid = flow.uuid.to_string();
+        let marked = match &uuid[19..20] {
             "8" => "a",
             _ => "b",
         };
-        e.insert("uuid".into(), format!("{}{marked}{}", &flow.uuid[..19], &flow.uuid[20..]).into());
+        e.insert("uuid".into(), format!("{}{marked}{}", &uuid[..19], &uuid[20..]).into());
         e.insert("event_type".into(), json!({"type": 5}));
         e.remove("trace_observation_point");
         if flow.verdict == axoneme_flow::Verdict::Forwarded {
@@ -242,6 +243,17 @@ async fn each_filter_of_the_stock_client_filters() {
         ),
         (&["--unencrypted"], Box::new(|_| true)),
         (&["--workload", "web"], Box::new(|_| false)),
+        (
+            &["--cel-expression", "_flow.verdict == Verdict.DROPPED && _flow.l4.TCP.destination_port in [80u, 443u]"],
+            Box::new(|f| f["verdict"] == "DROPPED" && [80, 443].contains(&n(f, "/l4/TCP/destination_port"))),
+        ),
+        (
+            &[
+                "--cel-expression",
+                "_flow.source.labels.exists(l, l == 'k8s:app=web') && !has(_flow.destination_service)",
+            ],
+            Box::new(|f| label(f, "source", "k8s:app=web") && f.get("destination_service").is_none()),
+        ),
     ];
     let mut figures = Vec::new();
     for (args, test) in &cases {
@@ -252,6 +264,10 @@ async fn each_filter_of_the_stock_client_filters() {
         figures.push(format!("{}: {}", args.join(" "), expected.len()));
     }
     println!("of {} flows: {}", all.len(), figures.join("; "));
+    let mut wrong = command(&rig, &["observe", "--all", "--cel-expression", "_flow.verdict == 'DROPPED'"]);
+    let refused = tokio::task::spawn_blocking(move || wrong.output().unwrap()).await.unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("InvalidArgument"), "{said}");
 }
 
 /// A client that goes on until it is dropped.

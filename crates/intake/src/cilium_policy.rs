@@ -28,14 +28,14 @@ use crate::{
 /// Reads a CiliumNetworkPolicy.
 pub fn cilium_network_policy(object: &Value, options: &Options) -> Result<Policy, ObjectErrors> {
     read(object, Kind::CiliumNetworkPolicy, |root, meta| {
-        draft(root, &Scope { namespace: Some(&meta.object.namespace), cidr: options.cidr_scope }).finish(meta)
+        draft(root, &Scope { namespace: Some(&meta.object.namespace), cidr: options.cidr_scope }).finish(root, meta)
     })
 }
 
 /// Reads a CiliumClusterwideNetworkPolicy.
 pub fn cilium_clusterwide_network_policy(object: &Value, options: &Options) -> Result<Policy, ObjectErrors> {
     read(object, Kind::CiliumClusterwideNetworkPolicy, |root, meta: &Meta| {
-        draft(root, &Scope { namespace: None, cidr: options.cidr_scope }).finish(meta)
+        draft(root, &Scope { namespace: None, cidr: options.cidr_scope }).finish(root, meta)
     })
 }
 
@@ -121,11 +121,14 @@ fn rule(field: &Field<'_>, scope: &Scope<'_>, draft: &mut Draft) {
     if let Some(subject) = subject {
         // a list that is there, even if it is empty, says that somebody cares for the direction
         let speaks = |d: Direction| LISTS.iter().any(|(name, direction, _)| *direction == d && field.has(name));
-        draft.closed.push(closed_rule(
-            subject.clone(),
-            speaks(Direction::Ingress) || out.isolates_ingress,
-            speaks(Direction::Egress) || out.isolates_egress,
-        ));
+        // a node is never closed for what is wrong in a policy: nobody could reach it to mend that
+        if matches!(subject, Subject::Endpoints(_)) {
+            draft.closed.push(closed_rule(
+                subject.clone(),
+                speaks(Direction::Ingress) || out.isolates_ingress,
+                speaks(Direction::Egress) || out.isolates_egress,
+            ));
+        }
         out.subject = subject;
         draft.rules.push(out);
     }
@@ -157,7 +160,7 @@ fn extras(field: &Field<'_>) {
     }
 }
 
-/// Whom the rule is about; none (with an error) if that cannot be told or is not enforced.
+/// Whom the rule is about, pods or nodes; none (with an error) if that cannot be told or is not enforced.
 fn subject(field: &Field<'_>, scope: &Scope<'_>) -> Option<Subject> {
     let before = field.error_count();
     let (endpoints, nodes) = (field.get("endpointSelector"), field.get("nodeSelector"));
@@ -168,11 +171,11 @@ fn subject(field: &Field<'_>, scope: &Scope<'_>) -> Option<Subject> {
         field.missing("endpointSelector", "is required; {} selects all endpoints".to_owned());
     }
     if let Some(nodes) = nodes {
-        requirements(&nodes, Keys::Object);
-        match scope.namespace {
-            Some(_) => nodes.invalid("selects nodes, which only a CiliumClusterwideNetworkPolicy can"),
-            None => nodes.unsupported("policies on nodes (host firewall) are not enforced yet"),
+        let selector = requirements(&nodes, Keys::Object);
+        if scope.namespace.is_some() {
+            nodes.invalid("selects nodes, which only a CiliumClusterwideNetworkPolicy can");
         }
+        return (field.error_count() == before).then(|| Subject::Nodes(selector.into_selector()));
     }
     let endpoints = endpoints?;
     let mut selector = requirements(&endpoints, Keys::Endpoint);

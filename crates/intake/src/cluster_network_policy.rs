@@ -22,7 +22,7 @@ const MAX: usize = 25;
 
 /// Reads a ClusterNetworkPolicy.
 pub fn cluster_network_policy(object: &Value) -> Result<Policy, ObjectErrors> {
-    read(object, Kind::ClusterNetworkPolicy, |root, meta| draft(root).finish(meta))
+    read(object, Kind::ClusterNetworkPolicy, |root, meta| draft(root).finish(root, meta))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -46,6 +46,8 @@ pub struct Settings {
     pub cni: Cni,
     /// Flows that each node keeps.
     pub flow_buffer_events: u32,
+    /// Seconds between Events of the same denial; 0: none.
+    pub drop_events_seconds: u32,
     pub agent: Agent,
 }
 
@@ -113,11 +115,15 @@ fn spec(field: &Field<'_>) -> Settings {
     if let Some(flows) = &flows {
         flows.object();
     }
-    let buffer = flows.and_then(|f| f.get("bufferEvents").and_then(|b| b.int(64..=1_048_576)));
+    let flows = flows.as_ref();
+    let buffer = flows.and_then(|f| f.get("bufferEvents")?.int(64..=1_048_576));
+    let drop_events = flows.and_then(|f| f.get("dropEventsSeconds")?.int(0..=86_400));
+    let routing = datapath::routing(field);
+    cluster.host = datapath::host_firewall(field, &routing);
     Settings {
         cluster,
         cidr_scope,
-        routing: datapath::routing(field),
+        routing,
         mtu: field.get("mtu").and_then(|m| m.int(1280..=65_535)),
         ipam: ipam(field, &ip_families),
         ip_families,
@@ -126,6 +132,7 @@ fn spec(field: &Field<'_>) -> Settings {
         conntrack: datapath::conntrack(field),
         cni: node::cni(field),
         flow_buffer_events: buffer.unwrap_or(default.flows.buffer_events),
+        drop_events_seconds: drop_events.unwrap_or(default.flows.drop_events_seconds),
         agent: node::agent(field),
     }
 }

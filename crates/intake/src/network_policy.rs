@@ -21,7 +21,7 @@ use crate::{
 
 /// Reads a NetworkPolicy.
 pub fn network_policy(object: &Value) -> Result<Policy, ObjectErrors> {
-    read(object, Kind::NetworkPolicy, |root, meta| draft(root, &meta.object.namespace).finish(meta))
+    read(object, Kind::NetworkPolicy, |root, meta| draft(root, &meta.object.namespace).finish(root, meta))
 }
 
 fn draft(root: &Field<'_>, namespace: &str) -> Draft {

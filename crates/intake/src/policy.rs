@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axoneme_model::{Direction, Policy, Rule, Subject, Tier};
+use axoneme_model::{Direction, Policy, Rule, Subject, Tier, audit};
 
 use crate::{field::Field, meta::Meta};
 
@@ -17,17 +17,24 @@ pub(crate) struct Draft {
 
 impl Draft {
     /// The policy, and its fail-closed form if any subject could be read.
-    pub(crate) fn finish(self, meta: &Meta) -> (Policy, Option<Policy>) {
+    pub(crate) fn finish(self, root: &Field<'_>, meta: &Meta) -> (Policy, Option<Policy>) {
         let Meta { object, generation } = meta;
-        let policy = Policy { object: object.clone(), generation: *generation, tier: self.tier, rules: self.rules };
-        let closed = (!self.closed.is_empty()).then(|| Policy {
-            object: object.clone(),
-            generation: *generation,
-            tier: Tier::Normal,
-            rules: self.closed,
-        });
-        (policy, closed)
+        let audit = audit(root);
+        let (object, generation) = (object.clone(), *generation);
+        let policy = Policy { object: object.clone(), generation, tier: self.tier, audit, rules: self.rules };
+        let isolates = !self.closed.is_empty();
+        let closed = Policy { object, generation, tier: Tier::Normal, audit, rules: self.closed };
+        (policy, isolates.then_some(closed))
     }
+}
+
+/// Whether the policy says that it is to be told instead of enforced ([`audit::MODE`]).
+fn audit(root: &Field<'_>) -> bool {
+    let Some(metadata) = root.get("metadata").filter(|m| m.raw().is_object()) else { return false };
+    let Some(annotations) = metadata.get("annotations").filter(|a| a.raw().is_object()) else { return false };
+    let mut modes = annotations.entries().filter(|(key, _)| *key == audit::MODE);
+    let mode = modes.next().and_then(|(_, mode)| mode.choice(&[("Enforce", false), ("Audit", true)]));
+    mode.unwrap_or(false)
 }
 
 /// The rule that isolates the subject and lets nothing pass.

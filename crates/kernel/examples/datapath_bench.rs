@@ -26,7 +26,7 @@ use std::{
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     os::fd::{AsFd, AsRawFd},
-    sync::mpsc::{Receiver, Sender, channel},
+    sync::mpsc::{self, Receiver, channel},
     time::{Duration, Instant},
 };
 
@@ -58,7 +58,7 @@ fn pin(core: usize) {
 
 /// A client and a server in namespaces; the client runs on demand.
 struct Setup {
-    orders: Sender<(Kind, IpAddr, Duration)>,
+    orders: mpsc::Sender<(Kind, IpAddr, Duration)>,
     results: Receiver<f64>,
     addresses: [IpAddr; 2],
 }
@@ -160,10 +160,10 @@ fn bare(keep: &mut Vec<Box<dyn std::any::Any>>) -> Setup {
 
 /// A table of some size that lets the bench through by a rule, everything else not.
 fn table(direction: Direction, peer: u32) -> PolicyTable {
-    let deny = PolicyDefault { allow: false, rule: 1 };
+    let deny = PolicyDefault { allow: false, audit: false, rule: 1 };
     let mut entries: Vec<_> = (0..200).map(|n| rule(direction, 50_000 + n, 6, 80, true, 2)).collect();
     entries.push(rule(direction, peer, 6, PORT, true, 3));
-    let other = PolicyDefault { allow: true, rule: 0 };
+    let other = PolicyDefault { allow: true, audit: false, rule: 0 };
     let (ingress_default, egress_default) = if direction == Direction::Ingress { (deny, other) } else { (other, deny) };
     PolicyTable { ingress_default, egress_default, entries }
 }
@@ -420,70 +420,117 @@ fn tcp_packet(port: u16, to: u16, flags: u8) -> Vec<u8> {
     p
 }
 
-/// Nanoseconds per packet of the program alone (`BPF_PROG_TEST_RUN`), the cost of a run of nothing taken off.
+/// How often each figure of [`per_packet`] is taken, in turns: what else the machine does is in one or two of them.
+const TURNS: u16 = 5;
+/// Connections that are open at once in the cold figure.
+const MANY: u32 = 1 << 20;
+
+/// Out of a turn: a figure with the cost of a run in it, and that cost.
+type Taken = fn(&Turn) -> (f64, f64);
+
+/// Nanoseconds of a packet, with the cost of a run of the program in them.
+struct Turn {
+    established: f64,
+    denied: f64,
+    new: f64,
+    /// Of one of a million open connections, in no order: its entry is in no cache.
+    cold: f64,
+    /// Of a run of nothing: many in a row, and one on its own.
+    nothing: f64,
+    single: f64,
+}
+
+/// Nanoseconds per packet of the program alone (`BPF_PROG_TEST_RUN`), the cost of a run of nothing taken off: the median
+/// of the turns, the least and the most of them as the spread.
 fn per_packet() {
-    let node = Node::alone();
-    let (a, b) = (node.pod(1), node.pod(2));
-    node.datapath.put_table(a.slot, &table(Direction::Egress, b.identity)).unwrap();
-    node.datapath.put_table(b.slot, &table(Direction::Ingress, a.identity)).unwrap();
-    node.ns.enter();
+    let (few, many) = (Sender::new(None), Sender::new(Some(MANY + MANY / 4)));
     pin(0);
-    let program = node.datapath.program("from_container").unwrap();
-    let other = node.datapath.program("to_overlay").unwrap();
-    let mut context = [0u32; CONTEXT_WORDS];
-    context[10] = a.ifindex;
-    let run = |p: &[u8], repeat| test_run(program.as_fd(), p, Some(&context), repeat).unwrap();
-    // A frame that the tunnel's program drops at sight: what a run itself costs.
-    let mut frame = tcp_packet(1, 2, 16);
-    frame[12..14].copy_from_slice(&[0x88, 0xb5]);
-    let best = |f: &dyn Fn() -> u32| (0..7).map(|_| f()).min().unwrap_or(0);
-    let nothing = best(&|| test_run(other.as_fd(), &frame, None, 200_000).unwrap().nanoseconds);
-    let open = tcp_packet(40_000, PORT, 16);
-    run(&open, 2);
-    let established = best(&|| run(&open, 200_000).nanoseconds);
-    let denied = tcp_packet(40_000, PORT + 1, 2);
-    let denied = best(&|| run(&denied, 50_000).nanoseconds);
-    let mut new: Vec<f64> =
-        (0..10_000).map(|n| f64::from(run(&tcp_packet(10_000 + n, PORT, 2), 1).nanoseconds)).collect();
-    let mut single: Vec<f64> =
-        (0..2000).map(|_| f64::from(test_run(other.as_fd(), &frame, None, 1).unwrap().nanoseconds)).collect();
-    for (name, value, floor) in [
-        ("packet_established", f64::from(established), f64::from(nothing)),
-        ("packet_denied", f64::from(denied), f64::from(nothing)),
-        ("packet_new_connection", median(&mut new), median(&mut single)),
-        ("packet_established_cold", cold(), median(&mut single)),
-    ] {
+    let send = many.sends();
+    for n in 0..MANY {
+        send(&one_of_many(n, 2), 1);
+    }
+    let turns: Vec<Turn> = (0..TURNS).map(|n| turn(n, &few, &many)).collect();
+    let figures: [(&str, Taken); 4] = [
+        ("packet_established", |t| (t.established, t.nothing)),
+        ("packet_denied", |t| (t.denied, t.nothing)),
+        ("packet_new_connection", |t| (t.new, t.single)),
+        ("packet_established_cold", |t| (t.cold, t.single)),
+    ];
+    for (name, of) in figures {
+        let mut ours: Vec<f64> = turns.iter().map(of).map(|(with, without)| with - without).collect();
+        let floor = median(&mut turns.iter().map(of).map(|(_, without)| without).collect::<Vec<_>>());
+        let (p50, least, most) = (median(&mut ours), quantile(&mut ours, 0.0), quantile(&mut ours, 1.0));
         println!(
-            "{{\"name\":\"{name}\",\"unit\":\"ns\",\"ours\":{:.0},\"floor\":{floor:.0},\"floor_name\":\"run of nothing, \
-             taken off\",\"peer\":null,\"peer_name\":null,\"ratio_to_floor\":null,\"ratio_to_peer\":null,\"spread\":null}}",
-            value - floor
+            "{{\"name\":\"{name}\",\"unit\":\"ns\",\"ours\":{p50:.0},\"floor\":{floor:.0},\"floor_name\":\"run of nothing, \
+             taken off\",\"peer\":null,\"peer_name\":null,\"ratio_to_floor\":null,\"ratio_to_peer\":null,\
+             \"spread\":[{least:.0},{most:.0}]}}"
         );
     }
 }
 
-/// Connections that are open at once in the cold figure.
-const MANY: u32 = 1 << 20;
-
-/// Nanoseconds of a packet of one of a million open connections, in no order: its entry is in no cache. Median of single
-/// runs, the cost of a run not taken off.
-fn cold() -> f64 {
-    let options = Options { conntrack_entries: Some(MANY + MANY / 4), ..Options::default() };
-    let node = Node::with(Namespace::new("cold"), 1, &options);
-    let (a, _b) = (node.pod(1), node.pod(2));
-    node.ns.enter();
-    let program = node.datapath.program("from_container").unwrap();
-    let mut context = [0u32; CONTEXT_WORDS];
-    context[10] = a.ifindex;
-    // Ports of both sides make the connections: all of the client's, sixteen of the server's.
-    let packet = |n: u32, flags| tcp_packet((n & 0xffff) as u16, 7000 + (n >> 16) as u16, flags);
-    let run = |p: &[u8]| test_run(program.as_fd(), p, Some(&context), 1).unwrap().nanoseconds;
-    for n in 0..MANY {
-        run(&packet(n, 2));
-    }
+fn turn(number: u16, few: &Sender, many: &Sender) -> Turn {
     // An odd factor walks all numbers in an order that no prefetcher guesses.
-    let mut times: Vec<f64> =
-        (0..50_000u32).map(|n| f64::from(run(&packet(n.wrapping_mul(2_654_435_761) >> 12, 16)))).collect();
-    median(&mut times)
+    let scattered = |n: u32| (n + u32::from(number) * 10_000).wrapping_mul(2_654_435_761) >> 12;
+    let send = many.sends();
+    let cold = median(&mut (0..10_000).map(|n| send(&one_of_many(scattered(n), 16), 1)).collect::<Vec<_>>());
+    let (send, nothing) = (few.sends(), few.nothing());
+    let open = tcp_packet(9_000, PORT, 16);
+    send(&open, 2);
+    let first = 10_000 * (number + 1);
+    Turn {
+        established: send(&open, 1_000_000),
+        denied: send(&tcp_packet(9_000, PORT + 1, 2), 200_000),
+        new: median(&mut (0..10_000).map(|n| send(&tcp_packet(first + n, PORT, 2), 1)).collect::<Vec<_>>()),
+        cold,
+        nothing: nothing(1_000_000),
+        single: median(&mut (0..2_000).map(|_| nothing(1)).collect::<Vec<_>>()),
+    }
+}
+
+/// Ports of both sides make the connections: all of the client's, sixteen of the server's.
+fn one_of_many(n: u32, flags: u8) -> Vec<u8> {
+    tcp_packet((n & 0xffff) as u16, PORT + (n >> 16) as u16, flags)
+}
+
+/// A pod whose packets to another are given to the program without a link.
+struct Sender {
+    node: Node,
+    _pods: [rig::Pod; 2],
+    context: [u32; CONTEXT_WORDS],
+}
+
+impl Sender {
+    /// With policy that allows one port, or with room for so many connections and none.
+    fn new(conntrack_entries: Option<u32>) -> Self {
+        let options = Options { conntrack_entries, ..Options::default() };
+        let name = if conntrack_entries.is_none() { "few" } else { "many" };
+        let node = Node::with(Namespace::new(name), 1, &options);
+        let (a, b) = (node.pod(1), node.pod(2));
+        if conntrack_entries.is_none() {
+            node.datapath.put_table(a.slot, &table(Direction::Egress, b.identity)).unwrap();
+            node.datapath.put_table(b.slot, &table(Direction::Ingress, a.identity)).unwrap();
+        }
+        let mut context = [0u32; CONTEXT_WORDS];
+        context[10] = a.ifindex;
+        Self { node, _pods: [a, b], context }
+    }
+
+    /// From here on packets are this pod's: nanoseconds of one in the mean of so many runs.
+    fn sends(&self) -> impl Fn(&[u8], u32) -> f64 {
+        self.node.ns.enter();
+        let program = self.node.datapath.program("from_container").unwrap();
+        move |packet, repeat| {
+            f64::from(test_run(program.as_fd(), packet, Some(&self.context), repeat).unwrap().nanoseconds)
+        }
+    }
+
+    /// A frame that the tunnel's program drops at sight: what a run itself costs.
+    fn nothing(&self) -> impl Fn(u32) -> f64 {
+        let mut frame = tcp_packet(1, 2, 16);
+        frame[12..14].copy_from_slice(&[0x88, 0xb5]);
+        let program = self.node.datapath.program("to_overlay").unwrap();
+        move |repeat| f64::from(test_run(program.as_fd(), &frame, None, repeat).unwrap().nanoseconds)
+    }
 }
 
 /// The word behind an option.

@@ -28,6 +28,7 @@ use axoneme_kernel::{
     datapath::{
         Datapath, DatapathConfig, Direction, EndpointEntry, IpEntry, PolicyDefault, PolicyKey, PolicyTable, PolicyValue,
     },
+    grace::GracePeriods,
 };
 use axoneme_model::rows::{self, IpRow, TableId, TableRow};
 use cluster::{NODES, Size, address, policy, print, subject, upsert};
@@ -38,8 +39,9 @@ fn main() {
     let size = Size::new(argument(0, 10_000), argument(1, 65_000));
     let files = BpfFs::new();
     let (compiler, rows) = size.compile();
+    let grace = GracePeriods::open(files.0.with_extension("short")).expect("look at the grace periods of the machine");
     let mut bench =
-        Bench { compiler, kernel: open(&files), tables: HashMap::new(), slot: 1, samples: Samples::default() };
+        Bench { compiler, kernel: open(&files), grace, tables: HashMap::new(), slot: 1, samples: Samples::default() };
     bench.note(&rows);
     drop(rows);
     for i in 0..argument(2, 1_000) {
@@ -56,6 +58,7 @@ fn main() {
 struct Bench {
     compiler: Compiler,
     kernel: BpfDatapath,
+    grace: GracePeriods,
     /// The table of each pod.
     tables: HashMap<Arc<str>, TableId>,
     /// Where the table of the pod in question is.
@@ -102,14 +105,16 @@ impl Bench {
         }
         for (prefix, change) in &changes.ips {
             match &change.after {
-                Some(row) => self.kernel.upsert_ip(*prefix, ip(row)).expect("put a prefix"),
-                None => self.kernel.remove_ip(*prefix).expect("remove a prefix"),
+                Some(row) => self.kernel.stage_ip(*prefix, Some(ip(row))).expect("put a prefix"),
+                None => self.kernel.stage_ip(*prefix, None).expect("remove a prefix"),
             }
             writes += 1;
         }
         if self.slot != before {
-            self.point(pod);
             writes += 1;
+        }
+        if self.slot != before || !changes.ips.is_empty() {
+            self.point(pod);
         }
         writes
     }
@@ -125,10 +130,12 @@ impl Bench {
         self.kernel.patch_table(slot, &upserts, &removals).expect("patch a table");
     }
 
-    /// The pod is judged by the table in the slot.
+    /// The pod is judged by the table in the slot, and no packet by what was before.
     fn point(&self, pod: u32) {
         let entry = EndpointEntry { ifindex: 1, identity: 256 + pod, peer: 256 + pod, slot: self.slot, mac: [0; 6] };
-        self.kernel.upsert_endpoint(address(pod), entry).expect("put an endpoint");
+        self.kernel.stage_endpoint(address(pod), Some(entry)).expect("put an endpoint");
+        let _short = self.grace.shorten();
+        self.kernel.commit().expect("put in force");
     }
 
     fn note(&mut self, changes: &ChangeSet) {
@@ -214,6 +221,7 @@ fn open(files: &BpfFs) -> BpfDatapath {
         allow_own_host: true,
         services: true,
         socket_lb: false,
+        host_firewall: false,
         conntrack_entries: 65536,
         socket_lb_host_only: false,
         timeouts: axoneme_kernel::datapath::Timeouts::default(),
@@ -233,11 +241,11 @@ fn key(k: &rows::PolicyKey) -> PolicyKey {
 }
 
 fn value(v: rows::PolicyEntry) -> PolicyValue {
-    PolicyValue { allow: v.allow, rule: v.rule.0, proxy_port: v.proxy_port, auth: v.auth }
+    PolicyValue { allow: v.allow, audit: v.audit, rule: v.rule.0, proxy_port: v.proxy_port, auth: v.auth }
 }
 
 fn whole(row: &TableRow) -> PolicyTable {
-    let default = |d: rows::DirectionDefault| PolicyDefault { allow: d.allow, rule: d.rule.0 };
+    let default = |d: rows::DirectionDefault| PolicyDefault { allow: d.allow, audit: d.audit, rule: d.rule.0 };
     PolicyTable {
         ingress_default: default(row.ingress_default),
         egress_default: default(row.egress_default),

@@ -33,7 +33,7 @@ use ipnetwork::IpNetwork;
 #[derive(Debug, thiserror::Error)]
 pub enum DatapathError {
     /// A map is full: nothing was changed for this key.
-    #[error("{map} is full ({capacity} entries): raise its size in AxonemeConfig")]
+    #[error("map {map} is full ({capacity} entries): {}", when_full(map))]
     Full { map: &'static str, capacity: u32 },
     /// The table has more entries than a policy map can hold: the last-good table stays in force.
     #[error("policy table needs {needed} entries, the map holds {capacity}")]
@@ -93,6 +93,12 @@ pub struct PolicyKey {
 }
 
 impl PolicyKey {
+    /// Whether it is about one class, not about everyone of a kind, or whoever.
+    #[must_use]
+    pub const fn is_of_class(&self) -> bool {
+        !matches!(self.peer, 0 | KIND_PODS_V4..=KIND_WORLD_V6)
+    }
+
     /// Place in the order of lookup: of two keys that match a packet, the one with the larger number is looked at first.
     #[must_use]
     pub const fn narrowness(&self) -> u8 {
@@ -109,6 +115,8 @@ impl PolicyKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PolicyValue {
     pub allow: bool,
+    /// It is allowed, but `rule` would deny it if it were enforced: that is told.
+    pub audit: bool,
     pub rule: u32,
     pub proxy_port: u16,
     pub auth: u8,
@@ -126,6 +134,8 @@ pub struct PolicyTable {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PolicyDefault {
     pub allow: bool,
+    /// As [`PolicyValue::audit`].
+    pub audit: bool,
     pub rule: u32,
 }
 
@@ -138,6 +148,19 @@ pub struct ServiceEntry {
     /// Backends for new connections, in a stable order. Empty: reject.
     pub backends: Vec<(IpAddr, u16)>,
     pub affinity_seconds: u32,
+}
+
+/// What guards the node's own traffic: the host firewall. See `axoneme_abi::guard`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeGuard {
+    /// Slot of the node's table, which is put before the guard is set and removed after it is gone.
+    pub slot: u16,
+    /// Members of the safe set (`axoneme_abi::guard::SAFE_*`) that are left to policy.
+    pub unprotected: u32,
+    /// UDP port of the overlay.
+    pub overlay_port: u16,
+    /// The API server's addresses.
+    pub apiservers: std::collections::BTreeSet<IpAddr>,
 }
 
 /// A device that packets enter from or leave to the underlay by.
@@ -188,6 +211,8 @@ pub struct DatapathConfig {
     /// Only sockets of the network namespace that this process is in choose backends, those of pods do not. A kernel that
     /// cannot tell (before 5.14) leaves Services of all sockets to the packet path.
     pub socket_lb_host_only: bool,
+    /// The host firewall's programs are loaded, and its maps are made in full size: [`Datapath::set_guard`] can be called.
+    pub host_firewall: bool,
     pub conntrack_entries: u32,
     pub timeouts: Timeouts,
     /// Owned directory below a bpffs for all pins.
@@ -196,19 +221,84 @@ pub struct DatapathConfig {
     pub cgroup: Option<std::path::PathBuf>,
 }
 
+/// How full a map is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fullness {
+    /// Its name. `POLICY` is the largest policy table.
+    pub map: &'static str,
+    /// Entries; of connections those that the last walk over them has left.
+    pub used: u32,
+    pub capacity: u32,
+}
+
+impl Fullness {
+    /// Rounded down.
+    #[must_use]
+    pub fn percent(&self) -> u32 {
+        let percent = u64::from(self.used) * 100 / u64::from(self.capacity.max(1));
+        u32::try_from(percent).unwrap_or(u32::MAX)
+    }
+}
+
+/// What a full map means, and what to do.
+#[must_use]
+pub fn when_full(map: &str) -> &'static str {
+    match map {
+        "CT4" | "CT6" => {
+            "connections that were idle longest are forgotten, and judged as new ones when they go on; raise \
+             spec.conntrack.maxEntries of AxonemeConfig"
+        }
+        "IPCACHE4" | "IPCACHE6" => {
+            "an address beyond is judged by the range around it, as a rule as the world; fewer CIDRs in policies, or \
+             fewer pods in the cluster"
+        }
+        "ENDPOINTS4" | "ENDPOINTS6" => "no pod can be added; fewer pods on this node (spec.maxPods of its kubelet)",
+        "NODES" => "pods of nodes beyond are not reached through the overlay; native routing has no such limit",
+        "SLOTS" => {
+            "pods to which other policies apply than to all others of this node are not added; fewer of these here"
+        }
+        "POLICY" => {
+            "a table that does not fit stays as it was; fewer peers or ports in the policies that select its pods"
+        }
+        _ => "a Service beyond is not translated; fewer Services or endpoints",
+    }
+}
+
 /// The packet path of one node. All calls are synchronous and short; a call that fails changed nothing for its key.
 ///
 /// *Guarantees*: `put_table` is atomic for packets (they see the old or the new table, never a mixture) and invalidates
 /// cached verdicts of the slot; `patch_table` applies upserts before removals; `attach` returns only when the programs
-/// are in the packets' way. *Assumptions*: one process at a time holds a pin directory (the caller locks it).
+/// are in the packets' way; who is behind addresses (identity, class, slot) changes for every packet in one moment,
+/// `commit`, for all that was staged before it. *Assumptions*: one process at a time holds a pin directory (the caller locks it).
 pub trait Datapath: Send + Sync + Debug {
-    fn upsert_ip(&self, prefix: IpNetwork, entry: IpEntry) -> Result<()>;
-    fn remove_ip(&self, prefix: IpNetwork) -> Result<()>;
+    /// Has the prefix (none: no more) with the next [`Self::commit`]. Where to send packets for it changes at once.
+    fn stage_ip(&self, prefix: IpNetwork, entry: Option<IpEntry>) -> Result<()>;
+    /// Has the endpoint with the next [`Self::commit`]. One that is new, and one that goes, at once.
+    fn stage_endpoint(&self, address: IpAddr, entry: Option<EndpointEntry>) -> Result<()>;
+    /// Puts in force what was staged. Connections are judged anew with their next packet. When it returns, no packet is
+    /// judged any more by what was before: where something has changed hands this takes milliseconds. Without anything
+    /// staged this is no write. After an error part of it may be in force; another call goes on.
+    fn commit(&self) -> Result<()>;
+
+    fn upsert_ip(&self, prefix: IpNetwork, entry: IpEntry) -> Result<()> {
+        self.stage_ip(prefix, Some(entry))?;
+        self.commit()
+    }
+    fn remove_ip(&self, prefix: IpNetwork) -> Result<()> {
+        self.stage_ip(prefix, None)?;
+        self.commit()
+    }
     /// Everything in the ipcache, for the first diff after a restart.
     fn ips(&self) -> Result<Vec<(IpNetwork, IpEntry)>>;
 
-    fn upsert_endpoint(&self, address: IpAddr, entry: EndpointEntry) -> Result<()>;
-    fn remove_endpoint(&self, address: IpAddr) -> Result<()>;
+    fn upsert_endpoint(&self, address: IpAddr, entry: EndpointEntry) -> Result<()> {
+        self.stage_endpoint(address, Some(entry))?;
+        self.commit()
+    }
+    fn remove_endpoint(&self, address: IpAddr) -> Result<()> {
+        self.stage_endpoint(address, None)?;
+        self.commit()
+    }
     fn endpoints(&self) -> Result<Vec<(IpAddr, EndpointEntry)>>;
 
     /// Replaces the slot's table.
@@ -233,6 +323,21 @@ pub trait Datapath: Send + Sync + Debug {
     fn detach(&self, ifindex: u32) -> Result<()>;
     /// Interfaces with pinned links.
     fn attached(&self) -> Result<Vec<(Hook, u32)>>;
+
+    /// What guards the node itself; none: its traffic passes.
+    fn guard(&self) -> Result<Option<NodeGuard>>;
+    /// Guards the node by a table that is there, on all interfaces that have programs and on those that get them later.
+    /// The guard is put in force last, when everything that it needs is there. None: it is taken away first, then what it
+    /// needed. Connections are judged anew with their next packet.
+    ///
+    /// Errors: the datapath was opened without [`DatapathConfig::host_firewall`]; there is no such table; the kernel. After
+    /// an error the former guard may be in force; another call goes on.
+    fn set_guard(&self, guard: Option<&NodeGuard>) -> Result<()>;
+
+    /// How full the maps are that can become full. This walks over some of them. None: there are no such maps.
+    fn fullness(&self) -> Result<Vec<Fullness>> {
+        Ok(Vec::new())
+    }
 
     /// Forgets connections of an address (after its pod is gone).
     fn forget_connections(&self, address: IpAddr) -> Result<u32>;

@@ -11,8 +11,8 @@ use axoneme_abi::policy::{SLOTS, TABLE_ENTRIES};
 use ipnetwork::IpNetwork;
 
 use crate::datapath::{
-    Datapath, DatapathError, Direction, EndpointEntry, Hook, IpEntry, PolicyDefault, PolicyKey, PolicyTable,
-    PolicyValue, Result, ServiceEntry,
+    Datapath, DatapathError, Direction, EndpointEntry, Fullness, Hook, IpEntry, NodeGuard, PolicyDefault, PolicyKey,
+    PolicyTable, PolicyValue, Result, ServiceEntry,
 };
 
 /// Everything that the fake holds.
@@ -20,13 +20,19 @@ use crate::datapath::{
 pub struct State {
     pub ips: BTreeMap<IpNetwork, IpEntry>,
     pub endpoints: BTreeMap<IpAddr, EndpointEntry>,
+    /// In force with the next commit. None: goes.
+    pub staged_ips: BTreeMap<IpNetwork, Option<IpEntry>>,
+    pub staged_endpoints: BTreeMap<IpAddr, EndpointEntry>,
     pub tables: BTreeMap<u16, PolicyTable>,
     pub services: BTreeMap<(IpAddr, u8, u16), ServiceEntry>,
     pub attached: Vec<(Hook, u32)>,
+    pub guard: Option<NodeGuard>,
     /// Addresses whose connections were forgotten, in order.
     pub forgotten: Vec<IpAddr>,
     /// Calls that changed something. A call that finds everything as it should be does not count.
     pub writes: u64,
+    /// What [`Datapath::fullness`] says.
+    pub fullness: Vec<Fullness>,
     /// Calls fail while it is set: with this text.
     pub failure: Option<String>,
 }
@@ -132,33 +138,44 @@ fn sorted(t: &PolicyTable) -> PolicyTable {
 }
 
 impl Datapath for FakeDatapath {
-    fn upsert_ip(&self, prefix: IpNetwork, entry: IpEntry) -> Result<()> {
+    fn stage_ip(&self, prefix: IpNetwork, entry: Option<IpEntry>) -> Result<()> {
+        let prefix = canonical(prefix);
         self.change(|s| {
-            s.ips.insert(canonical(prefix), entry);
+            if s.ips.get(&prefix).copied() == entry {
+                s.staged_ips.remove(&prefix);
+            } else {
+                s.staged_ips.insert(prefix, entry);
+            }
             Ok(())
         })
     }
-    fn remove_ip(&self, prefix: IpNetwork) -> Result<()> {
+    fn stage_endpoint(&self, address: IpAddr, entry: Option<EndpointEntry>) -> Result<()> {
+        entry.map_or(Ok(()), |e| check_slot(e.slot))?;
         self.change(|s| {
-            s.ips.remove(&canonical(prefix));
+            s.staged_endpoints.remove(&address);
+            match (entry, s.endpoints.get(&address)) {
+                (Some(entry), Some(old)) if *old != entry => drop(s.staged_endpoints.insert(address, entry)),
+                (Some(entry), None) => drop(s.endpoints.insert(address, entry)),
+                (Some(_), Some(_)) => {}
+                (None, _) => drop(s.endpoints.remove(&address)),
+            }
+            Ok(())
+        })
+    }
+    fn commit(&self) -> Result<()> {
+        self.change(|s| {
+            for (prefix, entry) in std::mem::take(&mut s.staged_ips) {
+                match entry {
+                    Some(entry) => drop(s.ips.insert(prefix, entry)),
+                    None => drop(s.ips.remove(&prefix)),
+                }
+            }
+            s.endpoints.append(&mut s.staged_endpoints);
             Ok(())
         })
     }
     fn ips(&self) -> Result<Vec<(IpNetwork, IpEntry)>> {
         self.change(|s| Ok(s.ips.iter().map(|(p, e)| (*p, *e)).collect()))
-    }
-    fn upsert_endpoint(&self, address: IpAddr, entry: EndpointEntry) -> Result<()> {
-        check_slot(entry.slot)?;
-        self.change(|s| {
-            s.endpoints.insert(address, entry);
-            Ok(())
-        })
-    }
-    fn remove_endpoint(&self, address: IpAddr) -> Result<()> {
-        self.change(|s| {
-            s.endpoints.remove(&address);
-            Ok(())
-        })
     }
     fn endpoints(&self) -> Result<Vec<(IpAddr, EndpointEntry)>> {
         self.change(|s| Ok(s.endpoints.iter().map(|(a, e)| (*a, *e)).collect()))
@@ -244,6 +261,21 @@ impl Datapath for FakeDatapath {
     fn attached(&self) -> Result<Vec<(Hook, u32)>> {
         self.change(|s| Ok(s.attached.clone()))
     }
+    fn guard(&self) -> Result<Option<NodeGuard>> {
+        self.change(|s| Ok(s.guard.clone()))
+    }
+    fn set_guard(&self, guard: Option<&NodeGuard>) -> Result<()> {
+        self.change(|s| {
+            if let Some(g) = guard {
+                table(s, g.slot)?;
+            }
+            s.guard = guard.cloned();
+            Ok(())
+        })
+    }
+    fn fullness(&self) -> Result<Vec<Fullness>> {
+        self.change(|s| Ok(s.fullness.clone()))
+    }
     fn forget_connections(&self, address: IpAddr) -> Result<u32> {
         self.change(|s| {
             s.forgotten.push(address);
@@ -267,7 +299,7 @@ mod tests {
 
     fn fake() -> FakeDatapath {
         let fake = FakeDatapath::new();
-        let allow = PolicyDefault { allow: true, rule: 0 };
+        let allow = PolicyDefault { allow: true, audit: false, rule: 0 };
         for n in [1u8, 2] {
             let entry = EndpointEntry {
                 ifindex: u32::from(n),
@@ -291,7 +323,7 @@ mod tests {
         let fake = fake();
         let key =
             |peer, port, port_bits| PolicyKey { direction: Direction::Ingress, peer, protocol: 6, port, port_bits };
-        let value = |allow| PolicyValue { allow, rule: 1, proxy_port: 0, auth: 0 };
+        let value = |allow| PolicyValue { allow, audit: false, rule: 1, proxy_port: 0, auth: 0 };
         assert!(fake.allows(address(1), address(2), 6, 80, false));
         fake.patch_table(2, &[(key(0, 0, 0), value(false))], &[]).unwrap();
         assert!(!fake.allows(address(1), address(2), 6, 80, false));
@@ -320,7 +352,7 @@ mod tests {
         let fake = fake();
         let entry = |n: u32| {
             let key = PolicyKey { direction: Direction::Ingress, peer: n, protocol: 0, port: 0, port_bits: 0 };
-            (key, PolicyValue { allow: true, rule: 0, proxy_port: 0, auth: 0 })
+            (key, PolicyValue { allow: true, audit: false, rule: 0, proxy_port: 0, auth: 0 })
         };
         let old = fake.tables().unwrap();
         let table = PolicyTable { entries: (1..=TABLE_ENTRIES).map(entry).collect(), ..PolicyTable::default() };

@@ -48,7 +48,13 @@ fn programs_stay_within_their_budget() {
         .expect("a cgroup v2 hierarchy")
         .join(format!("axk-budget-{}", std::process::id()));
     std::fs::create_dir_all(&cgroup).unwrap();
-    let options = Options { services: true, socket_lb: true, cgroup: Some(cgroup.clone()), ..Options::default() };
+    let options = Options {
+        services: true,
+        socket_lb: true,
+        host_firewall: true,
+        cgroup: Some(cgroup.clone()),
+        ..Options::default()
+    };
     let node = Node::with(Namespace::new("budget"), 1, &options);
     let costs = node.datapath.budget().to_vec();
     drop(node);

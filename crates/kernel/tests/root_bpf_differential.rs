@@ -26,25 +26,26 @@ use std::{
 use axoneme_abi::{
     Conntrack, Key4, Key6,
     constants::{
-        CONTROL_EPOCH, CONTROL_NOW, CONTROL_RANDOM, CONTROL_ROOM, CONTROL_TUNNEL, CONTROL_VERDICT, LAPS,
+        CONTROL_EPOCH, CONTROL_NOW, CONTROL_OWN, CONTROL_RANDOM, CONTROL_ROOM, CONTROL_TUNNEL, CONTROL_VERDICT, LAPS,
         MARK_MET_SHIFT, MARK_WAITING, global,
     },
+    guard::Guard,
     policy::{
-        ALLOW, DEFAULT_ALLOW, DEFAULT_DENY, DENY, PREFIX_FIXED, PREFIX_PROTOCOL, PolicyKey as RawKey,
-        PolicyValue as RawValue, SLOT_KINDS, Slot, slot_kind,
+        ALLOW, AUDIT, DEFAULT_ALLOW, DEFAULT_AUDIT, DEFAULT_DENY, DENY, PREFIX_FIXED, PREFIX_PROTOCOL,
+        PolicyKey as RawKey, PolicyValue as RawValue, SLOT_KINDS, Slot, slot_kind,
     },
     service::{Backend4, Backend6, BackendKey, Service, Service4Key, Service6Key},
-    tables::{Endpoint, IP_NODE, IpInfo},
+    tables::{Endpoint, IP_NODE, IpInfo, Side},
 };
 use axoneme_kernel::{
     bpf::{BpfDatapath, CONTEXT_WORDS, Loader, Testing, test_run},
     datapath::{
-        Datapath, DatapathConfig, Direction, EndpointEntry, IpEntry, PolicyDefault, PolicyKey, PolicyTable,
+        Datapath, DatapathConfig, Direction, EndpointEntry, IpEntry, NodeGuard, PolicyDefault, PolicyKey, PolicyTable,
         PolicyValue, ServiceEntry,
     },
 };
 use axoneme_stages::{
-    Kind, Timeout, V4, V6, Verdict, Work, fast, hook,
+    Kind, Timeout, V4, V6, Verdict, Work, fast, guard, hook,
     host::{Buffer, Host, timeout},
     slow,
 };
@@ -62,6 +63,8 @@ struct Pair {
     kernel: BpfDatapath,
     host: Host,
     programs: [OwnedFd; 5],
+    /// In, out.
+    guards: [OwnedFd; 2],
     links: Vec<u32>,
     _fs: BpfFs,
     ns: Namespace,
@@ -135,6 +138,7 @@ impl Pair {
             allow_own_host: true,
             services: true,
             socket_lb: false,
+            host_firewall: true,
             conntrack_entries: 65536,
             socket_lb_host_only: false,
             timeouts: axoneme_kernel::datapath::Timeouts::default(),
@@ -144,7 +148,8 @@ impl Pair {
         let testing = Testing { enabled: true, timeouts: timeouts(), older: None };
         let kernel = Loader::open_with(config, &testing).unwrap_or_else(|e| panic!("{e}"));
         let programs = NAMES.map(|n| kernel.program(n).unwrap());
-        let pair = Self { kernel, host: Host::default(), programs, links, _fs: fs, ns };
+        let guards = ["guard_in", "guard_out"].map(|n| kernel.program(n).unwrap());
+        let pair = Self { kernel, host: Host::default(), programs, guards, links, _fs: fs, ns };
         pair.fill(native, &mut StdRng::seed_from_u64(seed));
         pair
     }
@@ -163,13 +168,8 @@ impl Pair {
                 slot: u16::from(n),
                 mac: [0x0a, 0, 0, 0, 0, n],
             };
-            let raw = Endpoint {
-                ifindex: *link,
-                identity: entry.identity,
-                peer: entry.peer,
-                slot: u16::from(n) + 1,
-                mac: [0x000a, 0, u16::from(n) << 8],
-            };
+            let side = Side::new(entry.identity, entry.peer);
+            let raw = Endpoint::settled(*link, side, u16::from(n) + 1, [0x000a, 0, u16::from(n) << 8]);
             for a in both(n) {
                 self.kernel.upsert_endpoint(a, entry).unwrap();
             }
@@ -190,7 +190,8 @@ impl Pair {
                 OTHER_NODE => 2,
                 _ => 0,
             };
-            let raw = IpInfo { identity, peer: identity, node: place, flags: if is_node { IP_NODE } else { 0 } };
+            let flags = if is_node { IP_NODE } else { 0 };
+            let raw = IpInfo::settled(Side::new(identity, identity), place, flags);
             h.v4.ipcache.borrow_mut().push((u32::from_ne_bytes(v4(last)), 32, raw));
             h.v6.ipcache.borrow_mut().push((raw6(last), 128, raw));
         }
@@ -245,14 +246,22 @@ impl Pair {
         policy.retain(|k, _| k.0 != place);
         for (direction, default) in [(0, table.ingress_default), (1, table.egress_default)] {
             let key = RawKey { peer: 0, direction, protocol: 0, port: 0 };
-            let verdict = if default.allow { DEFAULT_ALLOW } else { DEFAULT_DENY };
+            let verdict = match (default.allow, default.audit) {
+                (false, _) => DEFAULT_DENY,
+                (true, false) => DEFAULT_ALLOW,
+                (true, true) => DEFAULT_AUDIT,
+            };
             policy.insert((place, PREFIX_FIXED, key), RawValue { rule: default.rule, verdict, ..RawValue::default() });
         }
         for (k, v) in &table.entries {
             let bits = if k.protocol == 0 { PREFIX_FIXED } else { PREFIX_PROTOCOL + u32::from(k.port_bits) };
             let direction = u8::from(k.direction == Direction::Egress);
             let key = RawKey { peer: k.peer, direction, protocol: k.protocol, port: k.port.to_be() };
-            let verdict = if v.allow { ALLOW } else { DENY };
+            let verdict = match (v.allow, v.audit) {
+                (false, _) => DENY,
+                (true, false) => ALLOW,
+                (true, true) => AUDIT,
+            };
             policy.insert((place, bits, key), RawValue { rule: v.rule, proxy_port: 0, auth: v.auth, verdict });
         }
         let kinds = table.entries.iter().filter(|(k, _)| (252..=255).contains(&k.peer));
@@ -319,23 +328,75 @@ impl Pair {
 
     /// Compares all entries.
     fn compare_connections(&self) -> Option<String> {
-        let (v4, v6) = self.kernel.raw_conntrack().unwrap();
-        let mut host4: Vec<(Key4, Conntrack)> = self.host.v4.conntrack.borrow().iter().map(|(k, c)| (*k, *c)).collect();
-        let mut host6: Vec<(Key6, Conntrack)> = self.host.v6.conntrack.borrow().iter().map(|(k, c)| (*k, *c)).collect();
-        host4.sort_by_key(|e| e.0);
-        host6.sort_by_key(|e| e.0);
-        if v4.len() != host4.len() || v6.len() != host6.len() {
-            return Some(format!(
-                "entries: kernel {} + {}, host {} + {}",
-                v4.len(),
-                v6.len(),
-                host4.len(),
-                host6.len()
-            ));
-        }
-        let bad4 = v4.iter().zip(&host4).find(|(k, h)| k != h).map(|d| format!("{d:?}"));
-        bad4.or_else(|| v6.iter().zip(&host6).find(|(k, h)| k != h).map(|d| format!("{d:?}")))
+        let h = &self.host;
+        let pods = difference(self.kernel.raw_conntrack().unwrap(), &h.v4.conntrack.borrow(), &h.v6.conntrack.borrow());
+        pods.or_else(|| difference(self.kernel.raw_guarded().unwrap(), &h.v4.guarded.borrow(), &h.v6.guarded.borrow()))
     }
+
+    /// The same guard on both sides; none without a table.
+    fn guard(&self, table: Option<&PolicyTable>, rng: &mut StdRng) {
+        let Some(table) = table else {
+            self.kernel.set_guard(None).unwrap();
+            self.host.guard.set(Guard::default());
+            return;
+        };
+        self.kernel.put_table(GUARD_SLOT, table).unwrap();
+        let unprotected = if rng.random() { 0 } else { rng.random_range(0..1024u32) };
+        let overlay_port = *[8472u16, 8080].choose(rng).unwrap();
+        let apiservers = if rng.random() { both(WORLD).into() } else { std::collections::BTreeSet::new() };
+        self.host.v4.apiservers.borrow_mut().clear();
+        self.host.v6.apiservers.borrow_mut().clear();
+        if !apiservers.is_empty() {
+            self.host.v4.apiservers.borrow_mut().push(u32::from_ne_bytes(v4(WORLD)));
+            self.host.v6.apiservers.borrow_mut().push(raw6(WORLD));
+        }
+        self.kernel.set_guard(Some(&NodeGuard { slot: GUARD_SLOT, unprotected, overlay_port, apiservers })).unwrap();
+        let (slot, overlay_port) = (u32::from(GUARD_SLOT) + 1, u32::from(overlay_port));
+        self.host.guard.set(Guard { slot, unprotected, overlay_port, reserved: 0 });
+        // Setting a guard lets the slot's revision grow.
+        self.host_table(GUARD_SLOT, table);
+    }
+
+    /// Runs a packet of the node through the host firewall of both sides: kind and reason, or the difference.
+    fn compare_guard(&self, packet: &Random, (out, own): (bool, bool)) -> Result<(u32, u32), String> {
+        self.set_time(packet.now, packet.die, packet.tunnel);
+        self.kernel.set_control(CONTROL_OWN, u32::from(own)).unwrap();
+        let mut context = [0u32; CONTEXT_WORDS];
+        context[WORD_IFINDEX] = packet.ifindex;
+        test_run(self.guards[usize::from(out)].as_fd(), &packet.bytes, Some(&context), 1).unwrap();
+        let kernel = [0, 1, 2, 3].map(|place| self.kernel.control(CONTROL_VERDICT + place).unwrap());
+        let buffer = Buffer::new(&packet.bytes, packet.ifindex);
+        let v = match (packet.v6, out) {
+            (false, false) => guard::<V4, _, _, false>(&self.host, &buffer, own, &mut Work::new()),
+            (false, true) => guard::<V4, _, _, true>(&self.host, &buffer, own, &mut Work::new()),
+            (true, false) => guard::<V6, _, _, false>(&self.host, &buffer, own, &mut Work::new()),
+            (true, true) => guard::<V6, _, _, true>(&self.host, &buffer, own, &mut Work::new()),
+        };
+        let host = [v.kind as u32, v.argument, v.node, v.identity];
+        if kernel != host {
+            return Err(format!("out {out}, own {own}, {packet:?}: kernel {kernel:?}, host {host:?}"));
+        }
+        Ok((v.kind as u32, u32::from(v.drop_numbers().0)))
+    }
+}
+
+/// Slot of the node's table.
+const GUARD_SLOT: u16 = 9;
+
+type Listed<K> = Vec<(K, Conntrack)>;
+type Entries<K> = std::collections::HashMap<K, Conntrack>;
+
+fn difference((v4, v6): (Listed<Key4>, Listed<Key6>), host4: &Entries<Key4>, host6: &Entries<Key6>) -> Option<String> {
+    let mut host4: Vec<(Key4, Conntrack)> = host4.iter().map(|(k, c)| (*k, *c)).collect();
+    let mut host6: Vec<(Key6, Conntrack)> = host6.iter().map(|(k, c)| (*k, *c)).collect();
+    host4.sort_by_key(|e| e.0);
+    host6.sort_by_key(|e| e.0);
+    if v4.len() != host4.len() || v6.len() != host6.len() {
+        let (a, b, c, d) = (v4.len(), v6.len(), host4.len(), host6.len());
+        return Some(format!("entries: kernel {a} + {b}, host {c} + {d}"));
+    }
+    let bad4 = v4.iter().zip(&host4).find(|(k, h)| k != h).map(|d| format!("{d:?}"));
+    bad4.or_else(|| v6.iter().zip(&host6).find(|(k, h)| k != h).map(|d| format!("{d:?}")))
 }
 
 fn host_verdict<const HOOK: u8>(host: &Host, buffer: &Buffer, is_v6: bool) -> Verdict {
@@ -379,7 +440,11 @@ struct Random {
 }
 
 fn random_table(rng: &mut StdRng) -> PolicyTable {
-    let default = |rng: &mut StdRng| PolicyDefault { allow: rng.random_bool(0.6), rule: rng.random_range(0..5) };
+    let default = |rng: &mut StdRng| PolicyDefault {
+        allow: rng.random_bool(0.6),
+        audit: rng.random_bool(0.2),
+        rule: rng.random_range(0..5),
+    };
     let mut entries = std::collections::BTreeMap::new();
     for _ in 0..rng.random_range(0..30) {
         let protocol = *[0, 6, 17, 1, 58].choose(rng).unwrap();
@@ -394,7 +459,13 @@ fn random_table(rng: &mut StdRng) -> PolicyTable {
             port_bits,
         };
         let auth = u8::from(rng.random_bool(0.05));
-        let value = PolicyValue { allow: rng.random_bool(0.6), rule: rng.random_range(1..1000), proxy_port: 0, auth };
+        let value = PolicyValue {
+            allow: rng.random_bool(0.6),
+            audit: rng.random_bool(0.2),
+            rule: rng.random_range(1..1000),
+            proxy_port: 0,
+            auth,
+        };
         entries.insert(key, value);
     }
     PolicyTable { ingress_default: default(rng), egress_default: default(rng), entries: entries.into_iter().collect() }
@@ -628,16 +699,92 @@ fn a_mutated_verdict_is_caught() {
 fn mutated() {
     let pair = Pair::new(false, 3);
     // One side's first pod lets nothing out any more.
-    let allow = PolicyDefault { allow: true, rule: 0 };
+    let allow = PolicyDefault { allow: true, audit: false, rule: 0 };
     let open = PolicyTable { ingress_default: allow, egress_default: allow, entries: vec![] };
     for slot in LOCAL {
         pair.put_table(u16::from(slot), &open);
     }
-    let closed = PolicyTable { egress_default: PolicyDefault { allow: false, rule: 0 }, ..open };
+    let closed = PolicyTable { egress_default: PolicyDefault { allow: false, audit: false, rule: 0 }, ..open };
     pair.host_table(1, &closed);
     let mut rng = StdRng::seed_from_u64(4);
     let links = pair.links.clone();
     pair.ns.enter();
     let caught = (0..2000).any(|_| pair.compare(&random_packet(&mut rng, &links, 1000)).is_err());
     assert!(caught);
+}
+
+/// A packet that comes to the node, or that it sends, mostly.
+fn node_packet(rng: &mut StdRng, links: &[u32], now: u32, out: bool) -> Random {
+    let mut packet = random_packet(rng, links, now);
+    let near = if rng.random_bool(0.95) { OWN_NODE } else { *LAST.choose(rng).unwrap() };
+    let far = *[WORLD, WORLD, OTHER_NODE, REMOTE, 1, OWN_NODE].choose(rng).unwrap();
+    let (s, d) = if out { (near, far) } else { (far, near) };
+    packet.bytes.truncate(12);
+    packet.bytes.extend(if packet.v6 { [0x86, 0xdd] } else { [0x08, 0x00] });
+    let ip = ip(rng, packet.v6, s, d, 0);
+    packet.bytes.extend(ip);
+    if rng.random_bool(0.03) {
+        let cut = rng.random_range(if packet.v6 { 54 } else { 34 }..=packet.bytes.len());
+        packet.bytes.truncate(cut);
+    }
+    packet.mark = 0;
+    packet
+}
+
+fn run_guard(seed: u64, count: u64) {
+    let pair = Pair::new(false, seed);
+    let mut rng = StdRng::seed_from_u64(seed ^ 0x9a4d);
+    let mut now = 1000;
+    let mut kinds = std::collections::BTreeMap::<(u32, u32), u64>::new();
+    let links = pair.links.clone();
+    pair.ns.enter();
+    for i in 0..count {
+        now += u32::from(rng.random_bool(0.01)) * rng.random_range(1..90);
+        if i % 1000 == 0 {
+            if let Some(difference) = pair.compare_connections() {
+                panic!("seed {seed}, before packet {i}: {difference}");
+            }
+            let table = rng.random_bool(0.95).then(|| random_table(&mut rng));
+            pair.guard(table.as_ref(), &mut rng);
+        }
+        let (out, own) = (rng.random(), rng.random_bool(0.8));
+        let packet = node_packet(&mut rng, &links, now, out);
+        match pair.compare_guard(&packet, (out, out && own)) {
+            Ok(kind) => *kinds.entry(kind).or_default() += 1,
+            Err(difference) => panic!("seed {seed}, packet {i}: {difference}"),
+        }
+    }
+    assert_eq!(pair.compare_connections(), None);
+    // With little of one of them the comparison would say little.
+    let (passed, dropped) = kinds.iter().fold((0, 0), |(p, d), (k, n)| if k.1 == 0 { (p + n, d) } else { (p, d + n) });
+    assert!(passed > count / 10 && dropped > count / 10 && kinds.len() >= 5, "{kinds:?}");
+    println!("{count} packets: {kinds:?}");
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test bpf"]
+fn the_host_firewalls_programs_and_host_build_agree_on_random_packets() {
+    let count = packets() / 2;
+    in_own_thread(move || run_guard(5, count));
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test bpf"]
+fn a_guard_that_differs_is_caught() {
+    in_own_thread(|| {
+        let pair = Pair::new(false, 6);
+        let mut rng = StdRng::seed_from_u64(7);
+        let deny = PolicyDefault { allow: false, audit: false, rule: 0 };
+        let closed = PolicyTable { ingress_default: deny, egress_default: deny, entries: vec![] };
+        pair.guard(Some(&closed), &mut rng);
+        let guard = pair.host.guard.get();
+        pair.host.guard.set(Guard { unprotected: guard.unprotected ^ axoneme_abi::guard::SAFE_DNS, ..guard });
+        let links = pair.links.clone();
+        pair.ns.enter();
+        let caught = (0..2000).any(|_| {
+            let packet = node_packet(&mut rng, &links, 1000, true);
+            pair.compare_guard(&packet, (true, true)).is_err()
+        });
+        assert!(caught);
+    });
 }

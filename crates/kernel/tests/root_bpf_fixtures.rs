@@ -15,6 +15,7 @@
 mod rig;
 
 use std::{
+    cell::RefCell,
     collections::BTreeMap,
     fmt::Write as _,
     net::{IpAddr, Ipv6Addr},
@@ -23,24 +24,28 @@ use std::{
 };
 
 use axoneme_abi::{
-    Conntrack, DropReason, FlowKind, Key4, Key6,
+    Conntrack, Direction as AbiDirection, DropEvent, DropReason, FlowEvent, FlowKind, Key4, Key6,
     conntrack::{FLAG_CLOSED, FLAG_LOOPBACK, FLAG_REPLIED, FLAG_SERVICE},
     constants::{
         CONTROL_EPOCH, CONTROL_NOW, CONTROL_RANDOM, CONTROL_ROOM, CONTROL_TUNNEL, CONTROL_VERDICT, feature, global,
     },
+    event::audit_bit,
     policy::{
-        ALLOW, DEFAULT_ALLOW, DEFAULT_DENY, DENY, PREFIX_FIXED, PREFIX_PROTOCOL, PolicyKey as RawKey,
-        PolicyValue as RawValue, Slot,
+        ALLOW, AUDIT, DEFAULT_ALLOW, DEFAULT_AUDIT, DEFAULT_DENY, DENY, PREFIX_FIXED, PREFIX_PROTOCOL,
+        PolicyKey as RawKey, PolicyValue as RawValue, Slot,
     },
     service::{Backend4, Backend6, BackendKey, Service, Service4Key, Service6Key},
-    tables::{Endpoint, IP_NODE, IpInfo},
+    tables::{Endpoint, IP_NODE, IpInfo, Side},
 };
 use axoneme_kernel::{
-    bpf::{BpfDatapath, CONTEXT_WORDS, Loader, Testing, test_run},
-    datapath::{Datapath, DatapathConfig, Direction, EndpointEntry, IpEntry, PolicyDefault, PolicyTable, ServiceEntry},
+    bpf::{BpfDatapath, CONTEXT_WORDS, Event, EventReader, Loader, Testing, test_run},
+    datapath::{
+        Datapath, DatapathConfig, Direction, EndpointEntry, IpEntry, PolicyDefault, PolicyTable, PolicyValue,
+        ServiceEntry,
+    },
 };
 use axoneme_stages::{
-    Kind, Timeout, V4, V6, Verdict, Work, fast, hook,
+    Kind, Maps, Timeout, V4, V6, Verdict, Work, fast, hook,
     host::{Buffer, Host, timeout},
     other_protocol, slow,
 };
@@ -122,9 +127,12 @@ fn name(a: IpAddr) -> String {
 /// Both sides with the same rows.
 struct World {
     kernel: BpfDatapath,
+    events: RefCell<EventReader>,
     host: Host,
     links: [u32; 3],
     tables: BTreeMap<u8, PolicyTable>,
+    /// Prefixes that go with the next commit.
+    going: Vec<(u32, u32)>,
     ns: Namespace,
     _fs: BpfFs,
 }
@@ -160,6 +168,7 @@ impl World {
             allow_own_host: true,
             services: true,
             socket_lb: false,
+            host_firewall: false,
             conntrack_entries: 1024,
             socket_lb_host_only: false,
             timeouts: axoneme_kernel::datapath::Timeouts::default(),
@@ -168,7 +177,9 @@ impl World {
         };
         let testing = Testing { enabled: true, timeouts: timeouts(), older: None };
         let kernel = Loader::open_with(config, &testing).unwrap_or_else(|e| panic!("{e}"));
-        let world = Self { kernel, host: Host::default(), links, tables: BTreeMap::new(), ns, _fs: fs };
+        let events = kernel.events().unwrap().into();
+        let world =
+            Self { kernel, events, host: Host::default(), links, tables: BTreeMap::new(), going: vec![], ns, _fs: fs };
         let native = if native { feature::NATIVE } else { 0 };
         let all = feature::ALLOW_OWN_HOST | feature::FLOWS | feature::IPV4 | feature::IPV6 | feature::SERVICES;
         world.host.features.set(all | feature::SET_RETVAL | native);
@@ -188,7 +199,7 @@ impl World {
             let mac = [0x0a, 0, 0, 0, 0, n];
             let entry = EndpointEntry { ifindex: link, identity, peer: identity, slot: n.into(), mac };
             let mac = [0x000a, 0, u16::from(n) << 8];
-            let raw = Endpoint { ifindex: link, identity, peer: identity, slot: u16::from(n) + 1, mac };
+            let raw = Endpoint::settled(link, Side::new(identity, identity), u16::from(n) + 1, mac);
             for v6 in [false, true] {
                 self.kernel.upsert_endpoint(host(name, v6), entry).unwrap();
             }
@@ -202,7 +213,8 @@ impl World {
                 let entry = IpEntry { identity, peer: identity, tunnel, is_node };
                 self.kernel.upsert_ip(host(name, v6).into(), entry).unwrap();
             }
-            let raw = IpInfo { identity, peer: identity, node: place, flags: if is_node { IP_NODE } else { 0 } };
+            let flags = if is_node { IP_NODE } else { 0 };
+            let raw = IpInfo::settled(Side::new(identity, identity), place, flags);
             h.v4.ipcache.borrow_mut().push((raw4(name), 32, raw));
             h.v6.ipcache.borrow_mut().push((raw6(name), 128, raw));
         }
@@ -238,28 +250,37 @@ impl World {
         policy.retain(|k, _| k.0 != place);
         for (direction, default) in [(0, table.ingress_default), (1, table.egress_default)] {
             let key = RawKey { peer: 0, direction, protocol: 0, port: 0 };
-            let verdict = if default.allow { DEFAULT_ALLOW } else { DEFAULT_DENY };
+            let verdict = match (default.allow, default.audit) {
+                (false, _) => DEFAULT_DENY,
+                (true, false) => DEFAULT_ALLOW,
+                (true, true) => DEFAULT_AUDIT,
+            };
             policy.insert((place, PREFIX_FIXED, key), RawValue { rule: default.rule, verdict, ..RawValue::default() });
         }
         for (k, v) in &table.entries {
             let bits = if k.protocol == 0 { PREFIX_FIXED } else { PREFIX_PROTOCOL + u32::from(k.port_bits) };
             let direction = u8::from(k.direction == Direction::Egress);
             let key = RawKey { peer: k.peer, direction, protocol: k.protocol, port: k.port.to_be() };
-            let verdict = if v.allow { ALLOW } else { DENY };
+            let verdict = match (v.allow, v.audit) {
+                (false, _) => DENY,
+                (true, false) => ALLOW,
+                (true, true) => AUDIT,
+            };
             policy.insert((place, bits, key), RawValue { rule: v.rule, verdict, ..RawValue::default() });
         }
         let Slot { revision, flags, .. } = self.kernel.raw_slot(place).unwrap();
         self.host.slots.borrow_mut().insert(place, Slot { revision, flags, ..Slot::default() });
     }
 
-    /// `isolate b ingress rule 7`, `allow b ingress a udp 53 rule 5`, `deny ...`.
+    /// `isolate b ingress rule 7`, `allow b ingress a udp 53 rule 5`, `deny ...`; `audit` in the place of `isolate` or `deny`.
     fn policy(&mut self, words: &[&str]) {
         let pod = last(words[1]);
         let direction = if words[2] == "ingress" { Direction::Ingress } else { Direction::Egress };
         let number = words[words.len() - 1].parse().unwrap();
         let table = self.tables.entry(pod).or_insert_with(allow_all);
-        if words[0] == "isolate" {
-            let default = PolicyDefault { allow: false, rule: number };
+        let audit = words[0] == "audit";
+        if words.len() == 5 {
+            let default = PolicyDefault { allow: audit, audit, rule: number };
             if direction == Direction::Ingress {
                 table.ingress_default = default;
             } else {
@@ -268,7 +289,7 @@ impl World {
         } else {
             let peer = match words[3] {
                 "all" => 0,
-                n => KNOWN.iter().find(|k| k.0 == n).map_or_else(|| 1000 + u32::from(last(n)), |k| k.2),
+                n => n.parse().unwrap_or_else(|_| class(n)),
             };
             let protocol = match words[4] {
                 "tcp" => 6,
@@ -279,12 +300,74 @@ impl World {
                 other => other.parse().unwrap(),
             };
             let (mut key, value) =
-                rule(direction, peer, protocol, words[5].parse().unwrap(), words[0] == "allow", number);
+                rule(direction, peer, protocol, words[5].parse().unwrap(), words[0] != "deny", number);
             key.port_bits = 16;
+            let value = PolicyValue { audit, ..value };
             table.entries.push((key, value));
         }
         let table = table.clone();
         self.put_table(pod, &table);
+    }
+}
+
+/// Identity and class that someone has at the start.
+fn class(name: &str) -> u32 {
+    KNOWN.iter().find(|k| k.0 == name).map_or_else(|| 1000 + u32::from(last(name)), |k| k.2)
+}
+
+/// Addresses that change hands.
+impl World {
+    /// `becomes b 1500 by c`: from the next `commit` on b is of that identity and class, and goes by the table of c.
+    fn becomes(&self, name: &str, identity: u32, by: &str) {
+        let (h, even) = (&self.host, self.kernel.control(CONTROL_EPOCH).unwrap() & 1 == 0);
+        let (next, new) = (usize::from(even), Side::new(identity, identity));
+        if let Some((_, n, _, place, is_node)) = KNOWN.into_iter().find(|k| k.0 == name) {
+            let tunnel = (place != 0).then(|| IpAddr::from([172, 16, 0, n]));
+            let entry = IpEntry { identity, peer: identity, tunnel, is_node };
+            for v6 in [false, true] {
+                self.kernel.stage_ip(host(name, v6).into(), Some(entry)).unwrap();
+            }
+            h.v4.ipcache.borrow_mut().iter_mut().filter(|e| e.0 == raw4(name)).for_each(|e| e.2.sides[next] = new);
+            h.v6.ipcache.borrow_mut().iter_mut().filter(|e| e.0 == raw6(name)).for_each(|e| e.2.sides[next] = new);
+            return;
+        }
+        let (n, slot) = (last(name), u16::from(last(by)));
+        let mac = [0x0a, 0, 0, 0, 0, n];
+        let entry = EndpointEntry { ifindex: self.links[usize::from(n) - 1], identity, peer: identity, slot, mac };
+        for v6 in [false, true] {
+            self.kernel.stage_endpoint(host(name, v6), Some(entry)).unwrap();
+        }
+        let change = |e: &mut Endpoint| (e.sides[next], e.slots[next]) = (new, slot + 1);
+        h.v4.endpoints.borrow_mut().iter_mut().filter(|e| e.0 == raw4(name)).for_each(|e| change(&mut e.1));
+        h.v6.endpoints.borrow_mut().iter_mut().filter(|e| e.0 == raw6(name)).for_each(|e| change(&mut e.1));
+    }
+
+    /// `block 10.0.0.24/29 3000`: from the next `commit` on the addresses of a new prefix are of that class, or with
+    /// `unblock` are what they would be without the prefix.
+    fn block(&mut self, prefix: &str, identity: Option<u32>) {
+        let prefix: ipnetwork::Ipv4Network = prefix.parse().unwrap();
+        let (key, bits) = (u32::from_ne_bytes(prefix.ip().octets()), u32::from(prefix.prefix()));
+        let entry = |identity| IpEntry { identity, peer: identity, tunnel: None, is_node: false };
+        self.kernel.stage_ip(prefix.into(), identity.map(entry)).unwrap();
+        let Some(identity) = identity else { return self.going.push((key, bits)) };
+        let even = self.kernel.control(CONTROL_EPOCH).unwrap() & 1 == 0;
+        let around = Maps::<V4>::ipcache(&self.host, key);
+        let now = around.map_or(Side::new(2, 2), |i| i.sides[usize::from(!even)]);
+        let mut info = IpInfo::settled(now, 0, 0);
+        info.sides[usize::from(even)] = Side::new(identity, identity);
+        self.host.v4.ipcache.borrow_mut().push((key, bits, info));
+    }
+
+    fn commit(&mut self) {
+        self.kernel.commit().unwrap();
+        let going = std::mem::take(&mut self.going);
+        self.host.v4.ipcache.borrow_mut().retain(|(key, bits, _)| !going.contains(&(*key, *bits)));
+        let (h, read) = (&self.host, usize::from(self.kernel.control(CONTROL_EPOCH).unwrap() & 1 != 0));
+        let settle = |e: &mut Endpoint| (e.sides, e.slots) = ([e.sides[read]; 2], [e.slots[read]; 2]);
+        h.v4.endpoints.borrow_mut().iter_mut().for_each(|e| settle(&mut e.1));
+        h.v6.endpoints.borrow_mut().iter_mut().for_each(|e| settle(&mut e.1));
+        h.v4.ipcache.borrow_mut().iter_mut().for_each(|e| e.2.sides = [e.2.sides[read]; 2]);
+        h.v6.ipcache.borrow_mut().iter_mut().for_each(|e| e.2.sides = [e.2.sides[read]; 2]);
     }
 }
 
@@ -454,15 +537,41 @@ fn tell(world: &World, text: &str) -> String {
         writeln!(out, "  connection {key}: {}", state(ct)).unwrap();
     }
     for f in world.host.flows.borrow().iter() {
-        let kind = if f.kind == FlowKind::New as u8 { "new" } else { "closed" };
-        writeln!(out, "  event: {kind}, rule {}", f.rule).unwrap();
+        let kind = match f.kind {
+            k if k == FlowKind::New as u8 => "new",
+            k if k == FlowKind::Closed as u8 => "closed",
+            k if k == FlowKind::Audited as u8 => "audited",
+            k => panic!("{text}: event of kind {k}"),
+        };
+        let sides = [(AbiDirection::Egress, f.egress_rule), (AbiDirection::Ingress, f.rule)];
+        let would = sides.into_iter().filter(|(d, _)| f.audit & audit_bit(*d) != 0);
+        let would: String =
+            would.map(|(d, rule)| format!(", would be denied: {d:?} rule {rule}").to_lowercase()).collect();
+        let egress = if f.audit == 0 { String::new() } else { format!(", egress rule {}", f.egress_rule) };
+        writeln!(out, "  event: {kind}, rule {}{egress}{would}", f.rule).unwrap();
     }
     for d in world.host.drops.borrow().iter() {
         writeln!(out, "  event: dropped, {} to {}, rule {}", d.source_identity, d.destination_identity, d.rule)
             .unwrap();
     }
+    compare_events(world, text);
     compare_maps(world, text);
     out
+}
+
+/// Both tell the same of the step.
+fn compare_events(world: &World, text: &str) {
+    let mut found = Vec::new();
+    world.events.borrow_mut().read(1000, &mut found);
+    let (mut flows, mut drops) = (Vec::new(), Vec::new());
+    for event in found {
+        match event {
+            Event::Flow(f) => flows.push(FlowEvent { time: 0, ..f }),
+            Event::Drop(d) => drops.push(DropEvent { time: 0, ..d }),
+        }
+    }
+    assert_eq!(flows, *world.host.flows.borrow(), "{text}: host and kernel tell of other connections");
+    assert_eq!(drops, *world.host.drops.borrow(), "{text}: host and kernel tell of other drops");
 }
 
 fn compare_maps(world: &World, text: &str) {
@@ -485,7 +594,12 @@ fn run(text: &str) -> String {
         match words[..] {
             [] | ["native"] => {}
             [w, ..] if w.starts_with('#') => {}
-            ["isolate" | "allow" | "deny", ..] => world.policy(&words),
+            ["isolate" | "allow" | "deny" | "audit", ..] => world.policy(&words),
+            ["becomes", name, identity] => world.becomes(name, identity.parse().unwrap(), name),
+            ["becomes", name, identity, "by", table] => world.becomes(name, identity.parse().unwrap(), table),
+            ["block", prefix, identity] => world.block(prefix, Some(identity.parse().unwrap())),
+            ["unblock", prefix] => world.block(prefix, None),
+            ["commit"] => world.commit(),
             [">", ..] => {
                 world.host.epoch.set(world.kernel.control(CONTROL_EPOCH).unwrap());
                 world.host.now.set(NOW);

@@ -148,7 +148,8 @@ fn restarts_of_both_nodes_lose_nothing_between_them() {
         }
         for stream in streams {
             let (sent, echoed) = stream.finish();
-            assert!(sent > 500 && sent == echoed, "{echoed} of {sent}");
+            let drops = || c.nodes.iter().map(rig::Node::drops).collect::<Vec<_>>();
+            assert!(sent > 500 && sent == echoed, "{mode:?}: {echoed} of {sent}, dropped: {:?}", drops());
         }
         assert!(c.router.is_none());
     }

@@ -17,14 +17,14 @@ mod rig;
 
 use std::{
     io::{Read, Write},
-    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
     time::{Duration, Instant},
 };
 
-use axoneme_abi::DropReason;
+use axoneme_abi::{Direction as Side, DropReason, FlowEvent, FlowKind, event::audit_bit};
 use axoneme_kernel::{
-    bpf::Event,
-    datapath::{Datapath, Direction, EndpointEntry, Hook},
+    bpf::{Event, EventReader},
+    datapath::{Datapath, Direction, EndpointEntry, Hook, PolicyDefault, PolicyTable},
 };
 use rig::{
     Node, allow_all, deny_egress, deny_ingress, node_v4, node_v6, rule,
@@ -95,6 +95,80 @@ fn policy_decides_in_both_directions_and_names_its_rule() {
     let metrics = node.datapath.metrics().unwrap();
     let counted: u64 = metrics.drops.iter().map(|d| d.2.packets).sum();
     assert!(counted >= drops.len() as u64 && metrics.lost_drops == 0);
+}
+
+/// Events of connections with a side that would deny them: from, destination port, whether it had begun before, rules of
+/// egress and ingress (0: that side would not).
+fn audits(reader: &mut EventReader) -> Vec<(u32, u16, bool, [u32; 2])> {
+    let mut events = Vec::new();
+    reader.read(100_000, &mut events);
+    let flows = events.into_iter().filter_map(|e| if let Event::Flow(f) = e { Some(f) } else { None });
+    let would = |f: &FlowEvent, side, rule| if f.audit & audit_bit(side) == 0 { 0 } else { rule };
+    flows
+        .filter(|f| f.audit != 0)
+        .map(|f| {
+            let rules = [would(&f, Side::Egress, f.egress_rule), would(&f, Side::Ingress, f.rule)];
+            (f.source_identity, u16::from_be(f.destination_port), f.kind == FlowKind::Audited as u8, rules)
+        })
+        .collect()
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test netns"]
+fn audited_policy_lets_pass_and_tells_by_rule() {
+    let node = Node::alone();
+    let mut reader = node.datapath.events().unwrap();
+    let (a, b) = (node.pod(1), node.pod(2));
+    serve_tcp(&b.ns, 80);
+    serve_tcp(&b.ns, 81);
+    let told = |default: PolicyDefault| PolicyDefault { allow: true, audit: true, ..default };
+    let (ingress, egress) = (deny_ingress(), deny_egress());
+    let mut beside = ingress.clone();
+    beside.ingress_default = told(ingress.ingress_default);
+    beside.entries.push(rule(Direction::Ingress, a.identity, 6, 80, true, 5));
+    node.datapath.put_table(b.slot, &beside).unwrap();
+    for to in b.addresses() {
+        assert!(tcp(&a.ns, to, 80).is_some() && tcp(&a.ns, to, 81).is_some(), "{to}");
+        assert_eq!(audits(&mut reader), [(a.identity, 81, false, [0, 77])], "{to}");
+    }
+    // both sides, each by its own rule
+    let outgoing = PolicyTable { egress_default: told(egress.egress_default), ..allow_all() };
+    node.datapath.put_table(a.slot, &outgoing).unwrap();
+    for to in b.addresses() {
+        assert!(tcp(&a.ns, to, 80).is_some() && tcp(&a.ns, to, 81).is_some(), "{to}");
+        let expected = [(a.identity, 80, false, [78, 0]), (a.identity, 81, false, [78, 77])];
+        assert_eq!(audits(&mut reader), expected, "{to}");
+    }
+    assert_eq!(node.drops(), []);
+    // what is enforced decides, whatever is audited on the other side; and it is the drop that is told
+    node.datapath.put_table(b.slot, &ingress).unwrap();
+    for to in b.addresses() {
+        assert!(tcp(&a.ns, to, 81).is_none(), "{to}");
+    }
+    let drops = node.drops();
+    assert!(!drops.is_empty() && drops.iter().all(|d| d.rule == 77), "{drops:?}");
+    assert_eq!(audits(&mut reader), []);
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test netns"]
+fn a_connection_that_audited_policy_comes_upon_is_told_once_and_goes_on() {
+    let node = Node::alone();
+    let mut reader = node.datapath.events().unwrap();
+    let (a, b) = (node.pod(1), node.pod(2));
+    serve_tcp(&b.ns, 80);
+    for to in b.addresses() {
+        let mut open = Open::to(&a.ns, to, 80);
+        assert!(open.echo());
+        assert_eq!(audits(&mut reader), []);
+        let default = PolicyDefault { allow: true, audit: true, ..deny_ingress().ingress_default };
+        node.datapath.put_table(b.slot, &PolicyTable { ingress_default: default, ..allow_all() }).unwrap();
+        assert!(open.echo() && open.echo());
+        assert_eq!(audits(&mut reader), [(a.identity, 80, true, [0, 77])], "{to}");
+        node.datapath.put_table(b.slot, &allow_all()).unwrap();
+        assert!(open.echo());
+        assert_eq!(audits(&mut reader), [], "{to}");
+    }
 }
 
 /// A connection that is open while policy changes, and an echo that tells whether it is still served.
@@ -306,14 +380,18 @@ fn flows_tell_of_new_and_closed_connections() {
 #[ignore = "needs root: run by cargo xtask test netns"]
 fn a_full_conntrack_map_is_no_outage() {
     let ns = rig::Namespace::new("node");
-    let options = rig::Options { conntrack_entries: Some(1024), ..rig::Options::default() };
+    // each processor takes entries 128 at a time, and has as many free ones at most: a sixteenth of these
+    let processors = std::thread::available_parallelism().unwrap().get().clamp(2, 16);
+    let capacity = u32::try_from(processors * 128 * 16).unwrap();
+    let options = rig::Options { conntrack_entries: Some(capacity), ..rig::Options::default() };
     let node = Node::with(ns, 1, &options);
     let (a, b) = (node.pod(1), node.pod(2));
     serve_udp(&b.ns, 53);
+    let connections = u16::try_from(capacity + capacity / 2).unwrap();
     let answered = a.ns.run(|| {
         let mut sockets = Vec::new();
-        for _ in 0..3000 {
-            let s = UdpSocket::bind("0.0.0.0:0").unwrap();
+        for port in 10_000..10_000 + connections {
+            let s = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
             s.set_read_timeout(Some(SHORT)).unwrap();
             s.connect((b.v4, 53)).unwrap();
             s.send(b"x").unwrap();
@@ -321,7 +399,15 @@ fn a_full_conntrack_map_is_no_outage() {
         }
         sockets.iter().filter(|s| **s).count()
     });
-    assert_eq!(answered, 3000);
+    assert_eq!(answered, usize::from(connections));
+    // and it is seen
+    let of = |name: &str| node.datapath.fullness().unwrap().into_iter().find(|f| f.map == name).unwrap();
+    assert_eq!(of("CT4").used, 0, "nobody has walked over them");
+    node.datapath.gc().unwrap();
+    assert!(of("CT4").percent() >= 90 && of("CT4").capacity == capacity, "{:?}", of("CT4"));
+    assert_eq!(of("CT6").used, 0);
+    assert_eq!((of("ENDPOINTS4").used, of("ENDPOINTS6").used, of("SLOTS").used), (2, 2, 2));
+    assert!(of("POLICY").used >= 2 && of("IPCACHE4").used >= 2, "{:?}", node.datapath.fullness());
 }
 
 #[test]

@@ -29,7 +29,7 @@ use rig::{
 /// The client may open to the server's ports; nobody may open anything else. Answers pass only as long as their
 /// connection is known.
 fn strict(direction: Direction, peer: u32) -> PolicyTable {
-    let deny = PolicyDefault { allow: false, rule: 7 };
+    let deny = PolicyDefault { allow: false, audit: false, rule: 7 };
     let entries = vec![rule(direction, peer, 6, 80, true, 1), rule(direction, peer, 17, 53, true, 2)];
     PolicyTable { ingress_default: deny, egress_default: deny, entries }
 }

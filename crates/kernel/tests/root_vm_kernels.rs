@@ -7,6 +7,7 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::missing_errors_doc,
+    clippy::too_many_lines,
     reason = "a test fails by panicking, and reads best in one piece"
 )]
 
@@ -19,13 +20,13 @@ use std::{
 };
 
 use axoneme_abi::DropReason;
-use axoneme_kernel::datapath::{Datapath, Direction, Hook, ServiceEntry};
+use axoneme_kernel::datapath::{Datapath, Direction, Hook, NodeGuard, ServiceEntry};
 use rig::{
     Node, Options, Pod, allow_all,
     cluster::{Cluster, Mode},
     deny_ingress,
     frames::{Tap, fragments, macs},
-    rule,
+    node_v4, node_v6, rule,
     traffic::{ping, sctp, serve_sctp, serve_tcp},
 };
 
@@ -50,7 +51,7 @@ fn connects(node: &rig::Namespace, to: IpAddr, port: u16, limit: Duration) -> bo
 fn within_the_limit(node: &Node) {
     let budget = node.datapath.budget();
     println!("kernel {:?}: {budget:?}", release());
-    assert_eq!(budget.len(), 14);
+    assert_eq!(budget.len(), 16);
     for b in budget {
         assert!(b.verified_instructions < MOST_INSTRUCTIONS, "{b:?}");
         // Kernels before 5.16 do not tell.
@@ -82,14 +83,41 @@ fn fragments_wait_for_their_first_one(node: &Node, a: &Pod, b: &Pod) {
     assert_eq!(denied, 6);
 }
 
+/// What a pod says to its own node, under a policy of the node that lets nothing in.
+fn the_node_is_guarded(node: &Node, pod: &Pod) {
+    const SLOT: u16 = 50;
+    serve_tcp(&node.ns, 22);
+    serve_tcp(&node.ns, 9100);
+    let verdict = || {
+        [IpAddr::from(node_v4(1)), node_v6(1).into()]
+            .map(|to| [22, 9100].map(|port| connects(&pod.ns, to, port, if port == 22 { PATIENCE } else { QUIET })))
+    };
+    assert_eq!(verdict(), [[true; 2]; 2]);
+    node.datapath.put_table(SLOT, &deny_ingress()).unwrap();
+    let guard = NodeGuard { slot: SLOT, overlay_port: 8472, ..NodeGuard::default() };
+    node.ns.run(|| node.datapath.set_guard(Some(&guard))).unwrap();
+    assert_eq!(verdict(), [[true, false]; 2], "SSH is in the safe set");
+    node.ns.run(|| node.datapath.set_guard(None)).unwrap();
+    assert_eq!(verdict(), [[true; 2]; 2]);
+}
+
 #[test]
 #[ignore = "needs root: run by cargo xtask test vm"]
 fn programs_load_attach_and_let_pass_what_policy_allows() {
     let cgroup = std::path::Path::new("/sys/fs/cgroup/axk");
     std::fs::create_dir_all(cgroup).unwrap();
-    let options = Options { services: true, socket_lb: true, cgroup: Some(cgroup.into()), ..Options::default() };
+    let options = Options {
+        services: true,
+        socket_lb: true,
+        host_firewall: true,
+        cgroup: Some(cgroup.into()),
+        ..Options::default()
+    };
     // One node for everything: verifying all programs takes seconds in emulation.
-    let mut node = Node::with(rig::Namespace::new("node"), 1, &options);
+    let ns = rig::Namespace::new("node");
+    ns.ip("addr add 10.200.0.1/32 dev lo");
+    ns.ip("addr add fd20::1/128 dev lo nodad");
+    let mut node = Node::with(ns, 1, &options);
     within_the_limit(&node);
     let (a, b) = (node.pod(1), node.pod(2));
     let filters = |link: &str, way: &str| {
@@ -140,6 +168,7 @@ fn programs_load_attach_and_let_pass_what_policy_allows() {
             node.datapath.put_table(b.slot, &table).unwrap();
         }
     }
+    the_node_is_guarded(&node, &a);
     for pod in [&a, &b] {
         node.ns.run(|| node.datapath.detach(pod.ifindex)).unwrap();
     }

@@ -7,7 +7,7 @@ use crate::{
     identity::{Identity, PeerClass},
     policy::Direction,
     protocol::Protocol,
-    rows::{IpRow, PolicyEntry, PolicyKey, RowSet, TableRow},
+    rows::{HostRow, IpRow, PolicyEntry, PolicyKey, RowSet, RuleId, TableRow},
 };
 
 /// Whom tables judge: what an address is looked up by.
@@ -50,10 +50,32 @@ impl TableRow {
         };
         self.find(direction, peer, protocol, port).copied().unwrap_or(PolicyEntry {
             allow: default.allow,
+            audit: default.audit,
             rule: default.rule,
             proxy_port: 0,
             auth: 0,
         })
+    }
+}
+
+impl HostRow {
+    /// The verdict on the first packet of a connection that the node has with `peer`. `destination`: the packet's.
+    #[must_use]
+    pub fn judge(
+        &self,
+        direction: Direction,
+        peer: Whom,
+        destination: IpAddr,
+        (protocol, port): (Protocol, u16),
+    ) -> PolicyEntry {
+        let to_apiserver = self.apiserver.contains(&destination);
+        match self.settings.safe(direction, protocol, port, to_apiserver) {
+            Some(member) => {
+                let rule = self.safe.get(&member).copied().unwrap_or(RuleId(0));
+                PolicyEntry { allow: true, audit: false, rule, proxy_port: 0, auth: 0 }
+            }
+            None => self.table.judge(direction, peer, protocol, port),
+        }
     }
 }
 

@@ -32,12 +32,16 @@ pub struct Policy {
     /// `metadata.generation` of the object that this was parsed from.
     pub generation: i64,
     pub tier: Tier,
+    /// Not enforced: only what it would deny is told. See [`crate::verdict`].
+    #[serde(default)]
+    pub audit: bool,
     pub rules: Vec<Rule>,
 }
 
 impl Policy {
     /// What holds where the policy can't be enforced and no earlier version of it could: its subjects are in default-deny
-    /// for the directions that it speaks of, with no rule to let anything pass.
+    /// for the directions that it speaks of, with no rule to let anything pass. Nodes are left alone: closed, nobody could
+    /// mend what is wrong.
     #[must_use]
     pub fn fail_closed(&self) -> Self {
         let closed = |r: &Rule| Rule {
@@ -48,8 +52,8 @@ impl Policy {
             egress: Vec::new(),
         };
         // the other tiers isolate nobody
-        let rules = self.rules.iter().map(closed).collect();
-        Self { object: self.object.clone(), generation: self.generation, tier: Tier::Normal, rules }
+        let rules = self.rules.iter().filter(|r| matches!(r.subject, Subject::Endpoints(_))).map(closed).collect();
+        Self { object: self.object.clone(), generation: self.generation, tier: Tier::Normal, audit: self.audit, rules }
     }
 
     /// Field path of a rule (`spec` or `specs[1]`), for provenance of default-deny: taken from the paths of its entries,

@@ -18,6 +18,7 @@ use crate::{
     object::{ObjectRef, RuleRef},
     policy::Direction,
     protocol::Protocol,
+    safe::{HostSettings, Safe},
 };
 
 /// Id of a policy table: a hash of the rules that apply and of the subject's named ports that they read. Endpoints with
@@ -64,6 +65,9 @@ impl PolicyKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PolicyEntry {
     pub allow: bool,
+    /// It is allowed, but `rule` would deny it if it were enforced: that is to be told.
+    #[serde(default)]
+    pub audit: bool,
     /// The rule that decided.
     pub rule: RuleId,
     /// Redirect to this local proxy port; 0 for none. Always 0 until L7 policy lands.
@@ -76,6 +80,9 @@ pub struct PolicyEntry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct DirectionDefault {
     pub allow: bool,
+    /// As [`PolicyEntry::audit`].
+    #[serde(default)]
+    pub audit: bool,
     /// The first rule that isolates the subject, or that no rule does (zero).
     pub rule: RuleId,
 }
@@ -136,6 +143,34 @@ pub struct IpRow {
     pub node: Arc<str>,
     /// `namespace/pod` for pods, for flows; empty otherwise.
     pub pod: Arc<str>,
+}
+
+/// What guards a node itself: the policy of its own traffic. A node without one guards nothing, and all of it passes.
+///
+/// Asked in this order: the safe set ([`HostRow::safe`], which the node knows by itself, too), then the table. The node
+/// looks nobody up for traffic that it has with itself, nor for what it only passes on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostRow {
+    pub node: Arc<str>,
+    /// Keyed as those of pods are, and by the same peers. Its subject is the node: of its own addresses nothing is asked.
+    pub table: TableRow,
+    pub settings: HostSettings,
+    /// The API server's addresses, which are in the safe set.
+    pub apiserver: BTreeSet<IpAddr>,
+    /// The rules that the members of the safe set are told by.
+    pub safe: BTreeMap<Safe, RuleId>,
+}
+
+/// What guards a node itself, as nodes are told: its table is among the tables.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuardRow {
+    pub table: TableId,
+    /// Members of the safe set that are left to policy.
+    pub unprotected: BTreeSet<Safe>,
+    /// UDP port of the overlay between nodes.
+    pub overlay_port: u16,
+    /// The API server's addresses, which are in the safe set.
+    pub apiserver: BTreeSet<IpAddr>,
 }
 
 /// Labels of an identity, for flows. Key: `id`.
@@ -226,6 +261,9 @@ pub struct NodeConfigRow {
     /// How the blocks of `pools` are used.
     #[serde(default)]
     pub blocks: BlockUse,
+    /// None: all traffic of the node itself passes.
+    #[serde(default)]
+    pub guard: Option<GuardRow>,
 }
 
 /// Seconds until idle connections are forgotten. The defaults are those of `AxonemeConfig`, and Cilium's.
@@ -252,6 +290,9 @@ pub struct AgentRow {
     pub log_level: Arc<str>,
     /// Flows kept for those who ask later.
     pub flow_buffer: u32,
+    /// Seconds between Events of the same denial; 0: none are told.
+    #[serde(default)]
+    pub drop_events: u32,
     /// CNI configurations of other plugins are put aside.
     pub cni_exclusive: bool,
     /// CNI plugins behind ours, in this order: JSON objects, each with a `type`.
@@ -260,7 +301,13 @@ pub struct AgentRow {
 
 impl Default for AgentRow {
     fn default() -> Self {
-        Self { log_level: "info".into(), flow_buffer: 16_384, cni_exclusive: true, cni_chained: Vec::new() }
+        Self {
+            log_level: "info".into(),
+            flow_buffer: 16_384,
+            drop_events: 0,
+            cni_exclusive: true,
+            cni_chained: Vec::new(),
+        }
     }
 }
 

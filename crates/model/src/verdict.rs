@@ -11,6 +11,23 @@
 //! one side:  own host → admin tier → deny → allow → default-deny → baseline tier → allow
 //! ```
 //!
+//! **Audit.** Some of the policies may be told instead of enforced: those that say so, and all of those that apply to a
+//! pod that is audited ([`crate::audit`]). What is left is the *enforced set*, and it alone decides: where it denies, the
+//! packet is dropped, whatever an audited policy allows; an audited policy isolates nobody, and does not lift what
+//! another isolates. Where the enforced set lets a packet pass, the *whole set* is asked, audited policies among the
+//! others as if they were enforced: if that denies, the packet passes and what would deny it is told ([`Side::audit`]).
+//! Several audited policies are judged together, as they would be if all of them were enforced at once.
+//!
+//! **Nodes** are judged by [`host_verdict`], by the rules whose subject is nodes (Cilium's host policies: a
+//! CiliumClusterwideNetworkPolicy with `nodeSelector`). They speak of the traffic of the node itself and of its pods on the
+//! host network, never of what pods say to each other or to the outside. Differences from a pod:
+//! - to itself a node may say anything; and the [safe set](crate::safe) passes before any policy is asked;
+//! - it is in default-deny only by a rule that selects it: `policyEnforcementMode: always` means pods. A node that nobody
+//!   knows (no Node object, no labels) is thereby left alone;
+//! - it has no named ports; there is audit by policy and for the cluster, not by annotation of the node.
+//!
+//! [`verdict`] does not ask nodes yet: it will, once what it says of them is enforced.
+//!
 //! Who holds an address decides what it is to policy: a node's address is `host` on that node and `remote-node` on any
 //! other; else a pod's address is that pod; anything else is outside. The addresses of the API server are
 //! `kube-apiserver` on top of that, wherever they are.
@@ -18,6 +35,7 @@
 use std::net::IpAddr;
 
 use crate::{
+    audit::is_audited,
     cidr,
     labels::{LabelKey, Labels, Source},
     object::{Kind, ObjectRef, RuleRef},
@@ -26,6 +44,7 @@ use crate::{
         ServiceSelector, Subject, Tier,
     },
     protocol::Protocol,
+    safe::Safe,
     selector::Selector,
     world::{Enforcement, Node, Pod, Service, World, matches_plain},
 };
@@ -58,6 +77,16 @@ pub struct Side {
     /// The rules that decided, in order of evaluation. More than one where the order does not matter: all matching
     /// denies, all matching allows, all rules that isolate. Empty for verdicts that no rule made.
     pub rules: Vec<RuleRef>,
+    /// What would deny it if audited policies were enforced. Only where the side allows it.
+    pub audit: Option<WouldDeny>,
+}
+
+/// What the whole set of policies says against a packet that the enforced set lets pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WouldDeny {
+    pub reason: Reason,
+    /// As [`Side::rules`].
+    pub rules: Vec<RuleRef>,
 }
 
 /// Which step of the order of evaluation decided.
@@ -65,6 +94,10 @@ pub struct Side {
 pub enum Reason {
     /// A pod talks to itself.
     SamePod,
+    /// A node talks to itself.
+    SameNode,
+    /// Traffic of a node that policy cannot cut.
+    Safe(Safe),
     /// `policyEnforcementMode: never`.
     NotEnforced,
     /// From the pod's own node, and `always_allow_own_host` is on.
@@ -85,7 +118,7 @@ pub enum Reason {
 
 impl Side {
     fn new(allow: bool, reason: Reason, rules: Vec<RuleRef>) -> Self {
-        Self { allow, reason, rules }
+        Self { allow, reason, rules, audit: None }
     }
 }
 
@@ -101,6 +134,21 @@ pub fn always_rule() -> RuleRef {
     RuleRef { object: ObjectRef::new(Kind::Builtin, "", "policy-enforcement"), path: "config.enforcement".into() }
 }
 
+/// Provenance of what a direction of a policy table says that no map holds: nothing passes. No verdict of the model names
+/// it, since the model's tables have no size.
+#[must_use]
+pub fn too_large_rule() -> RuleRef {
+    RuleRef { object: ObjectRef::new(Kind::Builtin, "", "table-too-large"), path: "config.table_entries".into() }
+}
+
+impl Decision {
+    /// It passes where no side denies it.
+    fn of(egress: Option<Side>, ingress: Option<Side>) -> Self {
+        let allow = [&egress, &ingress].into_iter().flatten().all(|s| s.allow);
+        Self { allow, egress, ingress }
+    }
+}
+
 /// May this packet pass?
 #[must_use]
 pub fn verdict(world: &World, traffic: &Traffic) -> Decision {
@@ -109,13 +157,41 @@ pub fn verdict(world: &World, traffic: &Traffic) -> Decision {
     let same = matches!((source, destination), (Holder::Pod(a), Holder::Pod(b)) if a.uid == b.uid);
     let side = |holder, direction| match holder {
         Holder::Pod(_) if same => Some(Side::new(true, Reason::SamePod, vec![])),
-        Holder::Pod(subject) => Some(Judge { world, traffic, subject, direction }.side()),
+        Holder::Pod(subject) => {
+            let audited = is_audited(&world.config, world.namespaces.get(&subject.namespace), subject);
+            let subject = Judged::Pod(subject);
+            Some(Judge { world, traffic, subject, direction, audited, whole: false }.side())
+        }
         Holder::Node(_) | Holder::Outside => None,
     };
-    let egress = side(source, Direction::Egress);
-    let ingress = side(destination, Direction::Ingress);
-    let allow = [&egress, &ingress].into_iter().flatten().all(|s| s.allow);
-    Decision { allow, egress, ingress }
+    Decision::of(side(source, Direction::Egress), side(destination, Direction::Ingress))
+}
+
+/// May this packet pass, as far as the nodes at its ends say? A side is none where no node is.
+#[must_use]
+pub fn host_verdict(world: &World, traffic: &Traffic) -> Decision {
+    let source = holder(world, traffic.source);
+    let destination = holder(world, traffic.destination);
+    let same = matches!((source, destination), (Holder::Node(a), Holder::Node(b)) if a.name == b.name);
+    let side = |holder, direction| match holder {
+        Holder::Node(_) if same => Some(Side::new(true, Reason::SameNode, vec![])),
+        Holder::Node(node) => Some(host_side(world, node, traffic, direction)),
+        Holder::Pod(_) | Holder::Outside => None,
+    };
+    Decision::of(side(source, Direction::Egress), side(destination, Direction::Ingress))
+}
+
+/// What a node says to a packet that it gets from, or sends to, another end.
+fn host_side(world: &World, node: &Node, traffic: &Traffic, direction: Direction) -> Side {
+    if !world.config.host.enabled {
+        return Side::new(true, Reason::Open, vec![]);
+    }
+    let to_apiserver = world.apiserver_addresses.contains(&traffic.destination);
+    if let Some(safe) = world.config.host.safe(direction, traffic.protocol, traffic.port, to_apiserver) {
+        return Side::new(true, Reason::Safe(safe), vec![safe.rule()]);
+    }
+    let (subject, audited) = (Judged::Node(node), world.config.audit);
+    Judge { world, traffic, subject, direction, audited, whole: false }.side()
 }
 
 /// Whose an address is.
@@ -141,16 +217,51 @@ pub fn holder(world: &World, address: IpAddr) -> Holder<'_> {
     }
 }
 
+/// Whose policy is asked.
+#[derive(Clone, Copy, Debug)]
+enum Judged<'w> {
+    Pod(&'w Pod),
+    Node(&'w Node),
+}
+
+impl Judged<'_> {
+    /// The node that it runs on, or is.
+    fn node(&self) -> &str {
+        match self {
+            Self::Pod(pod) => &pod.node,
+            Self::Node(node) => &node.name,
+        }
+    }
+}
+
 /// One side of one packet.
 struct Judge<'w> {
     world: &'w World,
     traffic: &'w Traffic,
-    subject: &'w Pod,
+    subject: Judged<'w>,
     direction: Direction,
+    /// No policy is enforced on the subject.
+    audited: bool,
+    /// As if all policies were enforced.
+    whole: bool,
 }
 
 impl<'w> Judge<'w> {
+    /// What the enforced set says, with what the whole set has against it. Where no enforced rule had a say, the rules
+    /// are those of the whole set.
     fn side(&self) -> Side {
+        let enforced = self.say();
+        if !enforced.allow {
+            return enforced;
+        }
+        let whole = Self { whole: true, ..*self }.say();
+        if !whole.allow {
+            return Side { audit: Some(WouldDeny { reason: whole.reason, rules: whole.rules }), ..enforced };
+        }
+        if enforced.rules.is_empty() { whole } else { enforced }
+    }
+
+    fn say(&self) -> Side {
         let config = &self.world.config;
         if config.enforcement == Enforcement::Never {
             return Side::new(true, Reason::NotEnforced, vec![]);
@@ -173,16 +284,19 @@ impl<'w> Judge<'w> {
         if !isolating.is_empty() {
             return Side::new(false, Reason::Isolated, isolating);
         }
-        if config.enforcement == Enforcement::Always {
-            return Side::new(false, Reason::Isolated, vec![always_rule()]);
-        }
         self.first_match(|t| matches!(t, Tier::Baseline { .. }), Reason::Baseline)
             .unwrap_or_else(|| Side::new(true, Reason::Open, vec![]))
     }
 
+    /// The policies that are asked.
+    fn policies(&self) -> impl Iterator<Item = &'w Policy> {
+        let (whole, audited) = (self.whole, self.audited);
+        self.world.policies.values().filter(move |p| whole || !(audited || p.audit))
+    }
+
     /// Every rule list entry that applies to the subject in this direction and tier, in order of evaluation.
     fn entries(&self, tier: impl Fn(Tier) -> bool) -> Vec<(&'w Policy, &'w DirectedRule)> {
-        let mut policies: Vec<&Policy> = self.world.policies.values().filter(|p| tier(p.tier)).collect();
+        let mut policies: Vec<&Policy> = self.policies().filter(|p| tier(p.tier)).collect();
         // the map is ordered by kind, namespace, name, and the sort keeps that order among equals
         policies.sort_by_key(|p| p.tier);
         let mut entries = vec![];
@@ -214,10 +328,11 @@ impl<'w> Judge<'w> {
         matching.map(|(p, d)| reference(p, d)).collect()
     }
 
-    /// The rules that put the subject in default-deny.
+    /// The rules that put the subject in default-deny. Of the setting that does so it is told only where no rule does, or
+    /// where the rule might be one that is not enforced.
     fn isolating(&self) -> Vec<RuleRef> {
         let mut found = vec![];
-        for policy in self.world.policies.values().filter(|p| p.tier == Tier::Normal) {
+        for policy in self.policies().filter(|p| p.tier == Tier::Normal) {
             for (index, rule) in policy.rules.iter().enumerate() {
                 let isolates = match self.direction {
                     Direction::Ingress => rule.isolates_ingress,
@@ -228,13 +343,19 @@ impl<'w> Judge<'w> {
                 }
             }
         }
+        let of_pods = matches!(self.subject, Judged::Pod(_)) && self.world.config.enforcement == Enforcement::Always;
+        let always = of_pods && (self.whole || !self.audited);
+        if always && (self.whole || found.is_empty()) {
+            found.push(always_rule());
+        }
         found
     }
 
     fn selects_subject(&self, rule: &Rule) -> bool {
-        match &rule.subject {
-            Subject::Endpoints(selector) => selector.matches(&self.labels_of(self.subject)),
-            Subject::Nodes(_) => false,
+        match (&rule.subject, self.subject) {
+            (Subject::Endpoints(selector), Judged::Pod(pod)) => selector.matches(&self.labels_of(pod)),
+            (Subject::Nodes(selector), Judged::Node(node)) => selector.matches(&node.host_labels()),
+            (Subject::Endpoints(_), Judged::Node(_)) | (Subject::Nodes(_), Judged::Pod(_)) => false,
         }
     }
 
@@ -262,7 +383,7 @@ impl<'w> Judge<'w> {
     }
 
     fn peer_is_own_host(&self) -> bool {
-        matches!(self.peer(), Holder::Node(n) if n.name == self.subject.node)
+        matches!(self.peer(), Holder::Node(n) if *n.name == *self.subject.node())
     }
 
     fn peer_is_apiserver(&self) -> bool {
@@ -360,9 +481,10 @@ impl<'w> Judge<'w> {
             PortMatch::Range { protocol, first, last } => *protocol == t.protocol && (*first..=*last).contains(&t.port),
             PortMatch::IcmpType { protocol, icmp_type } => *protocol == t.protocol && u16::from(*icmp_type) == t.port,
             PortMatch::Named { protocol, name } => {
-                let owner = match self.direction {
-                    Direction::Ingress => Some(self.subject),
-                    Direction::Egress => match self.peer() {
+                let owner = match (self.direction, self.subject) {
+                    (Direction::Ingress, Judged::Pod(pod)) => Some(pod),
+                    (Direction::Ingress, Judged::Node(_)) => None,
+                    (Direction::Egress, _) => match self.peer() {
                         Holder::Pod(pod) => Some(pod),
                         Holder::Node(_) | Holder::Outside => None,
                     },

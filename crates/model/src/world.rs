@@ -14,6 +14,7 @@ use crate::{
     object::ObjectRef,
     policy::Policy,
     protocol::Protocol,
+    safe::HostSettings,
     selector::Selector,
 };
 
@@ -44,6 +45,11 @@ pub struct ClusterConfig {
     /// Whether traffic from a pod's own node to the pod passes whatever the policy says (kubelet probes).
     pub always_allow_own_host: bool,
     pub dual_stack_world: bool,
+    /// Policy is enforced on no pod, but on those that ask for it: only what it would deny is told.
+    #[serde(default)]
+    pub audit: bool,
+    #[serde(default)]
+    pub host: HostSettings,
 }
 
 impl Default for ClusterConfig {
@@ -53,6 +59,8 @@ impl Default for ClusterConfig {
             enforcement: Enforcement::Default,
             always_allow_own_host: true,
             dual_stack_world: false,
+            audit: false,
+            host: HostSettings::default(),
         }
     }
 }
@@ -95,7 +103,9 @@ impl Pod {
     /// The labels that selectors see: the pod's own, its namespace's, service account, cluster.
     #[must_use]
     pub fn security_labels(&self, namespace: Option<&Namespace>, cluster: &str) -> Labels {
-        let own = self.labels.iter().map(|(k, v)| (LabelKey::k8s_shared(k.clone()), v.clone()));
+        // a label that a namespace lacks is not the pod's to give: whoever may create pods would choose whom it is trusted by
+        let own = self.labels.iter().filter(|(k, _)| !k.starts_with(names::NAMESPACE_LABEL_PREFIX));
+        let own = own.map(|(k, v)| (LabelKey::k8s_shared(k.clone()), v.clone()));
         let of_namespace = namespace.iter().flat_map(|ns| &ns.labels).map(|(k, v)| {
             let key = LabelKey::k8s(&format!("{}{k}", names::NAMESPACE_LABEL_PREFIX));
             (key, v.clone())
@@ -125,6 +135,15 @@ pub struct Node {
     pub internal_addresses: Vec<IpAddr>,
     /// Pod CIDRs that belong to the node.
     pub pod_cidrs: Vec<Cidr>,
+}
+
+impl Node {
+    /// The labels that `nodeSelector` of a host policy sees: all of the Node object's, and `reserved:host`.
+    #[must_use]
+    pub fn host_labels(&self) -> Labels {
+        let own = self.labels.iter().map(|(k, v)| (LabelKey::k8s_shared(k.clone()), v.clone()));
+        own.chain([(LabelKey::reserved("host"), "".into())]).collect()
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

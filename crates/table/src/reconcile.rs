@@ -261,6 +261,11 @@ impl<K: Ord + Clone + Debug, V: PartialEq + Clone> Reconciler<K, V> {
         }
     }
 
+    /// Rows that the next run looks at, with what the target holds, as far as is known, and what is wanted.
+    pub fn pending(&self) -> impl Iterator<Item = (&K, Option<&V>, Option<&V>)> {
+        self.dirty.iter().filter_map(|k| Some((k, self.observed(k), self.items.get(k)?.desired.as_ref())))
+    }
+
     /// Everything that is wanted.
     pub fn iter_desired(&self) -> impl Iterator<Item = (&K, &V)> {
         self.items.iter().filter_map(|(k, i)| Some((k, i.desired.as_ref()?)))

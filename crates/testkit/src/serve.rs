@@ -25,6 +25,7 @@ pub async fn serve(name: String, tcp: &[u16], udp: &[u16]) -> anyhow::Result<()>
     }
     for &port in udp {
         let socket = UdpSocket::bind(any(port)).await.with_context(|| format!("bind UDP port {port}"))?;
+        crate::stream::patient(&socket);
         tasks.spawn(echo_datagrams(socket));
     }
     while let Some(ended) = tasks.join_next().await {

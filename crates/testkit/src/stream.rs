@@ -45,6 +45,15 @@ pub struct Plan {
 
 const FRAME: usize = 16;
 
+/// Bytes that wait in a socket until its process runs: some 10,000 datagrams, of which the kernel counts each as 768.
+const WAITING: usize = 8 << 20;
+
+/// Gives a socket room for what arrives while its process does not run, so that a datagram that was delivered is not
+/// counted as lost on the way. Without `CAP_NET_ADMIN` the room is as the kernel has it.
+pub(crate) fn patient(socket: &UdpSocket) {
+    let _ = nix::sys::socket::setsockopt(socket, nix::sys::socket::sockopt::RcvBufForce, &WAITING);
+}
+
 fn frame(number: u64) -> [u8; FRAME] {
     let mut f = [0u8; FRAME];
     let (head, _) = f.split_at_mut(8);
@@ -91,6 +100,7 @@ impl Tally {
 pub async fn udp(target: SocketAddr, plan: Plan, stop: impl Future<Output = ()>) -> std::io::Result<Report> {
     let local: SocketAddr = if target.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
     let socket = UdpSocket::bind(local).await?;
+    patient(&socket);
     socket.connect(target).await?;
     let mut tally = Tally::new(plan.packets);
     let mut tick = ticker(plan.rate);

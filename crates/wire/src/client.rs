@@ -14,10 +14,12 @@ mod desired;
 mod directory;
 mod driver;
 mod session;
+mod transport;
 
 pub use desired::Desired;
 pub use directory::{Credentials, Directory, Fixed, LEADER_ANNOTATION, Replicas, TokenFile};
 pub use driver::{Driver, Settings};
+pub use transport::{Incoming, Outgoing, Transport};
 
 use tokio::sync::mpsc;
 

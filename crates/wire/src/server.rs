@@ -11,6 +11,7 @@
 
 mod frame;
 mod hub;
+mod pace;
 mod service;
 mod session;
 mod tls;

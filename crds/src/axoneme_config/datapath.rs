@@ -36,6 +36,54 @@ pub struct Policy {
     /// Whether a pod's own node may always reach it. Auto: yes, so that kubelet's probes work. Policy: only if a policy
     /// allows it.
     pub allow_localhost: AllowLocalhost,
+
+    /// Policies are not enforced; what they would deny passes and is told as flows with the verdict AUDIT and the rule.
+    /// The annotation policy.axoneme.io/mode says otherwise for a namespace or a pod (Enforce).
+    pub audit_mode: bool,
+}
+
+/// Policies of nodes: CiliumClusterwideNetworkPolicies with a nodeSelector.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HostFirewall {
+    /// Whether they are enforced. When it is off, all traffic of nodes passes.
+    pub enabled: bool,
+
+    /// Members of the safe set that are left to policy. The safe set is traffic of nodes that passes whatever policies
+    /// say, since without it nobody could mend a policy; what is named here can be cut.
+    #[schemars(extend("maxItems" = 10, "x-kubernetes-list-type" = "set"))]
+    pub unprotected: Vec<SafeMember>,
+}
+
+impl Default for HostFirewall {
+    fn default() -> Self {
+        Self { enabled: true, unprotected: Vec::new() }
+    }
+}
+
+/// A member of the safe set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize, JsonSchema)]
+pub enum SafeMember {
+    /// Router and neighbor discovery of IPv6, and multicast listeners.
+    Neighbors,
+    /// ICMP errors: that a packet could not be delivered, above all that it is too large.
+    PathErrors,
+    /// Getting an address.
+    DHCP,
+    /// Asking for names.
+    DNS,
+    /// Asking for the time.
+    NTP,
+    /// TCP 22 to the node.
+    SSH,
+    /// TCP 10250.
+    Kubelet,
+    /// TCP 6443, and all TCP to the API server's addresses.
+    APIServer,
+    /// TCP 2379 and 2380.
+    Etcd,
+    /// What Axoneme speaks between nodes: operator, webhooks, flows, overlay.
+    Streams,
 }
 
 /// Which endpoints are in default-deny.

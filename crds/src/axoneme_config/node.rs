@@ -43,11 +43,16 @@ pub struct Flows {
     /// How many flows each node keeps for those who ask later; the oldest make room.
     #[schemars(extend("minimum" = 64, "maximum" = 1_048_576))]
     pub buffer_events: u32,
+
+    /// How often what policy denies a pod is told again as an Event of that pod, in seconds; the first time it is told at
+    /// once. 0: no Events of denials.
+    #[schemars(extend("minimum" = 0, "maximum" = 86_400))]
+    pub drop_events_seconds: u32,
 }
 
 impl Default for Flows {
     fn default() -> Self {
-        Self { buffer_events: 16_384 }
+        Self { buffer_events: 16_384, drop_events_seconds: 0 }
     }
 }
 

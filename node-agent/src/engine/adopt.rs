@@ -121,6 +121,7 @@ impl Engine {
             self.tables.readopt(&self.rows.rows().tables, datapath.tables()?);
         }
         self.adopt_routes()?;
+        self.guard.adopt(&*datapath)?;
         self.base.dirty = true;
         self.settle();
         Ok(differences)
@@ -135,6 +136,7 @@ impl Engine {
         let services = datapath.services()?.into_iter().map(|s| ((s.address, s.protocol, s.port), s)).collect();
         differences("frontend", self.services.iter_desired(), services, &mut out);
         out.extend(self.tables.drift(&self.rows.rows().tables, &datapath.tables()?));
+        out.extend(self.guard.drift(&**datapath)?);
         let links = self.parts.network.links()?;
         for endpoint in self.endpoints.values().filter(|e| e.intent.phase == Phase::Live) {
             if !links.iter().any(|l| l.name == endpoint.intent.host_name && l.up) {

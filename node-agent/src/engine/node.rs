@@ -3,6 +3,7 @@
 use std::{cmp::Ordering, sync::Arc};
 
 use axoneme_kernel::{datapath::Hook, grace::GracePeriods};
+use axoneme_wire::NodeEvent;
 
 use super::Engine;
 use crate::{
@@ -52,6 +53,7 @@ impl Engine {
         self.base.attached &= !changed;
         let wanted = plan.datapath_config(&config, self.base.overlay_ifindex, &self.parts.paths);
         self.base.plan = Some(plan);
+        self.own_addresses();
         self.fit_pods(mtu, Ordering::Less);
         self.adopt_routes()?;
         for name in self.rows.rows().nodes.keys().cloned().collect::<Vec<_>>() {
@@ -63,6 +65,7 @@ impl Engine {
             let short = grace.as_deref().map(GracePeriods::shorten);
             let datapath = self.factory.open(&wanted)?;
             drop(short);
+            self.guard.adopt(&*datapath)?;
             self.datapath = Some(datapath);
             if first {
                 self.adopt_datapath()?;
@@ -136,12 +139,12 @@ impl Engine {
 
     /// Something for a person; the operator makes an Event of it.
     pub(super) fn event(&mut self, warning: bool, reason: &str, message: String) {
-        self.outgoing.push(super::Outgoing::Event(axoneme_wire::NodeEvent {
-            warning,
-            reason: reason.to_owned(),
-            message,
-            object: None,
-        }));
+        self.tell(NodeEvent { warning, reason: reason.to_owned(), message, object: None });
+    }
+
+    /// The same, of any object.
+    pub fn tell(&mut self, event: NodeEvent) {
+        self.outgoing.push(super::Outgoing::Event(event));
     }
 
     /// The packet path, once it is there.

@@ -147,6 +147,7 @@ impl Engine {
             self.rows.rows().ips.get(&prefix).and_then(|row: &IpRow| {
                 plan::ip_entry(row, &self.parts.node, &self.rows.rows().config.as_ref()?.routing)
             });
+        let entry = entry.or_else(|| self.guard.address(prefix));
         match entry {
             Some(entry) => self.ips.set(prefix, entry),
             None => self.ips.unset(&prefix),

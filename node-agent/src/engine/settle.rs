@@ -1,10 +1,13 @@
 //! Wishes become kernel state, acknowledgements and reports.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use axoneme_cni::protocol::Attachment;
-use axoneme_kernel::datapath::{Datapath, EndpointEntry, IpEntry};
-use axoneme_model::rows::TableId;
+use axoneme_kernel::{
+    datapath::{Datapath, EndpointEntry, IpEntry},
+    grace::GracePeriods,
+};
+use axoneme_model::{Identity, rows::TableId};
 use axoneme_table::Outcome;
 use axoneme_wire::{Nack, NodeReport, RowKey};
 use ipnetwork::IpNetwork;
@@ -13,8 +16,11 @@ use super::{Engine, Outgoing, attach::Refusal, later, targets};
 use crate::{
     endpoint::Phase,
     store,
-    tables::{Refused, Run},
+    tables::{Moves, Refused, Run},
 };
+
+/// Between two attempts to let addresses change hands.
+const COMMIT_RETRY: Duration = Duration::from_millis(200);
 
 /// What an endpoint should be to the datapath.
 struct InForce {
@@ -33,9 +39,11 @@ impl Engine {
         self.settle_base();
         self.retry_removals();
         self.collect_lost();
+        self.look_at_room();
         if let Some(datapath) = self.datapath.clone() {
             self.settle_datapath(&*datapath);
             self.settle_programs();
+            self.settle_guard(&*datapath);
             self.acknowledge();
         }
         self.serve_waiting();
@@ -56,33 +64,80 @@ impl Engine {
         }
     }
 
+    /// Tables that nobody uses yet; then, of tables in use, what must be there before addresses change hands; then that,
+    /// for all of them at once; then the rest.
     fn settle_datapath(&mut self, datapath: &dyn Datapath) {
         let now = self.parts.clock.now();
-        let run = self.tables.run(now, &self.rows.rows().tables, datapath, &*self.parts.store);
-        self.counters.kernel_writes += run.writes as u64;
-        self.refuse_tables(&run);
-        if !run.settled.is_empty() {
-            self.touch_users(&run.settled);
-        }
-        let dirty = std::mem::take(&mut self.dirty);
+        let made = self.tables.put_new(now, &self.rows.rows().tables, datapath, &*self.parts.store);
+        self.touch_users(&made.settled);
+        let mut dirty = std::mem::take(&mut self.dirty);
         for attachment in &dirty {
             self.wish_endpoint(attachment);
         }
+        let moves = self.moves();
+        let run = self.tables.run(now, &self.rows.rows().tables, &moves, datapath, &*self.parts.store);
+        self.touch_users(&run.settled);
+        for attachment in std::mem::take(&mut self.dirty) {
+            self.wish_endpoint(&attachment);
+            dirty.insert(attachment);
+        }
         let outcome = self.apply(datapath);
+        let rest = self.tables.finish(now, datapath);
+        let tables_retry_at = [made.retry_at, rest.retry_at].into_iter().flatten().min();
+        for run in [&made, &run, &rest] {
+            self.counters.kernel_writes += run.writes as u64;
+            self.refuse_tables(run);
+        }
         let in_use: BTreeSet<u16> =
             self.entries.iter_desired().map(|(k, e)| self.entries.observed(k).unwrap_or(e).slot).collect();
+        let in_use = in_use.into_iter().chain(self.guard.slot()).collect();
         let prune = self.initialized() && outcome.failures == 0;
         match self.tables.sweep(&in_use, prune, datapath, &*self.parts.store) {
             Ok(writes) => self.counters.kernel_writes += writes as u64,
             Err(error) => tracing::warn!(%error, "a policy table that is no longer used stays for now"),
         }
-        self.retry_at = [run.retry_at, outcome.retry_at].into_iter().flatten().min();
+        self.retry_at = [tables_retry_at, outcome.retry_at].into_iter().flatten().min();
         for attachment in dirty {
             self.report_endpoint(&attachment);
         }
     }
 
-    /// Runs the reconcilers: addresses and services before the endpoints that need them.
+    /// Addresses that are about to pass from one class to another.
+    fn moves(&self) -> Moves {
+        let mut moves = Moves::default();
+        for (prefix, old, new) in self.ips.pending() {
+            // a pod that comes or goes takes its address along: nobody speaks to it before or after
+            let lasting = |entry: &&IpEntry| entry.identity < Identity::FIRST.0;
+            match (old, new) {
+                (Some(old), Some(new)) if (old.identity, old.peer) != (new.identity, new.peer) => {
+                    moves.add(old.peer, new.peer);
+                }
+                (Some(old), None) if lasting(&old) => moves.add(old.peer, self.around(*prefix)),
+                (None, Some(new)) if lasting(&new) => moves.add(self.around(*prefix), new.peer),
+                _ => {}
+            }
+        }
+        for (old, new) in self.entries.pending().filter_map(|(_, old, new)| old.zip(new)) {
+            if (old.identity, old.peer) != (new.identity, new.peer) {
+                moves.add(old.peer, new.peer);
+            }
+            if old.slot != new.slot {
+                moves.add_slot(old.slot, new.slot);
+            }
+        }
+        moves
+    }
+
+    /// The class of a prefix's addresses where the prefix itself says nothing.
+    fn around(&self, prefix: IpNetwork) -> u32 {
+        let wider = (0..prefix.prefix()).rev().filter_map(|bits| IpNetwork::new(prefix.ip(), bits).ok());
+        let wider = wider.filter_map(|p| IpNetwork::new(p.network(), p.prefix()).ok());
+        let said = wider.filter_map(|p| self.ips.observed(&p)).map(|entry| entry.peer).next();
+        said.unwrap_or(Identity::WORLD.0)
+    }
+
+    /// Runs the reconcilers: addresses and services before the endpoints that need them. Who is behind addresses changes
+    /// for all of them in one moment.
     pub(super) fn apply(&mut self, datapath: &dyn Datapath) -> Outcome {
         let (now, prune) = (self.parts.clock.now(), self.initialized());
         let mut total = Outcome::default();
@@ -91,11 +146,28 @@ impl Engine {
             total.failures += o.failures;
             total.held += o.held;
             total.retry_at = [total.retry_at, o.retry_at].into_iter().flatten().min();
+            o.writes
         };
-        add(self.ips.run(now, prune, &mut targets::Ips(datapath)));
+        let mut staged = add(self.ips.run(now, prune, &mut targets::Ips(datapath)));
         add(self.services.run(now, prune, &mut targets::Services(datapath)));
-        add(self.entries.run(now, prune, &mut targets::Entries(datapath)));
-        add(self.routes.run(now, prune, &mut targets::Routes(&*self.parts.network)));
+        staged += add(self.entries.run(now, prune, &mut targets::Entries(datapath)));
+        self.uncommitted |= staged > 0;
+        if self.uncommitted {
+            let _short = self.parts.grace.as_deref().map(GracePeriods::shorten);
+            match datapath.commit() {
+                Ok(()) => self.uncommitted = false,
+                Err(error) => {
+                    tracing::error!(%error, "addresses have not changed hands; it is tried again");
+                    total.failures += 1;
+                    total.retry_at = Some(total.retry_at.map_or(now + COMMIT_RETRY, |at| at.min(now + COMMIT_RETRY)));
+                }
+            }
+        }
+        let routes = self.routes.run(now, prune, &mut targets::Routes(&*self.parts.network));
+        total.writes += routes.writes;
+        total.failures += routes.failures;
+        total.held += routes.held;
+        total.retry_at = [total.retry_at, routes.retry_at].into_iter().flatten().min();
         self.counters.kernel_writes += total.writes as u64;
         total
     }
@@ -219,7 +291,7 @@ impl Engine {
             .tables
             .iter()
             .filter_map(|(id, ..)| Some((RowKey::Table(id), self.tables.refusal(id)?.message.clone())));
-        ips.chain(services).chain(tables).collect()
+        ips.chain(services).chain(tables).chain(self.guard.refusal()).collect()
     }
 
     fn acknowledge(&mut self) {

@@ -1,4 +1,4 @@
-//! The datapath and the routing table as targets of reconcilers.
+//! The datapath and the routing table as targets of reconcilers. Addresses are staged: a commit puts them in force.
 
 use std::net::IpAddr;
 
@@ -16,11 +16,11 @@ pub(super) struct Ips<'a>(pub(super) &'a dyn Datapath);
 
 impl Target<IpNetwork, IpEntry> for Ips<'_> {
     fn upsert(&mut self, key: &IpNetwork, _: Option<&IpEntry>, new: &IpEntry) -> Result<(), Failure> {
-        self.0.upsert_ip(*key, *new).map_err(|e| row_failure(&e))
+        self.0.stage_ip(*key, Some(*new)).map_err(|e| row_failure(&e))
     }
 
     fn remove(&mut self, key: &IpNetwork, _: &IpEntry) -> Result<(), Failure> {
-        self.0.remove_ip(*key).map_err(|e| row_failure(&e))
+        self.0.stage_ip(*key, None).map_err(|e| row_failure(&e))
     }
 }
 
@@ -29,11 +29,11 @@ pub(super) struct Entries<'a>(pub(super) &'a dyn Datapath);
 
 impl Target<IpAddr, EndpointEntry> for Entries<'_> {
     fn upsert(&mut self, key: &IpAddr, _: Option<&EndpointEntry>, new: &EndpointEntry) -> Result<(), Failure> {
-        self.0.upsert_endpoint(*key, *new).map_err(|e| row_failure(&e))
+        self.0.stage_endpoint(*key, Some(*new)).map_err(|e| row_failure(&e))
     }
 
     fn remove(&mut self, key: &IpAddr, _: &EndpointEntry) -> Result<(), Failure> {
-        self.0.remove_endpoint(*key).map_err(|e| row_failure(&e))
+        self.0.stage_endpoint(*key, None).map_err(|e| row_failure(&e))
     }
 }
 

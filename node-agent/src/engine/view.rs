@@ -46,6 +46,7 @@ impl Engine {
             waiting: self.waiting.iter().map(|w| w.reason.clone()).collect(),
             endpoints: self.endpoints.keys().filter_map(|a| self.view_endpoint(a)).collect(),
             problems: self.problems(),
+            maps: self.room.view(),
             ..Status::default()
         }
     }
@@ -131,6 +132,7 @@ impl Engine {
             let refusal = self.tables.refusal(id)?;
             Some(problem(format!("table {:016x}", id.0), &refusal.message, refusal.attempts()))
         });
-        ips.chain(entries).chain(services).chain(routes).chain(tables).collect()
+        let guard = self.guard.refusal().map(|(row, message)| problem(format!("host firewall ({row})"), &message, 1));
+        ips.chain(entries).chain(services).chain(routes).chain(tables).chain(guard).collect()
     }
 }

@@ -80,14 +80,37 @@ impl Fuse {
 pub struct Kernel {
     pub ips: BTreeMap<IpNetwork, IpEntry>,
     pub endpoints: BTreeMap<IpAddr, EndpointEntry>,
+    /// In force with the next commit, if the process lives to see it. None: goes.
+    pub staged_ips: BTreeMap<IpNetwork, Option<IpEntry>>,
+    pub staged_endpoints: BTreeMap<IpAddr, EndpointEntry>,
     pub tables: BTreeMap<u16, PolicyTable>,
     pub services: BTreeMap<(IpAddr, u8, u16), ServiceEntry>,
     pub attached: BTreeSet<(Hook, u32)>,
+    pub guard: Option<NodeGuard>,
     /// Every write in order, in words.
     pub log: Vec<String>,
+    /// The states before every write, if they are wanted.
+    pub history: Option<Vec<Looked>>,
     /// Tables with more entries are refused.
     pub table_capacity: usize,
     pub fail_endpoints: bool,
+    pub fail_guard: bool,
+    /// How full maps are said to be.
+    pub fullness: Vec<Fullness>,
+}
+
+/// What packets are judged by.
+#[derive(Clone, Debug, Default)]
+pub struct Looked {
+    pub ips: BTreeMap<IpNetwork, IpEntry>,
+    pub endpoints: BTreeMap<IpAddr, EndpointEntry>,
+    pub tables: BTreeMap<u16, PolicyTable>,
+}
+
+impl Kernel {
+    fn look(&self) -> Looked {
+        Looked { ips: self.ips.clone(), endpoints: self.endpoints.clone(), tables: self.tables.clone() }
+    }
 }
 
 /// The packet path in memory.
@@ -106,7 +129,14 @@ impl MemoryDatapath {
         self.fuse.burn().map_err(|source| DatapathError::Io { operation: what.clone(), source })?;
         let mut k = self.kernel();
         k.log.push(what);
+        let state = k.look();
+        k.history.iter_mut().for_each(|h| h.push(state.clone()));
         Ok(k)
+    }
+
+    /// What packets are judged by.
+    pub fn look(&self) -> Looked {
+        self.kernel().look()
     }
 
     pub fn writes(&self) -> usize {
@@ -115,28 +145,56 @@ impl MemoryDatapath {
 }
 
 impl Datapath for MemoryDatapath {
-    fn upsert_ip(&self, prefix: IpNetwork, entry: IpEntry) -> Result<()> {
-        self.write(format!("upsert_ip {prefix}"))?.ips.insert(prefix, entry);
+    fn guard(&self) -> Result<Option<NodeGuard>> {
+        Ok(self.kernel().guard.clone())
+    }
+    fn set_guard(&self, guard: Option<&NodeGuard>) -> Result<()> {
+        if self.kernel().fail_guard {
+            return Err(DatapathError::Full { map: "APISERVERS", capacity: 0 });
+        }
+        let mut k = self.write(format!("set_guard {:?}", guard.map(|g| g.slot)))?;
+        assert!(guard.is_none_or(|g| k.tables.contains_key(&g.slot)), "a guard by a table that is not there");
+        k.guard = guard.cloned();
         Ok(())
     }
-    fn remove_ip(&self, prefix: IpNetwork) -> Result<()> {
-        self.write(format!("remove_ip {prefix}"))?.ips.remove(&prefix);
+    fn fullness(&self) -> Result<Vec<Fullness>> {
+        Ok(self.kernel().fullness.clone())
+    }
+    fn stage_ip(&self, prefix: IpNetwork, entry: Option<IpEntry>) -> Result<()> {
+        let what = if entry.is_some() { "upsert" } else { "remove" };
+        self.write(format!("{what}_ip {prefix}"))?.staged_ips.insert(prefix, entry);
+        Ok(())
+    }
+    fn commit(&self) -> Result<()> {
+        let mut k = self.write("commit".to_owned())?;
+        for (prefix, entry) in std::mem::take(&mut k.staged_ips) {
+            match entry {
+                Some(entry) => drop(k.ips.insert(prefix, entry)),
+                None => drop(k.ips.remove(&prefix)),
+            }
+        }
+        let mut endpoints = std::mem::take(&mut k.staged_endpoints);
+        k.endpoints.append(&mut endpoints);
         Ok(())
     }
     fn ips(&self) -> Result<Vec<(IpNetwork, IpEntry)>> {
         Ok(self.kernel().ips.iter().map(|(k, v)| (*k, *v)).collect())
     }
-    fn upsert_endpoint(&self, address: IpAddr, entry: EndpointEntry) -> Result<()> {
+    fn stage_endpoint(&self, address: IpAddr, entry: Option<EndpointEntry>) -> Result<()> {
+        let Some(entry) = entry else {
+            let mut k = self.write(format!("remove_endpoint {address}"))?;
+            k.endpoints.remove(&address);
+            k.staged_endpoints.remove(&address);
+            return Ok(());
+        };
         if self.kernel().fail_endpoints {
             return Err(DatapathError::Full { map: "endpoints", capacity: 0 });
         }
         let mut k = self.write(format!("upsert_endpoint {address} slot {}", entry.slot))?;
         assert!(k.tables.contains_key(&entry.slot), "an endpoint moves to a table that is not there");
-        k.endpoints.insert(address, entry);
-        Ok(())
-    }
-    fn remove_endpoint(&self, address: IpAddr) -> Result<()> {
-        self.write(format!("remove_endpoint {address}"))?.endpoints.remove(&address);
+        let there = k.endpoints.contains_key(&address);
+        let of = if there { &mut k.staged_endpoints } else { &mut k.endpoints };
+        of.insert(address, entry);
         Ok(())
     }
     fn endpoints(&self) -> Result<Vec<(IpAddr, EndpointEntry)>> {
@@ -172,6 +230,7 @@ impl Datapath for MemoryDatapath {
     fn remove_table(&self, slot: u16) -> Result<()> {
         let mut k = self.write(format!("remove_table {slot}"))?;
         assert!(k.endpoints.values().all(|e| e.slot != slot), "a table is removed under an endpoint");
+        assert!(k.guard.as_ref().is_none_or(|g| g.slot != slot), "a table is removed under the node's guard");
         k.tables.remove(&slot);
         Ok(())
     }
@@ -318,6 +377,10 @@ pub struct Shared(pub Arc<MemoryDatapath>);
 
 impl DatapathFactory for Shared {
     fn open(&mut self, _: &DatapathConfig) -> Result<Arc<dyn Datapath>> {
+        let mut kernel = self.0.kernel();
+        kernel.staged_ips.clear();
+        kernel.staged_endpoints.clear();
+        drop(kernel);
         Ok(self.0.clone())
     }
 }
@@ -424,11 +487,12 @@ pub fn config() -> NodeConfigRow {
         agent: AgentRow::default(),
         devices: vec![],
         blocks: axoneme_model::rows::BlockUse::default(),
+        guard: None,
     }
 }
 
 pub fn table(id: u64, peers: std::ops::Range<u32>) -> TableRow {
-    let entry = PolicyEntry { allow: true, rule: RuleId(1), proxy_port: 0, auth: 0 };
+    let entry = PolicyEntry { allow: true, audit: false, rule: RuleId(1), proxy_port: 0, auth: 0 };
     let key = |p| ModelKey {
         direction: axoneme_model::policy::Direction::Ingress,
         peer: PeerClass(p),
@@ -438,8 +502,8 @@ pub fn table(id: u64, peers: std::ops::Range<u32>) -> TableRow {
     };
     TableRow {
         id: TableId(id),
-        ingress_default: DirectionDefault { allow: false, rule: RuleId(7) },
-        egress_default: DirectionDefault { allow: true, rule: RuleId(0) },
+        ingress_default: DirectionDefault { allow: false, audit: false, rule: RuleId(7) },
+        egress_default: DirectionDefault { allow: true, audit: false, rule: RuleId(0) },
         entries: peers.map(|p| (key(p), entry)).collect(),
         policies: BTreeMap::new(),
     }

@@ -12,7 +12,16 @@ use axoneme_wire::{Row, RowChange, RowKey};
 use tracing::warn;
 
 use super::Core;
-use crate::{compiler::Applied, configs, state::WorldChange};
+use crate::{
+    compiler::Applied,
+    configs,
+    state::{WorldChange, crowded},
+};
+
+/// Whether one of these announcements is about the row.
+fn rows_name(announce: &[(Identity, Labels)], row: &RowChange) -> bool {
+    announce.iter().any(|(id, _)| row.key() == RowKey::Identity(*id))
+}
 
 /// Rounds of compiling in one flush: numbers that became usable change rows, which changes nothing further.
 const ROUNDS: usize = 4;
@@ -38,6 +47,7 @@ impl Core {
             if !changes.is_empty() || !numbers.is_empty() {
                 let applied = self.compile(changes, numbers);
                 rows.extend(applied.rows);
+                self.todo.configs |= applied.guards;
                 let asked = applied.wanted.iter().filter(|(_, wanted)| **wanted).map(|(l, _)| l.clone()).collect();
                 self.holding.wait_for(&wait, &asked);
                 applied.wanted.into_iter().for_each(|(labels, wanted)| self.identities.want(labels, wanted));
@@ -60,6 +70,9 @@ impl Core {
                 .iter()
                 .map(|(id, labels)| RowChange::Upsert(Row::Identity(IdentityRow { id: *id, labels: labels.clone() }))),
         );
+        // an announcement is no row of the compiler's, so nobody else takes it back
+        let withdrawn = self.identities.take_withdrawn().into_iter().map(|id| RowChange::Remove(RowKey::Identity(id)));
+        rows.extend(withdrawn.filter(|r| !rows_name(&announce, r)).collect::<Vec<_>>());
         let configs = self.config_rows();
         rows.extend(configs.iter().cloned());
         self.choose_pools(&mut rows);
@@ -88,13 +101,18 @@ impl Core {
         }
         let instead = |object: &ObjectRef| self.cluster.instead(object);
         let suspect = |object: &ObjectRef| self.cluster.is_told_too_large(object);
-        let fit = Fit { limit: self.timing.table_entries, suspect: &suspect, instead: &instead };
+        let innocent = |object: &ObjectRef| self.cluster.is_told_crowded(object);
+        let limit = self.timing.table_entries;
+        let fit = Fit { limit, suspect: &suspect, innocent: &innocent, instead: &instead };
+        let brought = crowded::groups(&changes);
         let applied = self.rows.apply(changes, numbers, &fit);
+        let concerned = self.cluster.crowded.update(brought, &applied.misfits);
+        self.statuses.extend(concerned);
         // one that no pod needed so far may turn out not to fit, too
-        let others = applied.too_large.keys().filter(|o| !policies.contains(o)).cloned();
+        let others = applied.misfits.policies.keys().filter(|o| !policies.contains(o)).cloned();
         let policies: Vec<ObjectRef> = policies.iter().cloned().chain(others).collect();
         for object in policies {
-            let excess = applied.too_large.get(&object).cloned();
+            let excess = applied.misfits.policies.get(&object).cloned();
             if let Some(Excess { entries, limit, .. }) = &excess {
                 if self.oversized.insert(object.clone()) {
                     warn!(policy = %object, entries, limit, "a policy table would be too large; held back");
@@ -115,7 +133,7 @@ impl Core {
             // one that reads new labels would split identities only to have them merged again
             let rows = &self.rows;
             self.cluster.try_again(|policy| !rows.reads_new(policy));
-        } else if self.cluster.has_changes() && !self.oversized.is_empty() {
+        } else if self.cluster.has_changes() && (!self.oversized.is_empty() || self.cluster.crowded.groups() > 0) {
             self.room_due.get_or_insert(now + self.timing.room);
         }
     }
@@ -125,7 +143,7 @@ impl Core {
         if !std::mem::take(&mut self.todo.configs) {
             return Vec::new();
         }
-        let wanted = configs::rows(&self.cluster);
+        let wanted = configs::rows(&self.cluster, |node| self.rows.guard(node).cloned());
         let gone: Vec<_> = self.configs.keys().filter(|n| !wanted.contains_key(*n)).cloned().collect();
         for node in &gone {
             self.configs.remove(node);
@@ -141,17 +159,16 @@ impl Core {
         let multi = self.cluster.settings.ipam.mode == IpamMode::MultiPool;
         for row in rows.iter_mut() {
             let RowChange::Upsert(Row::Endpoint(e)) = row else { continue };
-            if let Some(pod) = self.cluster.pods.get(&(e.namespace.clone(), e.name.clone())) {
-                // in the other modes there is one pool, whatever pods are annotated with
-                let key = (e.namespace.clone(), e.name.clone());
+            let key = (e.namespace.clone(), e.name.clone());
+            if let Some(pod) = self.cluster.pods.get(&key) {
                 let told = self.hub.endpoint(&pod.uid).filter(|_| !self.cluster.is_waiting(&pod.node, &key));
                 let [pool_v4, pool_v6] = match (multi, told) {
                     // in the other modes there is one pool, whatever pods are annotated with
-                    (false, _) => ["".into(), "".into()],
+                    (false, _) => Default::default(),
                     (true, Some(told)) => [told.pool_v4.clone(), told.pool_v6.clone()],
                     (true, None) => self.cluster.choice(pod).map(|c| c.row()),
                 };
-                *e = EndpointRow { pool_v4, pool_v6, ..e.clone() };
+                (e.pool_v4, e.pool_v6) = (pool_v4, pool_v6);
             }
         }
         if !std::mem::take(&mut self.todo.choices) || !multi {

@@ -51,6 +51,7 @@ fn reader(policy: &Policy) -> Policy {
         object: reader_of(&policy.object),
         generation: policy.generation,
         tier: Tier::Normal,
+        audit: false,
         rules: vec![Rule {
             subject: Subject::Endpoints(nobody),
             isolates_ingress: false,

@@ -18,6 +18,11 @@ use crate::{
     write::{Operation, Part, Write, WriteKey},
 };
 
+/// Writes that are under way or waited for, beyond which no more conditions are written: the rest when there are fewer.
+/// Of ten thousand policies that are loaded at once the bodies would be most of what the process has ever held.
+const WRITES: usize = 1024;
+/// What nodes call a packet that policy denied: there may be many, and others go first.
+const DENIAL: &str = "PacketDrop";
 /// Events that wait; more are dropped: they are best effort.
 const EVENTS: usize = 256;
 /// Events written at once, and how often one more: a broken rollout must not fill the API server with them.
@@ -29,6 +34,7 @@ impl Core {
     pub(super) fn plan(&mut self, now: Instant, wall: &str) -> Vec<Write> {
         let mut writes = std::mem::take(&mut self.events);
         self.tell_refused(&mut writes);
+        self.cluster.crowded.tell(&mut writes);
         self.plan_identities(now, &mut writes);
         self.plan_addresses(&mut writes);
         for name in std::mem::take(&mut self.todo.nodes) {
@@ -41,7 +47,7 @@ impl Core {
         self.limit_events(now, &mut writes);
         writes.retain(|w| self.is_due(w, now));
         for w in writes.iter().filter(|w| !matches!(w.operation, Operation::Event { .. })) {
-            self.in_flight.insert(w.key.clone(), w.clone());
+            self.in_flight.insert(w.key.clone(), matches!(w.operation, Operation::Create(_)));
             if w.key.object.kind == Kind::CiliumNode {
                 let name = &w.key.object.name;
                 nodes::promise(&mut self.promises, &self.cluster, name, self.addresses.nodes.get(name));
@@ -70,11 +76,12 @@ impl Core {
         let mut aside = Vec::new();
         let mut go = Vec::new();
         for mut w in std::mem::take(writes) {
-            if let Operation::Event { message, uid, .. } = &mut w.operation {
+            if let Operation::Event { message, uid, reason, .. } = &mut w.operation {
                 if self.told.get(&w.key) == Some(message) {
                     continue;
                 }
-                if self.tellings == 0 {
+                let kept_free = if reason == DENIAL { EVENTS_AT_ONCE / 2 } else { 0 };
+                if self.tellings <= kept_free {
                     aside.push(w);
                     continue;
                 }
@@ -117,12 +124,9 @@ impl Core {
         }
         if self.collected.is_none_or(|at| now.duration_since(at) >= self.timing.collect) {
             self.collected = Some(now);
-            let unused = self.rows.unused();
-            let active: std::collections::BTreeSet<_> = self.identities.active().values().copied().collect();
-            let in_use = |id| active.contains(&id) && !unused.contains(&id);
-            writes.extend(
-                self.identities.collect(in_use, self.timing.identity_grace, now).into_iter().map(identities::delete),
-            );
+            let rows = &self.rows;
+            let old = self.identities.collect(|labels, id| rows.uses(labels, id), self.timing.identity_grace, now);
+            writes.extend(old.into_iter().map(identities::delete));
         }
     }
 
@@ -207,7 +211,9 @@ impl Core {
             return;
         }
         self.status_due = Some(now + self.timing.status);
-        for object in std::mem::take(&mut self.statuses) {
+        while writes.len() + self.in_flight.len() < WRITES
+            && let Some(object) = self.statuses.pop_first()
+        {
             let Some(entry) = self.cluster.policies.get(&object) else { continue };
             // told when its rules are compiled: what nodes have until then is not this generation
             if self.holding.holds(&object) {
@@ -215,14 +221,19 @@ impl Core {
             }
             let generation = entry.loaded.policy().map_or(entry.generation, |p| p.generation);
             let e = self.hub.enforcement(&object, generation);
-            writes.extend(status::policy(&object, entry, &e, wall));
-            if object.kind == Kind::NetworkPolicy && entry.fresh && e.nodes > 0 && status::enforced(entry, &e).status {
+            let crowded = self.cluster.crowded.about(&object).or_else(|| self.cluster.unguarded(entry));
+            let condition = status::enforced(entry, crowded.as_ref(), &e);
+            writes.extend(status::policy(&object, entry, condition.clone(), wall));
+            if object.kind == Kind::NetworkPolicy && entry.fresh && e.nodes > 0 && condition.status {
                 // the kind has no status: this is where people look
                 let text = format!("in force on {}/{} nodes, generation {generation}", e.enforced, e.nodes);
                 writes.push(Write::event(object.clone(), false, "Enforced", text));
             }
             if entry.too_large.is_some() && (entry.fresh || object.kind == Kind::NetworkPolicy) {
                 writes.push(Write::event(object.clone(), true, TABLE_TOO_LARGE, status::too_large(entry)));
+            }
+            if let Some(crowded) = crowded.filter(|c| !entry.is_told(c.reason)) {
+                writes.push(Write::event(object.clone(), true, crowded.reason, status::cut(crowded.message)));
             }
             for r in e.refusals {
                 let text = format!("node {} can't enforce it: {}", r.node, r.reason);
@@ -242,7 +253,8 @@ impl Core {
     /// An event that a node asks for: the leader writes it.
     pub(super) fn tell(&mut self, node: &Arc<str>, e: NodeEvent) {
         let object = e.object.unwrap_or_else(|| ObjectRef::new(Kind::Node, "", node));
-        if self.events.len() >= EVENTS {
+        let room = if e.reason == DENIAL { EVENTS / 2 } else { EVENTS };
+        if self.events.len() >= room {
             return;
         }
         self.events.push(Write::event(object, e.warning, &e.reason, format!("{node}: {}", e.message)));

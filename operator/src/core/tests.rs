@@ -1,5 +1,9 @@
 //! The core against an API server that is a map: it refuses names that are taken and versions that are old.
 
+mod audit;
+mod crowded;
+mod denials;
+mod host;
 mod ipam;
 mod size;
 
@@ -424,6 +428,43 @@ fn a_policy_of_labels_that_are_read_already_does_not_wait() {
     r.hear(&s);
     r.flush();
     assert_eq!(generation(&r), Some(2));
+}
+
+#[test]
+fn a_policy_that_is_deleted_while_its_status_is_written_stays_deleted() {
+    let mut s = cluster();
+    let object = ObjectRef::new(Kind::CiliumNetworkPolicy, "ns", "p");
+    let mut r = Replica::new("a");
+    r.core.lead(Leadership::Me);
+    r.settle(&mut s);
+    s.put(Kind::CiliumNetworkPolicy, policy("web", "db", 1));
+    let mut status = None;
+    for _ in 0..20 {
+        r.hear(&s);
+        r.now += Duration::from_secs(1);
+        for w in r.flush() {
+            let outcome = s.write(&w);
+            if w.key.object == object && w.key.part == Part::Status {
+                status = Some((w.key, outcome));
+            } else {
+                r.core.wrote(&w.key, outcome, r.now);
+            }
+        }
+        if status.is_some() {
+            break;
+        }
+    }
+    let (key, answer) = status.expect("the status is written");
+    assert!(matches!(answer, Outcome::Done(Some(_))));
+    s.delete(&object);
+    r.hear(&s);
+    assert!(!r.core.cluster.policies.contains_key(&object));
+    r.core.wrote(&key, answer, r.now);
+    assert!(!r.core.cluster.policies.contains_key(&object), "the answer came after the watch had told of the end");
+    // and another of its name counts
+    s.put(Kind::CiliumNetworkPolicy, policy("web", "db", 1));
+    r.settle(&mut s);
+    assert!(r.core.cluster.policies.contains_key(&object) && in_force(&r));
 }
 
 /// What must hold of the server at any time.

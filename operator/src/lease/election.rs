@@ -8,17 +8,17 @@ use super::{DURATION, Renewed};
 
 /// The Lease as it was read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct View {
-    pub(super) version: String,
+pub struct View {
+    pub version: String,
     /// Empty: it was given back.
-    pub(super) holder: String,
+    pub holder: String,
     /// Stream address of the holder.
-    pub(super) address: Option<String>,
-    pub(super) transitions: i64,
+    pub address: Option<String>,
+    pub transitions: i64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Move {
+pub enum Move {
     /// There is none.
     Create,
     /// Take or renew it, onto this version.
@@ -31,13 +31,14 @@ pub(super) enum Move {
 
 /// What was seen last, and since when it is so.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Seen {
+pub struct Seen {
     version: String,
     since: Option<Instant>,
 }
 
 impl Seen {
-    pub(super) fn judge(&mut self, lease: Option<&View>, me: &str, now: Instant) -> Move {
+    /// What `me` does about the Lease as it is read `now`, by the steady clock.
+    pub fn judge(&mut self, lease: Option<&View>, me: &str, now: Instant) -> Move {
         let Some(lease) = lease else { return Move::Create };
         let mine = lease.holder == me;
         if !mine && !lease.holder.is_empty() && !self.is_over(&lease.version, now) {
@@ -55,7 +56,8 @@ impl Seen {
 }
 
 /// The hold and the leadership after an attempt that `started` then and has ended `now`. `learnt`: nothing, if it failed.
-pub(super) fn after(
+#[must_use]
+pub fn after(
     hold: Option<Renewed>,
     learnt: Option<Leadership>,
     started: Renewed,

@@ -130,6 +130,7 @@ pub struct Keeper {
     pub namespace: String,
     pub hold: LeaseHold,
     tls: watch::Sender<Tls>,
+    bundle: watch::Sender<String>,
     now: Authorities,
     /// Since when agents have been told the bundle as it is, as this process saw it.
     told: Instant,
@@ -146,10 +147,17 @@ impl Keeper {
         authorities: Authorities,
     ) -> anyhow::Result<(Self, watch::Receiver<Tls>)> {
         let until = authorities.until(clock::wall());
-        let (tls, shown) = watch::channel(authorities.current.issue(until)?);
+        let (tls, shown) = watch::channel(authorities.current.issue(namespace, until)?);
+        let bundle = watch::Sender::new(authorities.bundle());
         let (told, made) = (Instant::now(), Instant::now());
         let namespace = namespace.to_owned();
-        Ok((Self { client, namespace, hold, tls, now: authorities, told, made, until }, shown))
+        Ok((Self { client, namespace, hold, tls, bundle, now: authorities, told, made, until }, shown))
+    }
+
+    /// What whoever calls a replica is to trust, PEM.
+    #[must_use]
+    pub fn bundle(&self) -> watch::Receiver<String> {
+        self.bundle.subscribe()
     }
 
     /// Runs until cancelled.
@@ -203,6 +211,7 @@ impl Keeper {
     fn take(&mut self, authorities: Authorities) {
         if authorities.bundle() != self.now.bundle() {
             self.told = Instant::now();
+            self.bundle.send_replace(authorities.bundle());
         }
         self.now = authorities;
     }
@@ -214,7 +223,7 @@ impl Keeper {
             return Ok(());
         }
         let until = self.now.until(wall);
-        self.tls.send_replace(self.now.current.issue(until).context("certificate of this replica")?);
+        self.tls.send_replace(self.now.current.issue(&self.namespace, until).context("certificate of this replica")?);
         (self.made, self.until) = (Instant::now(), until);
         Ok(())
     }

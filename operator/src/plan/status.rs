@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::{
     ipam::Problem,
-    state::{ConfigEntry, Loaded, PolicyEntry, TABLE_TOO_LARGE},
+    state::{ConfigEntry, Loaded, PolicyEntry, TABLE_TOO_LARGE, crowded::Crowd},
     write::{Operation, Part, Write},
 };
 
@@ -46,14 +46,17 @@ pub fn valid(errors: Option<&ObjectErrors>, in_force: &str) -> Condition {
     }
 }
 
-/// How far the policy is in force.
+/// How far the policy is in force. `crowded`: what stands in its way though nobody changed it.
 #[must_use]
-pub fn enforced(entry: &PolicyEntry, e: &Enforcement) -> Condition {
+pub fn enforced(entry: &PolicyEntry, crowded: Option<&Crowd>, e: &Enforcement) -> Condition {
     let generation = entry.loaded.policy().map_or(entry.generation, |p| p.generation);
     let count = format!("{}/{} nodes, generation {generation}", e.enforced, e.nodes);
     if entry.too_large.is_some() {
         let message = cut(format!("{}: {count}", too_large(entry)));
         return Condition { kind: "Enforced", status: false, reason: TABLE_TOO_LARGE, message };
+    }
+    if let Some(Crowd { reason, message }) = crowded {
+        return Condition { kind: "Enforced", status: false, reason, message: cut(format!("{message}: {count}")) };
     }
     let (status, reason, message) = match (&entry.loaded, e.refusals.first()) {
         (Loaded::Nothing, _) => (false, "NotLoaded", "its subjects can't be read".to_owned()),
@@ -67,6 +70,9 @@ pub fn enforced(entry: &PolicyEntry, e: &Enforcement) -> Condition {
         (_, Some(r)) => (false, "Refused", format!("{count}; node {}: {}", r.node, r.reason)),
         (Loaded::FailClosed(_), _) => (false, "FailClosed", format!("{count}: nothing passes at its subjects")),
         (Loaded::LastGood(_), _) => (false, "LastGood", count),
+        (Loaded::Current(p), _) if p.audit && e.enforced == e.nodes => {
+            (false, "Audit", format!("{count}: what it would deny passes and is told"))
+        }
         (Loaded::Current(_), _) if e.enforced == e.nodes => (true, "Enforced", count),
         (Loaded::Current(_), _) => (false, "Pending", count),
     };
@@ -81,10 +87,12 @@ pub fn too_large(entry: &PolicyEntry) -> String {
     };
     let in_force = match &entry.loaded {
         Loaded::LastGood(p) => format!("generation {} stays in force", p.generation),
+        Loaded::Nothing => "none of it is in force, its nodes are left alone".to_owned(),
         _ => "nothing passes at its subjects until this is mended".to_owned(),
     };
+    let subject = if namespace.is_empty() { format!("node {pod}") } else { format!("pod {namespace}/{pod}") };
     format!(
-        "with generation {} the policy table of pod {namespace}/{pod} needs {entries} entries, the limit is {limit}: let its rules \
+        "with generation {} the policy table of {subject} needs {entries} entries, the limit is {limit}: let its rules \
          select fewer peers or ports, or write ranges; {in_force}",
         entry.generation
     )
@@ -92,7 +100,7 @@ pub fn too_large(entry: &PolicyEntry) -> String {
 
 /// The write that makes the conditions of a policy these; none if they are, or if the kind has no conditions.
 #[must_use]
-pub fn policy(object: &ObjectRef, entry: &PolicyEntry, e: &Enforcement, now: &str) -> Option<Write> {
+pub fn policy(object: &ObjectRef, entry: &PolicyEntry, enforced: Condition, now: &str) -> Option<Write> {
     if object.kind == Kind::NetworkPolicy {
         return None;
     }
@@ -101,8 +109,8 @@ pub fn policy(object: &ObjectRef, entry: &PolicyEntry, e: &Enforcement, now: &st
         Loaded::FailClosed(_) => " (nothing passes at its subjects until this is mended)".to_owned(),
         Loaded::Current(_) | Loaded::Nothing => String::new(),
     };
-    let wanted = [valid(entry.errors.as_ref(), &in_force), enforced(entry, e)];
-    let conditions = merged(&entry.raw, entry.generation, &wanted, now)?;
+    let wanted = [valid(entry.errors.as_ref(), &in_force), enforced];
+    let conditions = merged(&entry.said(), entry.generation, &wanted, now)?;
     Some(status(object, &json!({"conditions": conditions})))
 }
 
@@ -163,7 +171,7 @@ pub(super) fn merged(raw: &Value, generation: i64, wanted: &[Condition], now: &s
     (list != before).then_some(list)
 }
 
-pub(super) fn cut(mut message: String) -> String {
+pub(crate) fn cut(mut message: String) -> String {
     if message.len() > MESSAGE_BYTES {
         let at = (0..=MESSAGE_BYTES).rev().find(|i| message.is_char_boundary(*i)).unwrap_or(0);
         message.truncate(at);

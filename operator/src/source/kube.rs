@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -103,10 +104,10 @@ enum End {
 struct Watch {
     kind: Kind,
     events: mpsc::Sender<SourceEvent>,
-    /// Objects that were said to be there.
-    known: HashSet<ObjectRef>,
+    /// Objects that were said to be there: `namespace/name`, or `/name`. Names hold no slash.
+    known: HashSet<Arc<str>>,
     /// Objects of the list that is under way.
-    seen: HashSet<ObjectRef>,
+    seen: HashSet<Arc<str>>,
     synced: bool,
     /// How often in a row the history was lost.
     expired: u32,
@@ -161,26 +162,38 @@ impl Watch {
         match event {
             watcher::Event::Init => self.seen.clear(),
             watcher::Event::InitApply(o) => {
-                self.seen.insert(self.object_ref(&o));
-                self.apply(o).await?;
+                let path = self.know(&o);
+                self.seen.insert(path);
+                self.say_applied(o).await?;
             }
             watcher::Event::InitDone => self.listed().await?,
             watcher::Event::Apply(o) => {
                 self.expired = 0;
-                self.apply(o).await?;
+                self.know(&o);
+                self.say_applied(o).await?;
             }
             watcher::Event::Delete(o) => {
                 self.expired = 0;
-                let object = self.object_ref(&o);
-                self.known.remove(&object);
-                self.say(SourceEvent::Delete(object)).await?;
+                let path = path(&o);
+                self.known.remove(&*path);
+                self.say(SourceEvent::Delete(self.object_ref(&path))).await?;
             }
         }
         Ok(())
     }
 
-    async fn apply(&mut self, o: DynamicObject) -> Result<(), Gone> {
-        self.known.insert(self.object_ref(&o));
+    /// Keeps that the object is there: its path, once for all who keep it.
+    fn know(&mut self, o: &DynamicObject) -> Arc<str> {
+        let path = path(o);
+        if let Some(known) = self.known.get(&*path) {
+            return known.clone();
+        }
+        let path: Arc<str> = path.into();
+        self.known.insert(path.clone());
+        path
+    }
+
+    async fn say_applied(&mut self, o: DynamicObject) -> Result<(), Gone> {
         // what came over the wire as JSON goes back into JSON
         let Ok(mut object) = serde_json::to_value(o) else { return Ok(()) };
         slim(self.kind, &mut object);
@@ -189,7 +202,7 @@ impl Watch {
 
     async fn listed(&mut self) -> Result<(), Gone> {
         let seen = std::mem::take(&mut self.seen);
-        let gone: BTreeSet<_> = self.known.difference(&seen).cloned().collect();
+        let gone: BTreeSet<ObjectRef> = self.known.difference(&seen).map(|path| self.object_ref(path)).collect();
         self.known = seen;
         for object in gone {
             self.say(SourceEvent::Delete(object)).await?;
@@ -209,14 +222,19 @@ impl Watch {
         }
     }
 
-    fn object_ref(&self, o: &DynamicObject) -> ObjectRef {
-        let namespace = o.metadata.namespace.as_deref().unwrap_or_default();
-        ObjectRef::new(self.kind, namespace, o.metadata.name.as_deref().unwrap_or_default())
+    fn object_ref(&self, path: &str) -> ObjectRef {
+        let (namespace, name) = path.split_once('/').unwrap_or(("", path));
+        ObjectRef::new(self.kind, namespace, name)
     }
 
     async fn say(&self, event: SourceEvent) -> Result<(), Gone> {
         self.events.send(event).await.map_err(|_| Gone)
     }
+}
+
+fn path(o: &DynamicObject) -> String {
+    let namespace = o.metadata.namespace.as_deref().unwrap_or_default();
+    format!("{namespace}/{}", o.metadata.name.as_deref().unwrap_or_default())
 }
 
 fn pauses() -> watcher::ExponentialBackoff {

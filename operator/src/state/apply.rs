@@ -44,6 +44,10 @@ impl Cluster {
 
     /// Whether a newer version is known: what was just written may come back later than what it says.
     fn is_older(&mut self, object: &ObjectRef, raw: &Value) -> bool {
+        // a version for each pod would be as large as what is known of the pod
+        if !is_written(object.kind) {
+            return false;
+        }
         let version = raw.pointer("/metadata/resourceVersion").and_then(Value::as_str).and_then(|v| v.parse().ok());
         let Some(version) = version else { return false };
         let known = self.versions.entry(object.clone()).or_insert(version);
@@ -99,7 +103,11 @@ impl Cluster {
                 self.emit_service(&key);
             }
             Parsed::EndpointSlice(slice) => self.slice((slice.namespace.clone(), slice.name.clone()), Some(slice)),
-            Parsed::CidrGroup(name, group) => self.changes.push(WorldChange::CidrGroup(name, Some(group))),
+            Parsed::CidrGroup(name, group) => {
+                if !self.crowded.holds(&name, &group) {
+                    self.changes.push(WorldChange::CidrGroup(name, Some(group)));
+                }
+            }
             Parsed::Identity(id, labels) => self.touched.identities.push((id, Some(labels))),
             Parsed::PodIpPool(pool) => {
                 let text = |p: &str| raw.pointer(p).and_then(Value::as_str).unwrap_or_default();
@@ -133,6 +141,9 @@ impl Cluster {
         if old.cluster != self.settings.cluster {
             self.changes.push(WorldChange::Config(self.settings.cluster.clone()));
         }
+        if old.cluster.host.enabled != self.settings.cluster.host.enabled {
+            self.touched.policies.extend(self.policies.keys().cloned());
+        }
         if old.options() != self.settings.options() {
             self.reload_policies();
         }
@@ -143,8 +154,10 @@ impl Cluster {
     }
 
     fn pod(&mut self, key: &Key, pod: Option<axoneme_model::world::Pod>) {
+        let pod = pod.map(|p| self.names.pod(p));
+        let key = &pod.as_ref().map_or_else(|| key.clone(), |p| (p.namespace.clone(), p.name.clone()));
         let old = match pod {
-            Some(p) => self.pods.insert(key.clone(), p),
+            Some(p) => self.pods.insert(key.clone(), p.into()),
             None => self.pods.remove(key),
         };
         let new = self.pods.get(key);
@@ -242,6 +255,11 @@ impl Cluster {
 
 fn service_of(slice: &axoneme_intake::EndpointSlice) -> Option<Key> {
     slice.service.as_ref().map(|s| (slice.namespace.clone(), s.clone()))
+}
+
+/// Whether the operator writes objects of the kind itself.
+const fn is_written(kind: Kind) -> bool {
+    !matches!(kind, Kind::Pod | Kind::Namespace | Kind::Service | Kind::EndpointSlice | Kind::CiliumCIDRGroup)
 }
 
 pub(super) const fn is_policy(kind: Kind) -> bool {

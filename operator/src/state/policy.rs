@@ -2,10 +2,10 @@
 
 use axoneme_compile::Excess;
 use axoneme_intake::{ObjectErrors, Options, Parsed, parse_as};
-use axoneme_model::{ObjectRef, Policy};
-use serde_json::Value;
+use axoneme_model::{ObjectRef, Policy, Subject};
+use serde_json::{Value, json};
 
-use super::{Cluster, WorldChange};
+use super::{Cluster, WorldChange, crowded::Crowd};
 
 /// What is in force of a policy object.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,10 +30,39 @@ impl Loaded {
     }
 }
 
+/// An object as it was said, as text: of ten thousand policies the trees of values would be ten times as large.
+#[derive(Clone, Debug, Default)]
+struct Kept {
+    /// All but the status.
+    object: Box<str>,
+    /// `{"status": …}`; empty where there is none.
+    status: Box<str>,
+}
+
+impl Kept {
+    fn of(mut raw: Value) -> Self {
+        let status = raw.as_object_mut().and_then(|o| o.remove("status")).map(|s| json!({"status": s}).to_string());
+        Self { object: raw.to_string().into(), status: status.unwrap_or_default().into() }
+    }
+
+    /// `text` is what a value has made of itself: it can be read, or there is none.
+    fn read(text: &str) -> Value {
+        serde_json::from_str(text).unwrap_or_default()
+    }
+
+    fn whole(&self) -> Value {
+        let (mut whole, status) = (Self::read(&self.object), Self::read(&self.status));
+        if let (Value::Object(whole), Value::Object(status)) = (&mut whole, status) {
+            whole.extend(status);
+        }
+        whole
+    }
+}
+
 /// One policy object.
 #[derive(Clone, Debug)]
 pub struct PolicyEntry {
-    pub raw: Value,
+    kept: Kept,
     pub generation: i64,
     pub loaded: Loaded,
     pub errors: Option<ObjectErrors>,
@@ -54,7 +83,18 @@ pub struct TooLarge {
 
 impl PolicyEntry {
     fn new(raw: Value, generation: i64, loaded: Loaded) -> Self {
-        Self { raw, generation, loaded, errors: None, too_large: None, before: None, fresh: false }
+        Self { kept: Kept::of(raw), generation, loaded, errors: None, too_large: None, before: None, fresh: false }
+    }
+
+    /// The object's `status`, and nothing else of it.
+    #[must_use]
+    pub fn said(&self) -> Value {
+        Kept::read(&self.kept.status)
+    }
+
+    #[must_use]
+    pub fn uid(&self) -> Option<String> {
+        Kept::read(&self.kept.object).pointer("/metadata/uid").and_then(Value::as_str).map(str::to_owned)
     }
 
     /// Remembers what was in force before. A version that is known not to fit is not tried again just because the object
@@ -70,22 +110,32 @@ impl PolicyEntry {
         }
     }
 
+    /// Whether it can't be in force as it is.
+    const fn is_faulty(&self) -> bool {
+        self.errors.is_some() || self.too_large.is_some()
+    }
+
     /// What takes the place of a version that does not fit: the last one that did, or its subjects in default-deny.
     fn instead(&self) -> Loaded {
         match (self.before.as_deref(), &self.loaded) {
             (Some(Loaded::Current(p) | Loaded::LastGood(p)), _) => Loaded::LastGood(p.clone()),
-            (_, Loaded::Current(p)) => Loaded::FailClosed(p.fail_closed()),
+            (_, Loaded::Current(p)) => match p.fail_closed() {
+                // nodes are never closed
+                closed if closed.rules.is_empty() => Loaded::Nothing,
+                closed => Loaded::FailClosed(closed),
+            },
             (_, other) => other.clone(),
         }
     }
 
-    /// Whether the condition that was written says that the object as it is makes a table too large. It outlives this
-    /// process: which policy is held back must not change with a restart.
-    fn is_told_too_large(&self) -> bool {
-        let conditions = self.raw.pointer("/status/conditions").and_then(Value::as_array);
+    /// Whether the condition that was written has this reason for the object as it is. It outlives this process: what is held
+    /// back must not change with a restart.
+    pub(crate) fn is_told(&self, reason: &str) -> bool {
+        let said = self.said();
+        let conditions = said.pointer("/status/conditions").and_then(Value::as_array);
         conditions.into_iter().flatten().any(|c| {
             let of_this = c.get("observedGeneration").and_then(Value::as_i64) == Some(self.generation);
-            of_this && c.get("reason").is_some_and(|r| r == TABLE_TOO_LARGE)
+            of_this && c.get("reason").is_some_and(|r| r == reason)
         })
     }
 }
@@ -93,7 +143,16 @@ impl PolicyEntry {
 /// Reason of the condition of a policy that makes a table too large.
 pub const TABLE_TOO_LARGE: &str = "TableTooLarge";
 
+/// Reason of the condition of policies that meet in a table that is too large.
+pub(super) const COMBINATION_TOO_LARGE: &str = "CombinationTooLarge";
+
 impl Cluster {
+    /// How many policies can't be in force as they are.
+    #[must_use]
+    pub const fn faulty_policies(&self) -> usize {
+        self.faulty
+    }
+
     /// What is in force instead of a policy that does not fit.
     #[must_use]
     pub fn instead(&self, object: &ObjectRef) -> Option<Policy> {
@@ -103,12 +162,30 @@ impl Cluster {
     /// Whether the policy was told to be too large as it is.
     #[must_use]
     pub fn is_told_too_large(&self, object: &ObjectRef) -> bool {
-        self.policies.get(object).is_some_and(PolicyEntry::is_told_too_large)
+        self.policies.get(object).is_some_and(|p| p.is_told(TABLE_TOO_LARGE))
+    }
+
+    /// Whether the policy was told to meet others at a pod, in a table that was closed for it.
+    #[must_use]
+    pub fn is_told_crowded(&self, object: &ObjectRef) -> bool {
+        self.policies.get(object).is_some_and(|p| p.is_told(COMBINATION_TOO_LARGE))
+    }
+
+    /// Why a policy that is about nodes alone is not in force, though it could be.
+    #[must_use]
+    pub fn unguarded(&self, entry: &PolicyEntry) -> Option<Crowd> {
+        let of_nodes = |p: &Policy| p.rules.iter().all(|r| matches!(r.subject, Subject::Nodes(_)));
+        let off = !self.settings.cluster.host.enabled && entry.loaded.policy().is_some_and(of_nodes);
+        off.then(|| Crowd {
+            reason: "HostFirewallDisabled",
+            message: "nodes are not guarded while spec.hostFirewall.enabled of AxonemeConfig is false".to_owned(),
+        })
     }
 
     /// Tables hold the policy as it is loaded, or would not hold it: then what [`Cluster::instead`] says is in force.
     pub fn compiled(&mut self, object: &ObjectRef, excess: Option<Excess>) {
         let Some(entry) = self.policies.get_mut(object) else { return };
+        self.faulty -= usize::from(entry.is_faulty());
         if let Some(excess) = excess {
             let instead = entry.instead();
             if let Loaded::Current(policy) | Loaded::LastGood(policy) | Loaded::FailClosed(policy) =
@@ -118,12 +195,15 @@ impl Cluster {
             }
         }
         entry.before = None;
+        self.faulty += usize::from(entry.is_faulty());
     }
 
-    /// Policies that were too large, as they should be: others that made room may be gone.
+    /// Policies and CIDR groups that were too large, as they should be: others that made room may be gone.
     pub fn try_again(&mut self, mut of: impl FnMut(&Policy) -> bool) {
+        self.changes.extend(self.crowded.again());
         for (object, entry) in &mut self.policies {
             let Some(too_large) = entry.too_large.take_if(|t| of(&t.policy)) else { continue };
+            self.faulty -= usize::from(!entry.is_faulty());
             let policy = too_large.policy;
             self.changes.push(WorldChange::Policy(object.clone(), Some(Box::new(policy.clone()))));
             entry.before = Some(Box::new(std::mem::replace(&mut entry.loaded, Loaded::Current(policy))));
@@ -132,6 +212,7 @@ impl Cluster {
 
     pub(super) fn apply_policy(&mut self, object: ObjectRef, raw: Value) {
         let old = self.policies.remove(&object);
+        self.faulty -= old.iter().filter(|p| p.is_faulty()).count();
         let generation = raw.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0);
         let mut entry = load(&object, raw, generation, old.as_ref(), self.settings.options());
         entry.fresh = match &old {
@@ -152,20 +233,23 @@ impl Cluster {
             self.changes.push(WorldChange::Policy(object.clone(), policy));
         }
         self.touched.policies.insert(object.clone());
+        self.faulty += usize::from(entry.is_faulty());
         self.policies.insert(object, entry);
     }
 
     pub(super) fn delete_policy(&mut self, object: ObjectRef) {
-        if self.policies.remove(&object).is_some_and(|p| p.loaded.policy().is_some()) {
+        let Some(old) = self.policies.remove(&object) else { return };
+        self.faulty -= usize::from(old.is_faulty());
+        if old.loaded.policy().is_some() {
             self.changes.push(WorldChange::Policy(object, None));
         }
     }
 
     /// Reads all policies again, after a setting changed what they mean.
     pub(super) fn reload_policies(&mut self) {
-        let all: Vec<_> = self.policies.iter().map(|(o, e)| (o.clone(), e.raw.clone())).collect();
-        for (object, raw) in all {
-            self.apply_policy(object, raw);
+        let all: Vec<_> = self.policies.iter().map(|(o, e)| (o.clone(), e.kept.clone())).collect();
+        for (object, kept) in all {
+            self.apply_policy(object, kept.whole());
         }
     }
 }
@@ -183,6 +267,24 @@ fn load(object: &ObjectRef, raw: Value, generation: i64, old: Option<&PolicyEntr
             let closed = || errors.fail_closed.as_deref().cloned().map_or(Loaded::Nothing, Loaded::FailClosed);
             let loaded = last.map_or_else(closed, Loaded::LastGood);
             PolicyEntry { errors: Some(errors), ..PolicyEntry::new(raw, generation, loaded) }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_of_an_object_is_all_of_it() {
+        let object = json!({"kind": "NetworkPolicy", "metadata": {"name": "a", "uid": "u"}, "spec": {"podSelector": {"ä": [1, null]}}});
+        let mut with_status = object.clone();
+        with_status["status"] = json!({"conditions": [{"type": "Valid"}], "other": 1});
+        for raw in [object, with_status, json!({"status": null}), json!({})] {
+            let entry = PolicyEntry::new(raw.clone(), 1, Loaded::Nothing);
+            assert_eq!(entry.kept.whole(), raw);
+            assert_eq!(entry.said().get("status"), raw.get("status"));
+            assert_eq!(entry.uid().as_deref(), raw.pointer("/metadata/uid").and_then(Value::as_str));
         }
     }
 }

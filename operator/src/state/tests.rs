@@ -47,6 +47,38 @@ fn a_broken_policy_keeps_its_last_good_version_and_fails_closed_without() {
 }
 
 #[test]
+fn how_many_policies_cannot_be_in_force_is_kept_with_each_change() {
+    let object = ObjectRef::new(Kind::CiliumNetworkPolicy, "ns", "web");
+    let mut c = Cluster::new();
+    let excess = axoneme_compile::Excess { entries: 9, limit: 8, pod: ("ns".into(), "a".into()) };
+    let counted = |c: &Cluster| {
+        let searched = c.policies.values().filter(|p| p.errors.is_some() || p.too_large.is_some()).count();
+        assert_eq!(c.faulty_policies(), searched);
+        searched
+    };
+    apply(&mut c, Kind::CiliumNetworkPolicy, policy(1, &json!("70000")));
+    assert_eq!(counted(&c), 1);
+    apply(&mut c, Kind::CiliumNetworkPolicy, policy(2, &json!("80")));
+    assert_eq!(counted(&c), 0);
+    c.compiled(&object, Some(excess));
+    assert_eq!(counted(&c), 1);
+    // a write that does not change it
+    let mut again = policy(2, &json!("80"));
+    again["metadata"]["resourceVersion"] = "3".into();
+    apply(&mut c, Kind::CiliumNetworkPolicy, again);
+    assert_eq!(counted(&c), 1);
+    c.try_again(|_| false);
+    assert_eq!(counted(&c), 1);
+    c.try_again(|_| true);
+    assert_eq!(counted(&c), 0);
+    c.compiled(&object, None);
+    apply(&mut c, Kind::CiliumNetworkPolicy, policy(4, &json!("70000")));
+    assert_eq!(counted(&c), 1);
+    c.apply(SourceEvent::Delete(object));
+    assert_eq!(counted(&c), 0);
+}
+
+#[test]
 fn an_older_version_that_comes_late_is_left_out() {
     let object = ObjectRef::new(Kind::CiliumNetworkPolicy, "ns", "web");
     let mut c = Cluster::new();

@@ -28,7 +28,7 @@ pub struct NodeUse {
 pub(super) struct Uses {
     nodes: BTreeMap<Name, NodeUse>,
     /// Node and addresses that were counted for a pod.
-    pods: HashMap<Key, (Name, BTreeSet<IpAddr>)>,
+    pods: HashMap<Key, (Name, Box<[IpAddr]>)>,
 }
 
 impl Uses {
@@ -44,7 +44,7 @@ impl Uses {
         if lacks != [false; 2] {
             node.waiting.insert(key.clone(), lacks);
         }
-        self.pods.insert(key.clone(), (pod.node.clone(), pod.addresses.clone()));
+        self.pods.insert(key.clone(), (pod.node.clone(), pod.addresses.iter().copied().collect()));
     }
 
     fn forget(&mut self, key: &Key) {

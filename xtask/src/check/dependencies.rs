@@ -21,6 +21,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("axoneme-flow", &["axoneme-abi", "axoneme-model"]),
     ("axoneme-wire", &["axoneme-model", "axoneme-flow"]),
     ("axoneme-hubble", &["axoneme-model", "axoneme-flow", "axoneme-runtime"]),
+    ("axoneme-webhooks", &["axoneme-model", "axoneme-crds", "axoneme-intake"]),
     ("axoneme-testkit", ANY),
     ("axoneme-cni", &[]),
     ("axoneme-cli", ANY),
@@ -28,6 +29,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     // Standalone mode runs the operator's logic in the agent's process; agent and plugin share the plugin's protocol.
     ("axoneme-node-agent", &["*", "axoneme-operator", "axoneme-cni"]),
     ("axoneme-xtask", ANY),
+    // Plays operator and agents as they are, so it may use what they are made of.
+    ("axoneme-simulation", &["*", "axoneme-operator", "axoneme-node-agent", "axoneme-cni"]),
 ];
 
 /// Programs: nothing depends on them, unless its row names them.

@@ -63,6 +63,23 @@ pub(crate) fn hierarchies() -> Result<Vec<Hierarchy>> {
 }
 
 impl Hierarchy {
+    /// The group that a line of `/proc/PID/cgroup` names, if it is about this hierarchy.
+    fn group<'a>(&self, line: &'a str) -> Option<&'a str> {
+        let (_, rest) = line.split_once(':')?;
+        let (controllers, path) = rest.split_once(':')?;
+        let same = match &self.kind {
+            Kind::V2 => controllers.is_empty(),
+            Kind::V1(options) => {
+                let mut own: Vec<&str> = options.split(',').filter(|option| *option != "none").collect();
+                let mut named: Vec<&str> = controllers.split(',').collect();
+                own.sort_unstable();
+                named.sort_unstable();
+                own == named
+            }
+        };
+        same.then(|| path.trim_start_matches('/'))
+    }
+
     fn create(&self, group: &Path) -> Result<()> {
         let mut dir = self.mount.clone();
         for part in group {
@@ -109,6 +126,17 @@ pub(crate) fn join(group: &Path) -> Result<()> {
         let dir = hierarchy.mount.join(group);
         let leaf = dir.join("init");
         let dir = if hierarchy.kind == Kind::V2 && leaf.is_dir() { leaf } else { dir };
+        fs::write(dir.join("cgroup.procs"), "0").with_context(|| format!("joining control group {}", dir.display()))?;
+    }
+    Ok(())
+}
+
+/// Moves the calling process into the groups of another one.
+pub(crate) fn join_as(pid: i32) -> Result<()> {
+    let told = fs::read_to_string(format!("/proc/{pid}/cgroup")).with_context(|| format!("groups of process {pid}"))?;
+    for hierarchy in hierarchies()? {
+        let Some(group) = told.lines().find_map(|line| hierarchy.group(line)) else { continue };
+        let dir = hierarchy.mount.join(group);
         fs::write(dir.join("cgroup.procs"), "0").with_context(|| format!("joining control group {}", dir.display()))?;
     }
     Ok(())
@@ -179,5 +207,17 @@ mod tests {
             cgroup2 /run/again cgroup2 rw,relatime 0 0\n";
         let kinds: Vec<Kind> = parse(text).into_iter().map(|hierarchy| hierarchy.kind).collect();
         assert_eq!(kinds, [Kind::V1("cpu,cpuacct".into()), Kind::V1("none,name=systemd".into()), Kind::V2]);
+    }
+
+    #[test]
+    fn a_processs_groups_are_found_by_their_controllers() {
+        let told = ["3:cpuacct,cpu:/pods/a", "2:name=systemd:/b", "1:cpu:/alone", "0::/pods/c:d"];
+        let of = |kind: Kind| {
+            let hierarchy = Hierarchy { mount: PathBuf::new(), kind };
+            told.iter().filter_map(|line| hierarchy.group(line)).collect::<Vec<_>>()
+        };
+        assert_eq!(of(Kind::V1("cpu,cpuacct".into())), ["pods/a"]);
+        assert_eq!(of(Kind::V1("none,name=systemd".into())), ["b"]);
+        assert_eq!(of(Kind::V2), ["pods/c:d"]);
     }
 }

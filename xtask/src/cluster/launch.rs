@@ -104,17 +104,37 @@ pub(crate) fn exec(cluster: &str, place: &str, words: &[String]) -> Result<()> {
     std::process::exit(status.code().unwrap_or(128));
 }
 
+/// Becomes a command in the namespaces and control groups of a container's process; it ends with its parent. Its process
+/// number stays one of this machine.
+pub(crate) fn inside(pid: i32, words: &[String]) -> Result<()> {
+    let (program, arguments) = words.split_first().context("which command?")?;
+    set_pdeathsig(Signal::SIGKILL).context("tying the command to its caller")?;
+    cgroup::join_as(pid)?;
+    enter(pid, &CONTAINER)?;
+    let mut command = Command::new(program);
+    Err(command.args(arguments).env("PATH", crate::oci::SEARCH_PATH).exec())
+        .with_context(|| format!("starting {program} beside process {pid}"))
+}
+
+const CONTAINER: [(&str, CloneFlags); 5] = [
+    ("cgroup", CloneFlags::CLONE_NEWCGROUP),
+    ("ipc", CloneFlags::CLONE_NEWIPC),
+    ("uts", CloneFlags::CLONE_NEWUTS),
+    ("net", CloneFlags::CLONE_NEWNET),
+    ("mnt", CloneFlags::CLONE_NEWNS),
+];
+
 fn enter_all(pid: i32) -> Result<()> {
+    let [.., mounts] = CONTAINER;
+    let [cgroup, ipc, uts, net, _] = CONTAINER;
+    enter(pid, &[cgroup, ipc, uts, net, ("pid", CloneFlags::CLONE_NEWPID), mounts])
+}
+
+/// Enters namespaces of a process, that of its mounts last.
+fn enter(pid: i32, namespaces: &[(&str, CloneFlags)]) -> Result<()> {
     let open = |name: &str| File::open(format!("/proc/{pid}/ns/{name}")).with_context(|| format!("namespace {name}"));
     // All handles first: after the mount namespace changes, /proc shows the node's processes.
-    let handles = [
-        (open("cgroup")?, CloneFlags::CLONE_NEWCGROUP),
-        (open("ipc")?, CloneFlags::CLONE_NEWIPC),
-        (open("uts")?, CloneFlags::CLONE_NEWUTS),
-        (open("net")?, CloneFlags::CLONE_NEWNET),
-        (open("pid")?, CloneFlags::CLONE_NEWPID),
-        (open("mnt")?, CloneFlags::CLONE_NEWNS),
-    ];
+    let handles = namespaces.iter().map(|(name, kind)| Ok((open(name)?, *kind))).collect::<Result<Vec<_>>>()?;
     for (handle, kind) in handles {
         setns(handle, kind).with_context(|| format!("entering {kind:?} of process {pid}"))?;
     }

@@ -1,6 +1,7 @@
 //! A node from outside: its directory, its configuration files, and the start of its first process.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
@@ -63,8 +64,12 @@ fn runc_path(paths: &Paths, state: &State) -> Result<String> {
     }
     let dir = paths.root.join("bin");
     for (name, target) in [("runc", paths.xtask()), (runc::REAL, real)] {
-        if !dir.join(name).exists() {
-            symlink(&target, dir.join(name)).with_context(|| format!("linking {name}"))?;
+        // The nodes of a cluster are made side by side: another one may have been first.
+        match symlink(&target, dir.join(name)) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                return Err(error).with_context(|| format!("linking {name}"));
+            }
+            _ => (),
         }
     }
     Ok(dir.join("runc").display().to_string())

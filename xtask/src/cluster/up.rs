@@ -140,7 +140,7 @@ fn make(paths: &Paths, state: &State) -> Result<()> {
     if state.cni == Cni::Ref {
         timed("reference network, nodes ready", || {
             reference::install(paths, state, &ranges)?;
-            cluster.kubectl(&["wait", "--for=condition=Ready", "nodes", "--all", "--timeout=60s"]).map(drop)
+            cluster.kubectl(&["wait", "--for=condition=Ready", "nodes", "--all", "--timeout=180s"]).map(drop)
         })?;
     }
     Ok(())

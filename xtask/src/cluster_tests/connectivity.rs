@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 
 use super::Scenario;
-use super::fixture::{Fixture, PATIENCE, SOON};
+use super::fixture::{ANSWER, Fixture, PATIENCE, SOON};
 use crate::command::output;
 use crate::lab::{Lab, Outcome, Pod, target};
 
@@ -44,7 +44,7 @@ fn pods(lab: &Lab, f: &Fixture) -> Result<()> {
         all_pass(lab, from, &targets)?;
         // and what nobody serves is refused by the pod, not swallowed on the way
         let closed: Vec<String> = f.server.iter().map(|s| s.target("tcp", 0, 4444)).collect::<Result<_>>()?;
-        let outcomes = lab.probe(from, &closed, PATIENCE)?;
+        let outcomes = lab.probe(from, &closed, ANSWER)?;
         ensure!(outcomes.iter().all(|o| *o == Outcome::Refused), "closed ports: {outcomes:?}");
     }
     Ok(())
@@ -98,7 +98,7 @@ fn own_addresses(lab: &Lab, f: &Fixture) -> Result<()> {
     for from in &f.client {
         for to in &f.server {
             for family in 0..f.families {
-                let answer = lab.probe(from, &[to.target("tcp", family, 8080)?], PATIENCE)?;
+                let answer = lab.probe(from, &[to.target("tcp", family, 8080)?], ANSWER)?;
                 let own = from.addresses.get(family).context("an address")?;
                 let seen = match answer.first() {
                     Some(Outcome::Ok(text)) => text.split(' ').nth(1).unwrap_or_default().to_owned(),
@@ -115,7 +115,7 @@ fn nodes(lab: &Lab, f: &Fixture) -> Result<()> {
     for family in 0..f.families {
         let pods: Vec<String> = f.server.iter().map(|s| s.target("tcp", family, 8080)).collect::<Result<_>>()?;
         for node in ["node1", "node2"] {
-            let outcomes = lab.probe_from(node, &pods, PATIENCE)?;
+            let outcomes = lab.probe_from(node, &pods, ANSWER)?;
             ensure!(outcomes.iter().all(Outcome::passed), "{node} to {pods:?}: {outcomes:?}");
         }
         let nodes = [f.node_target(0, family)?, f.node_target(1, family)?];
@@ -129,7 +129,7 @@ fn nodes(lab: &Lab, f: &Fixture) -> Result<()> {
 fn masquerade(lab: &Lab, f: &Fixture) -> Result<()> {
     for (from, node) in f.client.iter().zip(&f.nodes) {
         for family in 0..f.families {
-            let outcome = lab.probe(from, &[f.outside_target(family)?], PATIENCE)?;
+            let outcome = lab.probe(from, &[f.outside_target(family)?], ANSWER)?;
             let Some(Outcome::Ok(text)) = outcome.first() else {
                 anyhow::bail!("{} to outside: {outcome:?}", from.name)
             };
@@ -156,7 +156,7 @@ fn services(lab: &Lab, f: &Fixture) -> Result<()> {
             &["tcp:server.lab.svc.cluster.local:80".into(), "udp:server.lab.svc.cluster.local:81".into()],
         )?;
         let targets = vec!["tcp:server.lab.svc.cluster.local:80".to_owned(); 24];
-        let outcomes = lab.probe(from, &targets, PATIENCE)?;
+        let outcomes = lab.probe(from, &targets, ANSWER)?;
         for server in ["server-1", "server-2"] {
             let hits = outcomes.iter().filter(|o| matches!(o, Outcome::Ok(t) if t.starts_with(server))).count();
             ensure!(hits > 0, "{server} got none of {} connections: {outcomes:?}", targets.len());
@@ -166,7 +166,7 @@ fn services(lab: &Lab, f: &Fixture) -> Result<()> {
 }
 
 fn refused(lab: &Lab, f: &Fixture) -> Result<()> {
-    let outcomes = lab.probe(&f.client[0], &["tcp:nobody.lab.svc.cluster.local:80".into()], PATIENCE)?;
+    let outcomes = lab.probe(&f.client[0], &["tcp:nobody.lab.svc.cluster.local:80".into()], ANSWER)?;
     ensure!(outcomes == [Outcome::Refused], "{outcomes:?}");
     Ok(())
 }
@@ -186,7 +186,7 @@ fn node_services(lab: &Lab, _: &Fixture) -> Result<()> {
     let address =
         lab.cluster.kubectl(&["-n", "lab", "get", "service", "server", "-o", "jsonpath={.spec.clusterIP}"])?;
     for node in ["node1", "node2"] {
-        let outcomes = lab.probe_from(node, &[target("tcp", address.trim(), 80)], PATIENCE)?;
+        let outcomes = lab.probe_from(node, &[target("tcp", address.trim(), 80)], ANSWER)?;
         ensure!(outcomes.iter().all(Outcome::passed), "{node}: {outcomes:?}");
     }
     Ok(())

@@ -1,11 +1,9 @@
 //! What is killed, stopped or restarted costs no packet and no verdict.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 
 use super::Scenario;
-use super::fixture::{Fixture, PATIENCE};
+use super::fixture::{Fixture, PATIENCE, SOON};
 use super::runtime;
 use super::traffic::under_traffic;
 use crate::lab::{Lab, SYSTEM};
@@ -79,8 +77,8 @@ fn churn(lab: &Lab, _: &Fixture) -> Result<()> {
     let image = format!("--image={}", crate::setup::images::PAUSE);
     lab.cluster.kubectl(&["-n", "other", "create", "deployment", "churn", &image, "--replicas=12"])?;
     let up = lab.rollout("other", "deployment/churn").and_then(|()| used());
-    lab.cluster.kubectl(&["-n", "other", "delete", "deployment", "churn", "--cascade=foreground", "--timeout=60s"])?;
+    lab.cluster.kubectl(&["-n", "other", "delete", "deployment", "churn", "--cascade=foreground", "--timeout=180s"])?;
     let (most, least) = (up?.iter().sum::<u64>(), before.iter().sum::<u64>());
     ensure!(most == least + 12, "{least} addresses in use, and with twelve pods more {most}");
-    Lab::eventually("addresses are back", Duration::from_secs(45), used, |now| *now == before).map(drop)
+    Lab::eventually("addresses are back", SOON, used, |now| *now == before).map(drop)
 }

@@ -7,7 +7,7 @@ mod client;
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -16,20 +16,22 @@ use self::client::{Certificates, Client, Forward};
 use super::Scenario;
 use super::fixture::{Fixture, SOON};
 use super::runtime::{self, Container};
+use super::workloads::settings;
 use crate::image;
 use crate::lab::{Lab, Outcome, Pod, SYSTEM, target};
 
 /// A drop costs all of this.
 const PATIENCE: Duration = Duration::from_millis(400);
 /// A relay notices that a node is silent, or back, within this.
-const NOTICED: Duration = Duration::from_secs(20);
+const NOTICED: Duration = Duration::from_mins(1);
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     let named: &[super::Named] = &[
         ("hubble_client_reads_an_agent_by_its_socket_and_its_port", agent),
         ("hubble_client_reads_all_nodes_through_a_forwarded_port_and_through_tls", relay),
         ("hubble_client_sees_the_policy_behind_each_verdict", policy),
-        ("hubble_relay_has_both_nodes_again_after_an_agent_was_killed", agent_killed),
+        ("denial_is_an_event_of_the_pod_where_a_setting_asks_for_it", event),
+        ("hubble_relay_goes_on_and_names_the_node_whose_agent_is_silent", silent),
         ("hubble_relay_that_is_killed_serves_again", killed),
     ];
     super::boxed(named)
@@ -154,9 +156,14 @@ fn relay(lab: &Lab, f: &Fixture) -> Result<()> {
     served(&all, &["node1", "node2"])?;
     // one that follows sees what comes, of both nodes
     let following = all.follow(&["--to-port", "7711", "--follow"])?;
-    connect(lab, &f.client[0], &f.server[0], &[7711])?;
-    connect(lab, &f.client[1], &f.server[1], &[7711])?;
-    let followed = following.until(SOON, |flows| nodes(flows).len() == 2)?;
+    let come = || {
+        for (from, to) in f.client.iter().zip(&f.server) {
+            connect(lab, from, to, &[7711])?;
+        }
+        following.so_far()
+    };
+    Lab::eventually("the follower sees both nodes", SOON, come, |flows| nodes(flows).len() == 2)?;
+    let followed = following.so_far()?;
     let past = seen(&all, &["--to-port", "7711"], |flows| nodes(flows).len() == 2)?;
     ensure!(followed.iter().all(|f| past.iter().any(|p| p.get("uuid") == f.get("uuid"))), "{followed:?}\n{past:?}");
     let times: Vec<&str> = past.iter().map(|f| text(f, "/time")).collect();
@@ -186,6 +193,26 @@ fn policy(lab: &Lab, f: &Fixture) -> Result<()> {
     let told = judged(lab, f);
     lab.cluster.kubectl(&["-n", "lab", "delete", "networkpolicy", "seen"])?;
     told
+}
+
+/// Agents may write no Event: theirs go by the operator.
+fn event(lab: &Lab, f: &Fixture) -> Result<()> {
+    let deny = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: told, namespace: lab}\nspec:\n  \
+                endpointSelector: {matchLabels: {app: server}}\n  enableDefaultDeny: {ingress: false}\n  \
+                ingressDeny: [{toPorts: [{ports: [{port: \"7723\", protocol: TCP}]}]}]\n";
+    settings(lab, "{\"spec\":{\"flows\":{\"dropEventsSeconds\":60}}}")?;
+    lab.apply(deny)?;
+    let described = || {
+        connect(lab, &f.client[0], &f.server[1], &[7723])?;
+        lab.cluster.kubectl(&["-n", "lab", "describe", "pod", "server-2"])
+    };
+    let words =
+        ["PacketDrop", "lab/client-1", "TCP port 7723 denied by CiliumNetworkPolicy lab/told, spec.ingressDeny[0]"];
+    let all = |said: &String| words.iter().all(|word| said.contains(word));
+    let told = Lab::eventually("an Event of the denied pod", SOON, described, all);
+    lab.cluster.kubectl(&["-n", "lab", "delete", "cnp", "told"])?;
+    settings(lab, "{\"spec\":{\"flows\":null}}")?;
+    told.map(drop)
 }
 
 fn judged(lab: &Lab, f: &Fixture) -> Result<()> {
@@ -235,8 +262,8 @@ fn explained(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// Whoever follows through the relay has lost neither node when the agent of one is killed.
-fn agent_killed(lab: &Lab, f: &Fixture) -> Result<()> {
+/// The agent of node2 is stopped, as one is that hangs; then killed.
+fn silent(lab: &Lab, f: &Fixture) -> Result<()> {
     let forward = Forward::start(lab)?;
     let all = Client::here(lab, &forward)?;
     let agents = runtime::product(lab, "axoneme-agent")?;
@@ -245,6 +272,11 @@ fn agent_killed(lab: &Lab, f: &Fixture) -> Result<()> {
     let following = all.follow(&["--to-port", "7731", "--follow"])?;
     let whole = || Ok(all.text(&["list", "nodes"])?.matches("Connected").count());
     Lab::eventually("both nodes", NOTICED, whole, |n| *n == 2)?;
+    agent.signal(lab, "SIGSTOP")?;
+    let without = without_second(lab, f, &all);
+    agent.signal(lab, "SIGCONT")?;
+    without?;
+    Lab::eventually("node2 is back", NOTICED, whole, |n| *n == 2)?;
     agent.signal(lab, "SIGKILL")?;
     Lab::eventually("a new agent on node2", NOTICED, || whole().or(Ok(0)), |n| *n == 2)?;
     // the follower that was there before all of it has lost neither node
@@ -255,6 +287,41 @@ fn agent_killed(lab: &Lab, f: &Fixture) -> Result<()> {
         Ok(nodes(&following.so_far()?).len())
     };
     Lab::eventually("the follower sees both nodes", NOTICED, again, |n| *n == 2).map(drop)
+}
+
+fn without_second(lab: &Lab, f: &Fixture, all: &Client<'_>) -> Result<()> {
+    let status = || all.text(&["status"]);
+    let named = |said: &String| said.contains("node2") && said.contains("1/2");
+    Lab::eventually("the relay names the node that is silent", NOTICED, status, named)?;
+    let listed = all.text(&["list", "nodes"])?;
+    ensure!(listed.lines().any(|l| l.contains("node2") && l.contains("Unavailable")), "list nodes: {listed}");
+    ensure!(listed.lines().any(|l| l.contains("node1") && l.contains("Connected")), "list nodes: {listed}");
+    connect(lab, &f.client[0], &f.server[0], &[7731])?;
+    let flows = seen(all, &["--to-port", "7731"], |flows| !flows.is_empty())?;
+    ensure!(nodes(&flows).iter().all(|n| n.ends_with("node1")), "{flows:?}");
+    // beyond the pings of connections that were open: those that are new hang in their handshakes
+    std::thread::sleep(Duration::from_secs(22));
+    let began = Instant::now();
+    let flows = all.flows(&["--to-port", "7731"])?;
+    ensure!(nodes(&flows).len() == 1, "{flows:?}");
+    ensure!(began.elapsed() < SOON, "an answer took {:?}", began.elapsed());
+    Ok(())
+}
+
+/// Waits until the relay is connected with all nodes, and shows a flow of each.
+pub(super) fn relay_knows_all(lab: &Lab, f: &Fixture, limit: Duration) -> Result<()> {
+    let ask = || {
+        let forward = Forward::start(lab)?;
+        let all = Client::here(lab, &forward)?;
+        for (from, to) in f.client.iter().zip(&f.server) {
+            connect(lab, from, to, &[7751])?;
+        }
+        let listed = all.text(&["list", "nodes"]).unwrap_or_default();
+        let flows = all.flows(&["--to-port", "7751"]).unwrap_or_default();
+        Ok((listed.matches("Connected").count(), nodes(&flows).len()))
+    };
+    let every = lab.cluster.nodes().len();
+    Lab::eventually("the relay knows all nodes", limit, ask, |seen| *seen == (every, every)).map(drop)
 }
 
 fn killed(lab: &Lab, f: &Fixture) -> Result<()> {

@@ -52,7 +52,7 @@ fn pod(name: &str, node: &str, labels: &str, annotations: &str) -> String {
 }
 
 fn delete(lab: &Lab, words: &[&str]) -> Result<()> {
-    let mut all = vec!["delete", "--ignore-not-found", "--wait=true", "--timeout=60s"];
+    let mut all = vec!["delete", "--ignore-not-found", "--wait=true", "--timeout=180s"];
     all.extend(words);
     lab.cluster.kubectl(&all).map(drop)
 }
@@ -60,7 +60,7 @@ fn delete(lab: &Lab, words: &[&str]) -> Result<()> {
 fn wait_ready(lab: &Lab, name: &str) -> Result<Pod> {
     let target = format!("pod/{name}");
     lab.cluster
-        .kubectl(&["-n", "pools", "wait", "--for=condition=Ready", &target, "--timeout=60s"])
+        .kubectl(&["-n", "pools", "wait", "--for=condition=Ready", &target, "--timeout=180s"])
         .with_context(|| lab.diagnosis())?;
     lab.pod("pools", &format!("app={name}"))
 }
@@ -125,7 +125,7 @@ fn told(lab: &Lab, pod: &str, reason: &str) -> Result<String> {
         last = events_of(lab, pod)?;
         Ok(last.contains(reason))
     };
-    Lab::eventually(&format!("an Event {reason} of pod {pod}"), Duration::from_secs(30), ask, |seen| *seen)?;
+    Lab::eventually(&format!("an Event {reason} of pod {pod}"), SOON, ask, |seen| *seen)?;
     Ok(last)
 }
 
@@ -214,7 +214,7 @@ fn exhausted(lab: &Lab, f: &Fixture) -> Result<()> {
         let pods = pods.get("items").and_then(Value::as_array).cloned().unwrap_or_default();
         Ok(pods.into_iter().filter(|p| p.pointer("/status/phase").is_some_and(|s| s == "Running")).count())
     };
-    Lab::eventually("six of seven run", Duration::from_mins(1), ready, |n| *n == 6)?;
+    Lab::eventually("six of seven run", SOON, ready, |n| *n == 6)?;
     let waiting: Vec<&String> =
         names.iter().filter(|n| events_of(lab, n).is_ok_and(|t| t.contains("Exhausted"))).collect();
     ensure!(!waiting.is_empty(), "no pod was told");
@@ -301,6 +301,7 @@ fn lent(lab: &Lab, f: &Fixture) -> Result<()> {
     spec.as_object_mut().context("the spec is an object")?.insert("ipam".into(), serde_json::json!({"mode": "CRD"}));
     let new = serde_json::json!({"apiVersion": "axoneme.io/v1alpha1", "kind": "AxonemeConfig",
         "metadata": {"name": "default"}, "spec": spec});
+    lab.cluster.kubectl(&["annotate", "axonemeconfig", "default", "axoneme.io/allow-deletion=true"])?;
     delete(lab, &["axonemeconfig", "default"])?;
     lab.apply(&new.to_string())?;
     let lend = r#"{"spec":{"ipam":{"pool":{"10.48.0.7":{},"10.48.0.9":{}}}}}"#;

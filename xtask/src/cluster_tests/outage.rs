@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 
 use super::Scenario;
-use super::fixture::{Fixture, PATIENCE};
+use super::fixture::{ANSWER, Fixture, PATIENCE};
 use super::runtime::{self, Container};
 use super::traffic::RATE;
 use crate::lab::{Lab, Pod, Stream};
@@ -13,9 +13,9 @@ use crate::lab::{Lab, Pod, Stream};
 /// How long there is no API server.
 const AWAY: Duration = Duration::from_mins(2);
 /// kubelet and agent without an API server: kubelet backs off when it can't tell anybody.
-const LOCALLY: Duration = Duration::from_mins(1);
+const LOCALLY: Duration = Duration::from_mins(2);
 /// Until nodes, endpoints and watches are what they were.
-const BACK: Duration = Duration::from_secs(90);
+const BACK: Duration = Duration::from_mins(3);
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     let named: &[super::Named] = &[("pods_come_and_go_while_the_api_server_is_stopped_for_minutes", away)];
@@ -79,10 +79,10 @@ struct Scene {
 
 fn prepare(lab: &Lab, f: &Fixture) -> Result<Scene> {
     lab.apply(BEFORE)?;
-    lab.cluster.kubectl(&["-n", "other", "wait", "--for=condition=Ready", "pod", "worker", "--timeout=40s"])?;
+    lab.cluster.kubectl(&["-n", "other", "wait", "--for=condition=Ready", "pod", "worker", "--timeout=180s"])?;
     let known = || Ok(lab.cluster.kubectl(&["-n", "other", "get", "pod", "goes-node1"]).is_ok());
     Lab::eventually("the static pod", LOCALLY, known, |ok| *ok)?;
-    lab.cluster.kubectl(&["-n", "other", "wait", "--for=condition=Ready", "pod", "goes-node1", "--timeout=40s"])?;
+    lab.cluster.kubectl(&["-n", "other", "wait", "--for=condition=Ready", "pod", "goes-node1", "--timeout=180s"])?;
     let worker = lab.pod("other", "app=worker")?;
     let client = Container::of(lab, &f.client[0])?;
     let agents = runtime::product(lab, "axoneme-agent")?;
@@ -109,7 +109,7 @@ fn prepare(lab: &Lab, f: &Fixture) -> Result<Scene> {
 }
 
 fn asks(lab: &Lab, who: &Container, target: &str, wanted: bool) -> Result<()> {
-    let outcome = who.probe(lab, &[target.to_owned()], PATIENCE)?;
+    let outcome = who.probe(lab, &[target.to_owned()], if wanted { ANSWER } else { PATIENCE })?;
     ensure!(outcome.iter().all(crate::lab::Outcome::passed) == wanted, "{target}: {outcome:?}, wanted {wanted}");
     Ok(())
 }
@@ -189,7 +189,7 @@ impl Scene {
         for what in ["pod/worker", "pod/comes-node1"] {
             let there = || Ok(lab.cluster.kubectl(&["-n", "other", "get", what]).is_ok());
             Lab::eventually(what, BACK, there, |ok| *ok)?;
-            lab.cluster.kubectl(&["-n", "other", "wait", "--for=condition=Ready", what, "--timeout=90s"])?;
+            lab.cluster.kubectl(&["-n", "other", "wait", "--for=condition=Ready", what, "--timeout=180s"])?;
         }
         let same = || {
             let told = lab.pod("other", "app=worker")?.addresses;

@@ -130,7 +130,7 @@ pub(super) fn renewed(lab: &Lab, app: &str, old: &[Pod]) -> Result<Duration> {
     let fresh = |all: &Vec<(String, bool)>| {
         all.len() == old.len() && all.iter().all(|(name, ready)| *ready && old.iter().all(|o| o.name != *name))
     };
-    Lab::eventually(&format!("other pods of {app}"), Duration::from_mins(1), ask, fresh)
+    Lab::eventually(&format!("other pods of {app}"), Duration::from_mins(3), ask, fresh)
 }
 
 /// A pod's name, and whether it is Ready.

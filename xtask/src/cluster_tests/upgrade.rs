@@ -92,7 +92,7 @@ pub(super) fn uninstalled(lab: &Lab, before: &BTreeMap<String, Things>, by_hand:
         let all = pods.get("items").and_then(Value::as_array).cloned().unwrap_or_default();
         Ok(all.iter().filter(|p| p.pointer("/spec/hostNetwork").is_none()).count())
     };
-    Lab::eventually("pods are gone", Duration::from_mins(1), gone, |n| *n == 0)?;
+    Lab::eventually("pods are gone", Duration::from_mins(3), gone, |n| *n == 0)?;
     // an agent that still runs is not pulled out from under its node
     let program = image::binary("axoneme-agent").display().to_string();
     for node in lab.cluster.nodes() {
@@ -103,7 +103,7 @@ pub(super) fn uninstalled(lab: &Lab, before: &BTreeMap<String, Things>, by_hand:
     let path = |overlay: &str| settings::repository().join("deploy/overlays").join(overlay).display().to_string();
     lab.cluster.kubectl(&["-n", SYSTEM, "delete", "daemonset/axoneme-agent", "deployment/axoneme-operator"])?;
     let gone = || lab.pods(SYSTEM, "app.kubernetes.io/part-of=axoneme").map(|p| p.len());
-    Lab::eventually("the product's pods are gone", Duration::from_mins(1), gone, |n| *n == 0)?;
+    Lab::eventually("the product's pods are gone", Duration::from_mins(3), gone, |n| *n == 0)?;
     if by_hand {
         lab.cluster.stop_component("apiserver")?;
         for node in lab.cluster.nodes() {
@@ -112,7 +112,7 @@ pub(super) fn uninstalled(lab: &Lab, before: &BTreeMap<String, Things>, by_hand:
     } else {
         lab.cluster.kubectl(&["apply", "-k", &path("uninstall")])?;
         lab.rollout(SYSTEM, "daemonset/axoneme-uninstall")?;
-        lab.cluster.kubectl(&["delete", "-k", &path("uninstall"), "--timeout=60s"])?;
+        lab.cluster.kubectl(&["delete", "-k", &path("uninstall"), "--timeout=180s"])?;
     }
     for (node, was) in before {
         let left = inventory::changes(was, &inventory::of(lab, node)?);

@@ -6,13 +6,13 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use super::Scenario;
-use super::fixture::{Fixture, PATIENCE, SOON};
+use super::fixture::{ANSWER, Fixture, PATIENCE, SOON};
 use super::runtime;
 use super::traffic::under_traffic;
 use crate::lab::{Lab, Outcome, SYSTEM};
 
 /// Until kubelet has made or removed a pod.
-const KUBELET: Duration = Duration::from_secs(40);
+const KUBELET: Duration = Duration::from_mins(2);
 const TAINT: &str = "node.cilium.io/agent-not-ready";
 
 pub(super) fn scenarios() -> Vec<Scenario> {
@@ -37,7 +37,7 @@ fn delete(lab: &Lab, words: &[&str]) -> Result<()> {
 }
 
 fn ready(lab: &Lab, namespace: &str, pod: &str) -> Result<()> {
-    let waited = lab.cluster.kubectl(&["-n", namespace, "wait", "--for=condition=Ready", "pod", pod, "--timeout=40s"]);
+    let waited = lab.cluster.kubectl(&["-n", namespace, "wait", "--for=condition=Ready", "pod", pod, "--timeout=180s"]);
     waited.map(drop).with_context(|| {
         let about = lab.cluster.kubectl(&["-n", namespace, "describe", "pod", pod]).unwrap_or_default();
         crate::command::tail(&about, 8)
@@ -186,7 +186,7 @@ fn named_ports_answer(lab: &Lab, f: &Fixture) -> Result<()> {
         of("low") && of("high") && outcomes.iter().all(Outcome::passed)
     };
     Lab::eventually("both pods answer by the service", SOON, ask, both)?;
-    let unknown = lab.probe(&f.client[0], &["tcp:named.lab.svc.cluster.local:81".to_owned()], PATIENCE)?;
+    let unknown = lab.probe(&f.client[0], &["tcp:named.lab.svc.cluster.local:81".to_owned()], ANSWER)?;
     ensure!(unknown == [Outcome::Refused], "a port name that no pod has: {unknown:?}");
     // the policy means each pod's own number too
     let pods = lab.pods("lab", "app=named")?;
@@ -209,7 +209,7 @@ fn slow_pod(name: &str, node: &str, seconds: u32) -> String {
 fn terminating(lab: &Lab, f: &Fixture) -> Result<()> {
     let service = "apiVersion: v1\nkind: Service\nmetadata: {name: slow, namespace: lab}\nspec: {selector: {app: slow}, ports: \
                    [{port: 80, targetPort: 8080}]}\n";
-    lab.apply(&format!("{}{}{service}", slow_pod("slow-1", "node1", 25), slow_pod("slow-2", "node2", 10)))?;
+    lab.apply(&format!("{}{}{service}", slow_pod("slow-1", "node1", 90), slow_pod("slow-2", "node2", 60)))?;
     let told = terminating_serves(lab, f);
     delete(lab, &["-n", "lab", "pod/slow-1", "pod/slow-2", "service/slow", "--grace-period=0", "--force"])?;
     told
@@ -225,13 +225,13 @@ fn terminating_serves(lab: &Lab, f: &Fixture) -> Result<()> {
     Lab::eventually("both answer", SOON, ask, |o| by(o, "slow-1") > 0 && by(o, "slow-2") > 0)?;
     delete(lab, &["-n", "lab", "pod", "slow-1"])?;
     // it still serves, but while another is ready nothing new goes there
-    Lab::eventually("only the ready one answers", Duration::from_secs(5), ask, |o| by(o, "slow-2") == o.len())?;
+    Lab::eventually("only the ready one answers", Duration::from_secs(20), ask, |o| by(o, "slow-2") == o.len())?;
     delete(lab, &["-n", "lab", "pod", "slow-2"])?;
     let all = |o: &Vec<Outcome>| by(o, "slow-1") + by(o, "slow-2") == o.len();
     let gone = || lab.get(&["-n", "lab", "pod", "slow-2"]).map(|p| p.pointer("/metadata/deletionTimestamp").is_some());
     Lab::eventually("the last one terminates too", SOON, gone, |gone| *gone)?;
     Lab::eventually("terminating ones serve, since no other does", SOON, ask, all)?;
-    let again = ask()?;
+    let again = lab.probe(&f.client[0], &targets, ANSWER)?;
     ensure!(all(&again), "served once, then: {again:?}");
     lab.cluster.kubectl(&["-n", "lab", "delete", "pod", "slow-1", "slow-2", "--grace-period=0", "--force"])?;
     Lab::eventually("refused when none is left", SOON, ask, |o| o.iter().all(|o| *o == Outcome::Refused)).map(drop)
@@ -331,7 +331,8 @@ spec:
       ports: [{containerPort: 8080, hostPort: 18080}]
 ";
 
-fn settings(lab: &Lab, patch: &str) -> Result<()> {
+/// Changes settings while everything runs.
+pub(super) fn settings(lab: &Lab, patch: &str) -> Result<()> {
     lab.cluster.kubectl(&["patch", "axonemeconfig", "default", "--type=merge", "-p", patch])?;
     lab.condition(&["axonemeconfig", "default"], "Valid", "True").map(drop)
 }

@@ -12,15 +12,13 @@ use super::faults;
 use super::machine::Machine;
 use super::manifests::{Member, Shop};
 use super::{ALLOW, BLOCK_WEB, DEFAULT_DENY, SHOP, allowed, table};
-use crate::command::{show, tail};
+use crate::command::tail;
 use crate::lab::target;
 use crate::progress::{say, seconds, step, wait};
 use crate::report::Case;
 use crate::setup::{self, Part};
 use crate::{settings, workspace};
 
-/// Packages and the binaries of them that the story needs.
-const PACKAGES: &[&str] = &["axoneme-node-agent", "axoneme-cni", "axoneme-cli", "axoneme-testkit"];
 /// Packets of the numbered stream, at [`RATE`] a second.
 const PACKETS: u64 = 5_000;
 const RATE: u32 = 1_000;
@@ -69,10 +67,7 @@ fn build() -> Result<PathBuf> {
         return Ok(dir);
     }
     setup::run_quietly(Part::Build)?;
-    let packages = PACKAGES.iter().flat_map(|package| ["--package", package]);
-    step("agent, plugin, command line, workload", || {
-        show(workspace::cargo().args(["build", "--quiet", "--bins"]).args(packages))
-    })?;
+    step("agent, plugin, command line, workload", workspace::build_binaries)?;
     Ok(settings::target().join("debug"))
 }
 

@@ -1,5 +1,7 @@
 //! Pods of the lab, and whether one reaches another.
 
+use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -7,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::Lab;
-use crate::command::output;
+use crate::command::{output, program};
 
 /// A running pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +17,7 @@ pub(crate) struct Pod {
     pub(crate) namespace: String,
     pub(crate) name: String,
     pub(crate) node: String,
+    pub(crate) uid: String,
     /// First the cluster's first family.
     pub(crate) addresses: Vec<String>,
 }
@@ -27,6 +30,7 @@ impl Pod {
             namespace: text("/metadata/namespace")?,
             name: text("/metadata/name")?,
             node: text("/spec/nodeName")?,
+            uid: text("/metadata/uid")?,
             addresses: addresses.iter().filter_map(|a| a.get("ip")?.as_str().map(str::to_owned)).collect(),
         })
     }
@@ -91,21 +95,10 @@ impl Lab {
     /// Probes all targets at once from inside a pod; outcomes in the order of the targets.
     pub(crate) fn probe(&self, from: &Pod, targets: &[String], timeout: Duration) -> Result<Vec<Outcome>> {
         let timeout = timeout.as_millis().to_string();
-        let mut words = vec![
-            "-n",
-            &from.namespace,
-            "exec",
-            &from.name,
-            "--",
-            "axoneme-workload",
-            "probe",
-            "--timeout-ms",
-            &timeout,
-        ];
-        words.extend(targets.iter().map(String::as_str));
-        let mut command = self.cluster.kubectl_command();
+        let mut command = self.inside(from)?;
+        command.args(["axoneme-workload", "probe", "--timeout-ms", &timeout]).args(targets);
         // status 1 just says that not all answered: the lines tell which
-        let done = command.args(&words).output().context("kubectl exec")?;
+        let done = command.output().context("probe")?;
         outcomes(&String::from_utf8_lossy(&done.stdout), targets.len()).with_context(|| {
             format!("probe from {}/{}: {}", from.namespace, from.name, String::from_utf8_lossy(&done.stderr))
         })
@@ -129,9 +122,31 @@ impl Lab {
 
     /// What a command prints in a pod.
     pub(crate) fn exec(&self, pod: &Pod, words: &[&str]) -> Result<String> {
-        let mut command = self.cluster.kubectl_command();
-        output(command.args(["-n", &pod.namespace, "exec", &pod.name, "--"]).args(words))
+        output(self.inside(pod)?.args(words))
     }
+
+    /// A command, given by what is appended, in a pod's namespaces and control groups. It goes there by itself: what
+    /// `kubectl exec` asks of a client, an API server, a kubelet and a runtime costs more than what is run.
+    pub(super) fn inside(&self, pod: &Pod) -> Result<Command> {
+        let process = process_of(&pod.uid)?
+            .with_context(|| format!("{}/{} has no process that runs", pod.namespace, pod.name))?;
+        let mut command = program(self.cluster.xtask());
+        command.args(["__inside", &process.to_string()]);
+        Ok(command)
+    }
+}
+
+/// A process of a pod's containers, as this machine numbers it: not the one that holds the namespaces open, and none
+/// that a runtime has not made a container's yet.
+fn process_of(uid: &str) -> Result<Option<i32>> {
+    let own = |pid: &i32| {
+        let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        let program = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+        let program = program.file_name().unwrap_or_default().to_string_lossy();
+        groups.contains(uid) && program.starts_with("axoneme")
+    };
+    let all = fs::read_dir("/proc")?.flatten().filter_map(|e| e.file_name().to_string_lossy().parse::<i32>().ok());
+    Ok(all.filter(own).min())
 }
 
 /// Reads what the workload's `probe` prints: one line a target.

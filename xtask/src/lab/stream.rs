@@ -31,9 +31,8 @@ impl Lab {
     /// Starts a stream of `packets` at `rate` a second from a pod to `udp:…` or `tcp:…` of an echo server.
     pub(crate) fn stream(&self, from: &Pod, target: &str, packets: u64, rate: u32) -> Result<Stream> {
         let (packets, rate) = (packets.to_string(), rate.to_string());
-        let mut command = self.cluster.kubectl_command();
-        command.args(["-n", &from.namespace, "exec", &from.name, "--", "axoneme-workload", "stream", target]);
-        command.args(["--packets", &packets, "--rate", &rate]);
+        let mut command = self.inside(from)?;
+        command.args(["axoneme-workload", "stream", target, "--packets", &packets, "--rate", &rate]);
         Stream::start(command, format!("{}/{} to {target}", from.namespace, from.name))
     }
 }
@@ -44,9 +43,17 @@ const ENDLESS: &str = "1000000";
 impl Lab {
     /// As [`Lab::stream`], but it lasts until [`Stream::finish`].
     pub(crate) fn stream_until_finished(&self, from: &Pod, target: &str, rate: u32) -> Result<Stream> {
-        let mut command = self.cluster.kubectl_command();
-        command.args(["-n", &from.namespace, "exec", "-i", &from.name, "--", "axoneme-workload", "stream", target]);
-        command.args(["--packets", ENDLESS, "--until-closed", "--rate", &rate.to_string()]);
+        let mut command = self.inside(from)?;
+        command.args([
+            "axoneme-workload",
+            "stream",
+            target,
+            "--packets",
+            ENDLESS,
+            "--until-closed",
+            "--rate",
+            &rate.to_string(),
+        ]);
         Stream::endless(command, format!("{}/{} to {target}", from.namespace, from.name))
     }
 }
@@ -107,8 +114,8 @@ impl Lab {
     /// Probes `target` from a pod again and again until the outcome is `ok` or `timeout`. Returns once the first probe
     /// has been answered, so that what follows is measured against a running watcher.
     pub(crate) fn until(&self, from: &Pod, target: &str, outcome: &str) -> Result<Until> {
-        let mut command = self.cluster.kubectl_command();
-        command.args(["-n", &from.namespace, "exec", &from.name, "--", "axoneme-workload", "until", target, outcome]);
+        let mut command = self.inside(from)?;
+        command.args(["axoneme-workload", "until", target, outcome]);
         Until::start(command, target)
     }
 }

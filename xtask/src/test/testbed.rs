@@ -58,7 +58,7 @@ fn pods(nodes: &[String]) -> String {
 
 fn start_pods(cluster: &Cluster) -> Result<Vec<Vec<IpAddr>>> {
     cluster.kubectl_apply(&pods(&cluster.nodes()))?;
-    cluster.kubectl(&["wait", "--for=condition=Ready", "pods", "--all", "--timeout=60s"])?;
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pods", "--all", "--timeout=180s"])?;
     let pod_ips = |node: &String| {
         let text = cluster.kubectl(&["get", "pod", &format!("on-{node}"), "-o", "jsonpath={.status.podIPs[*].ip}"])?;
         text.split_whitespace().map(|ip| ip.parse().context("a pod's address")).collect()
@@ -120,7 +120,7 @@ fn dns_answers() -> Result<()> {
         Options { name: name("dns"), nodes: 1, cni: Cni::Ref, kube_proxy: true, dns: true, ..Options::default() };
     with_cluster(&options, |cluster| {
         start_pods(cluster)?;
-        cluster.kubectl(&["-n", "kube-system", "rollout", "status", "deployment/coredns", "--timeout=60s"])?;
+        cluster.kubectl(&["-n", "kube-system", "rollout", "status", "deployment/coredns", "--timeout=180s"])?;
         let ask = ["exec", "on-node1", "--", "dig", "+short", "+time=2", "kubernetes.default.svc.cluster.local"];
         // kube-proxy programs the service a moment after its endpoint is ready.
         let said = wait("an answer from DNS", Duration::from_secs(30), Duration::from_millis(200), || {

@@ -70,7 +70,7 @@ impl Guest {
     pub(crate) fn run_lines(&self, command: &[String], each: &mut dyn FnMut(&str)) -> Result<()> {
         let dir = settings::target().join("vm");
         fs::create_dir_all(&dir)?;
-        let initrd = dir.join(format!("initrd-{}", std::process::id()));
+        let initrd = dir.join(format!("initrd-{}-{}", self.kernel.release(), std::process::id()));
         let done = self.write_initrd(command, &initrd).and_then(|()| self.boot(&initrd, each));
         drop(fs::remove_file(&initrd));
         done

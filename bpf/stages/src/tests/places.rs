@@ -260,7 +260,7 @@ mod inner {
         // Now it is on another node.
         t.endpoints.borrow_mut().remove(1);
         let bits = if F::NUMBER == 4 { 32 } else { 128 };
-        t.ipcache.borrow_mut().push((F::address(B), bits, IpInfo { identity: 102, peer: 102, node: 7, flags: 0 }));
+        t.ipcache.borrow_mut().push((F::address(B), bits, IpInfo::settled(Side::new(102, 102), 7, 0)));
         h.epoch.set(h.epoch.get() + 1);
         for _ in 0..2 {
             assert_eq!(from_pod::<F>(&h, LINK_A, &p), Verdict::tunnel(OVERLAY, 7, 101));

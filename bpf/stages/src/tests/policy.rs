@@ -25,7 +25,7 @@ mod inner {
         let h = world(true);
         let t: &crate::host::Tables<F> = h.tables();
         let bits = if F::NUMBER == 4 { 32 } else { 128 };
-        let info = IpInfo { identity, peer: identity, node: 7, flags: 0 };
+        let info = IpInfo::settled(Side::new(identity, identity), 7, 0);
         t.ipcache.borrow_mut().retain(|(address, ..)| *address != F::address(REMOTE));
         t.ipcache.borrow_mut().push((F::address(REMOTE), bits, info));
         default(&h, 2, Direction::Ingress, false);

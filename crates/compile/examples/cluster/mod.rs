@@ -101,7 +101,7 @@ pub fn pod(i: u32) -> Event {
         addresses: BTreeSet::from([address(i)]),
         named_ports: BTreeMap::from([("http".into(), BTreeSet::from([(Protocol::TCP, 8080)]))]),
     };
-    Event::Pod(key, Some(pod))
+    Event::Pod(key, Some(pod.into()))
 }
 
 /// What of the mix a policy is.
@@ -159,6 +159,7 @@ pub fn policy(i: u32, namespaces: u32, version: u32) -> Policy {
         object: ObjectRef::new(Kind::CiliumNetworkPolicy, &own_name, &format!("policy-{i}")),
         generation: i64::from(version) + 1,
         tier: Tier::Normal,
+        audit: false,
         rules: vec![Rule {
             subject: Subject::Endpoints(Selector::new(subject)),
             isolates_ingress: ingress,

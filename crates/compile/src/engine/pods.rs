@@ -1,7 +1,7 @@
 //! Pods: their label sets, identities, ports and addresses.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     net::IpAddr,
     sync::Arc,
 };
@@ -21,6 +21,8 @@ pub(super) struct PodState {
     pub(super) set: SetId,
     /// What it has: none while it is not bound or there was never a number for it.
     pub(super) identity: Option<(Identity, Labels)>,
+    /// That is not what its labels ask for.
+    pub(super) moves: bool,
     /// Named ports that rules of others read.
     pub(super) ports: Features,
     /// Addresses that it claims: none while it is not bound.
@@ -37,6 +39,8 @@ pub(super) struct Pods {
     by_set: HashMap<SetId, Few<PodKey>>,
     by_node: HashMap<Arc<str>, Few<PodKey>>,
     by_port: HashMap<Arc<str>, Few<PodKey>>,
+    /// How many pods of a set have the identity of another.
+    movers: HashMap<SetId, usize>,
     /// How many pods have an identity.
     identities: HashMap<Identity, usize>,
     /// The table of each endpoint and the node that needs it.
@@ -105,11 +109,10 @@ impl Pods {
                 toggle(&mut self.by_node, &state.node, key, present);
             }
             if let Some((identity, _)) = &state.identity {
-                let count = self.identities.entry(*identity).or_default();
-                *count = if present { *count + 1 } else { count.saturating_sub(1) };
-                if *count == 0 {
-                    self.identities.remove(identity);
-                }
+                count(&mut self.identities, *identity, present);
+            }
+            if state.moves {
+                count(&mut self.movers, state.set, present);
             }
         }
         old
@@ -117,6 +120,11 @@ impl Pods {
 
     pub(super) fn has_identity(&self, identity: Identity) -> bool {
         self.identities.contains_key(&identity)
+    }
+
+    /// Whether a pod of the set has the identity of another.
+    pub(super) fn moves_to(&self, set: SetId) -> bool {
+        self.movers.contains_key(&set)
     }
 
     pub(super) fn of_set(&self, set: SetId) -> impl Iterator<Item = &PodKey> {
@@ -148,15 +156,17 @@ impl Pods {
     }
 
     /// Pods whose identity is not the one that their labels ask for.
-    pub(super) fn held(&self, sets: &Sets) -> Held {
-        let mut held = BTreeMap::new();
-        for (key, state) in &self.states {
-            let own = sets.labels(state.set);
-            if let Some((identity, labels)) = state.identity.as_ref().filter(|(_, labels)| Some(labels) != own) {
-                held.insert(key.clone(), (*identity, labels.clone()));
-            }
-        }
-        held
+    pub(super) fn held(&self) -> Held {
+        let moving = self.states.iter().filter(|(_, s)| s.moves);
+        moving.filter_map(|(key, s)| Some((key.clone(), s.identity.clone()?))).collect()
+    }
+}
+
+fn count<K: std::hash::Hash + Eq + Copy>(counts: &mut HashMap<K, usize>, key: K, more: bool) {
+    let count = counts.entry(key).or_default();
+    *count = if more { *count + 1 } else { count.saturating_sub(1) };
+    if *count == 0 {
+        counts.remove(&key);
     }
 }
 

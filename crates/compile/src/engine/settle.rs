@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use axoneme_model::{Cidr, Identity, PeerClass, cidr, rows::TableId, world::Enforcement};
+use axoneme_model::{Cidr, Identity, PeerClass, audit::is_audited, cidr, rows::TableId, world::Enforcement};
 
 use super::{
     Compiler,
@@ -41,6 +41,7 @@ macro_rules! context {
         }
     };
 }
+pub(super) use context;
 
 impl Compiler {
     /// Brings everything up to date. True if an id went from one table to another: everything has to be compiled anew.
@@ -79,6 +80,9 @@ impl Compiler {
             self.dirty.tables.extend(self.tables.by_id.keys().map(|id| (*id, [Scope::All, Scope::All])));
         }
         let mut changed = vec![];
+        if turnover.rules.values().flat_map(|(old, new)| [old, new]).flatten().any(|r| r.nodes.is_some()) {
+            self.dirty.guards.extend(self.world.nodes.keys().cloned());
+        }
         for (key, (old, new)) in turnover.rules {
             if let (Some(old), Some(new)) = (&old, &new) {
                 let directions = self.mark_old(&key, old, new);
@@ -107,13 +111,15 @@ impl Compiler {
     /// Marks what a rule that changes matched so far and says which directions changed. Runs before anything else is
     /// brought up to date.
     fn mark_old(&mut self, key: &RuleKey, old: &RuleSpec, new: &RuleSpec) -> [bool; 2] {
-        let changed = DIRECTIONS.map(|d| old.entries(d) != new.entries(d) || old.isolates(d) != new.isolates(d));
+        let mode = old.audit != new.audit;
+        let changed =
+            DIRECTIONS.map(|d| mode || old.entries(d) != new.entries(d) || old.isolates(d) != new.isolates(d));
         let Some(tables) = self.tables.by_rule.get(key) else { return changed };
         let mut scopes = <[Scope; 2]>::default();
         for ((d, scope), changed) in DIRECTIONS.into_iter().zip(&mut scopes).zip(changed) {
             // what is below the entries of every class changes with such a rule
             let broad = |r: &RuleSpec| r.entries(d).iter().any(|e| e.peers.is_broad());
-            if changed && (broad(old) || broad(new)) {
+            if changed && (mode || broad(old) || broad(new)) {
                 *scope = Scope::All;
             } else if changed {
                 scope.add(old.entries(d).iter().flat_map(|e| candidates(e, &self.classes, &self.sets)));
@@ -168,7 +174,7 @@ impl Compiler {
 
     /// What a pod is now. Enters its label set.
     fn pod_state(&mut self, key: &PodKey) -> Option<PodState> {
-        let pod = self.world.pods.get(key)?;
+        let pod = self.said.get(key)?;
         let security = pod.security_labels(self.world.namespaces.get(&pod.namespace), &self.world.config.cluster_name);
         let names = &self.book.names;
         let labels = identity_labels(&security, |name| names.contains(name));
@@ -188,11 +194,15 @@ impl Compiler {
         let addresses = pod.addresses.iter().filter(|_| bound).copied().collect();
         let port_names = pod.named_ports.keys().cloned().collect();
         let (uid, node) = (pod.uid.clone(), pod.node.clone());
+        let moves = identity.as_ref().is_some_and(|(_, of)| *of != labels);
         let (set, new) = self.sets.enter(labels.clone());
         if new {
             self.rows.wanted.set(labels, Some(()));
         }
-        Some(PodState { uid, node, security, set, identity, ports, addresses, port_names })
+        // replicas have the same labels: two are looked at, since others may have any number of different ones
+        let mut alike = self.pods.of_set(set).filter_map(|k| self.pods.get(k)).take(2).map(|s| &s.security);
+        let security = alike.find(|s| **s == security).cloned().unwrap_or(security);
+        Some(PodState { uid, node, security, set, identity, moves, ports, addresses, port_names })
     }
 
     /// Marks what depends on a pod.
@@ -311,7 +321,7 @@ impl Compiler {
                 Some(row::node_ip(prefix, self.world.nodes.get(name)?, class(remote)?, class(host)?))
             }
             (Owner::Pod(key), [base]) => {
-                let pod = self.world.pods.get(key)?;
+                let pod = self.said.get(key)?;
                 Some(row::pod_ip(prefix, pod, self.world.nodes.get(&pod.node), base.identity(), class(base)?))
             }
             (Owner::Outside, [base]) => Some(row::world_ip(prefix, base.identity(), class(base)?)),
@@ -331,14 +341,18 @@ impl Compiler {
             let table = self.table_key(&key, &mut rules);
             keys.push((key, table));
         }
+        let guards = self.guard_keys();
         // first all ids, then the tables: an id that moves while no table has it yet does no harm
         let mut moved = false;
-        for key in keys.iter().filter_map(|(_, k)| k.as_ref()) {
+        for key in keys.iter().filter_map(|(_, k)| k.as_ref()).chain(guards.iter().filter_map(|(_, k)| k.as_ref())) {
             moved |= self.tables.reserve(key);
         }
         if !moved {
             for (key, table) in keys {
                 self.put_endpoint(&key, table);
+            }
+            for (node, table) in guards {
+                self.put_guard(&node, table);
             }
         }
         !moved
@@ -347,9 +361,12 @@ impl Compiler {
     fn table_key(&self, key: &PodKey, known: &mut HashMap<SetId, Applying>) -> Option<Arc<TableKey>> {
         let state = self.pods.get(key).filter(|s| s.identity.is_some())?;
         let applying = known.entry(state.set).or_insert_with(|| self.applying(state.set));
-        let bound = self.world.pods.get(key)?.named_ports.iter().filter(|(name, _)| applying.ports.contains(*name));
+        let pod = self.said.get(key)?;
+        let bound = pod.named_ports.iter().filter(|(name, _)| applying.ports.contains(*name));
         let named_ports: NamedPorts = bound.map(|(name, ports)| (name.clone(), ports.clone())).collect();
-        Some(Arc::new(TableKey { rules: applying.rules.clone(), named_ports }))
+        let enforced = self.world.config.enforcement != Enforcement::Never;
+        let audit = enforced && is_audited(&self.world.config, self.world.namespaces.get(&pod.namespace), pod);
+        Some(Arc::new(TableKey { rules: applying.rules.clone(), named_ports, audit, nodes: false }))
     }
 
     /// The rules that apply to pods of a label set.
@@ -379,7 +396,7 @@ impl Compiler {
             self.dirty.released.push(id);
         }
         let Some(state) = self.pods.get(key) else { return };
-        let row = self.world.pods.get(key).zip(state.identity.as_ref()).zip(now).map(|((pod, (identity, _)), id)| {
+        let row = self.said.get(key).zip(state.identity.as_ref()).zip(now).map(|((pod, (identity, _)), id)| {
             let namespace = self.world.namespaces.get(&pod.namespace);
             row::endpoint(pod, namespace, state.security.clone(), *identity, self.peer_of(key, state, *identity), id)
         });
@@ -396,7 +413,7 @@ impl Compiler {
         first.and_then(|p| base?.class_of(p)).unwrap_or_else(|| identity.into())
     }
 
-    fn count_need(&mut self, node: Arc<str>, table: TableId, more: bool) {
+    pub(super) fn count_need(&mut self, node: Arc<str>, table: TableId, more: bool) {
         let key = (node, table);
         let count = self.rows.needs.get(&key).copied().unwrap_or(0);
         let count = if more { count + 1 } else { count.saturating_sub(1) };

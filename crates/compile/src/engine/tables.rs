@@ -1,5 +1,7 @@
 //! Policy tables, kept as one list of entries per peer.
 
+mod candidates;
+pub(super) mod closed;
 pub(super) mod size;
 
 use std::{
@@ -9,7 +11,6 @@ use std::{
 
 use axoneme_model::{
     Direction, ObjectRef, PeerClass, Protocol,
-    policy::CidrScope,
     rows::{DirectionDefault, PolicyEntry, PolicyKey, RuleId, TableId, TableRow},
 };
 
@@ -19,16 +20,19 @@ use super::{
 };
 use crate::{
     changes::{TableChange, TablePatch},
-    feature::{Feature, Features, Property},
+    feature::{Features, Property},
     ids::Ids,
     number::ByClass,
     peer::{Base, PeerKind},
     ports::{Colour, Slot},
     resolve::{Class, Levels, OWN_HOST, Side, matches},
     rules::{RuleIds, RuleKey},
-    spec::{Entry, RuleSpec, covers, names_reserved},
+    spec::{Entry, RuleSpec},
     table::{self, TableKey},
 };
+
+pub(super) use candidates::candidates;
+use closed::{Closed, told};
 
 pub(super) const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
@@ -56,6 +60,8 @@ pub(super) struct TableState {
     defaults: [DirectionDefault; 2],
     /// Ingress, egress.
     lists: [Lists; 2],
+    /// What is told of it instead, where no map holds it.
+    closed: Closed,
     /// Endpoints that use it.
     pub(super) users: usize,
 }
@@ -68,6 +74,7 @@ struct Before {
     policies: Option<BTreeMap<ObjectRef, i64>>,
     defaults: Option<[DirectionDefault; 2]>,
     lists: [ByClass<Option<List>>; 2],
+    closed: Option<Closed>,
     /// It was removed: its last state, on top of which the rest of this goes.
     gone: Option<Box<TableState>>,
 }
@@ -124,6 +131,8 @@ pub(super) struct Tables {
     before: BTreeMap<TableId, Before>,
     /// Tables that were made from everything as it is now.
     made: BTreeSet<TableId>,
+    /// Tables of which a direction is closed.
+    closed: BTreeSet<TableId>,
 }
 
 impl Tables {
@@ -134,6 +143,7 @@ impl Tables {
             by_rule: HashMap::new(),
             before: BTreeMap::new(),
             made: BTreeSet::new(),
+            closed: BTreeSet::new(),
         }
     }
 
@@ -168,13 +178,14 @@ impl Tables {
         for rule in &key.rules {
             self.by_rule.entry(rule.clone()).or_default().insert(id);
         }
-        let none = DirectionDefault { allow: true, rule: RuleId(0) };
+        let none = DirectionDefault { allow: true, audit: false, rule: RuleId(0) };
         let table = TableState {
             key,
             rules: vec![],
             policies: BTreeMap::new(),
             defaults: [none; 2],
             lists: <[Lists; 2]>::default(),
+            closed: Closed::default(),
             users: 0,
         };
         let before = self.before.entry(id).or_insert_with(|| Before { absent: true, ..Before::default() });
@@ -219,7 +230,8 @@ impl Tables {
             let old = std::mem::replace(&mut table.policies, policies);
             before.policies.get_or_insert(old);
         }
-        let defaults = DIRECTIONS.map(|d| table::default(context.config, context.rule_ids, &rules, d));
+        let key = table.key.clone();
+        let defaults = DIRECTIONS.map(|d| table::default(context.config, context.rule_ids, &rules, &key, d));
         let told = std::mem::replace(&mut table.defaults, defaults);
         if defaults != told {
             before.defaults.get_or_insert(told);
@@ -245,22 +257,33 @@ impl Tables {
 
     pub(super) fn row(&self, id: TableId) -> Option<TableRow> {
         let table = self.by_id.get(&id)?;
-        let [ingress_default, egress_default] = table.defaults;
+        let [ingress_default, egress_default] = table.closed.defaults(table.defaults);
         let mut entries = BTreeMap::new();
-        for (direction, lists) in DIRECTIONS.into_iter().zip(&table.lists) {
+        for ((direction, lists), shutter) in DIRECTIONS.into_iter().zip(&table.lists).zip(table.closed.0) {
             for (peer, list) in &lists.by_peer {
-                entries.extend(list.iter().map(|e| keyed(direction, *peer, e)));
+                entries.extend(list.iter().filter(|e| told(shutter, e)).map(|e| keyed(direction, *peer, e)));
             }
         }
         Some(TableRow { id, ingress_default, egress_default, entries, policies: table.policies.clone() })
     }
 
+    /// Whether a table of nodes changed since the last change set was taken.
+    pub(super) fn touched_nodes(&self) -> bool {
+        self.before.keys().filter_map(|id| self.by_id.get(id)).any(|t| t.key.nodes)
+    }
+
+    /// How many entries a table has, if it is there.
+    pub(super) fn entries(&self, id: TableId) -> Option<usize> {
+        Some(self.by_id.get(&id)?.lists.iter().map(|l| l.entries).sum())
+    }
+
     /// The rules that a table names.
     pub(super) fn named(&self, id: TableId) -> BTreeSet<RuleId> {
         let Some(table) = self.by_id.get(&id) else { return BTreeSet::new() };
-        let lists = table.lists.iter().flat_map(|l| l.by_peer.values());
-        let entries = lists.flat_map(|l| l.iter().map(|e| e.3.rule));
-        entries.chain(table.defaults.iter().map(|d| d.rule)).collect()
+        let lists = table.lists.iter().zip(table.closed.0);
+        let lists = lists.flat_map(|(lists, shutter)| lists.by_peer.values().map(move |list| (list, shutter)));
+        let entries = lists.flat_map(|(l, shutter)| l.iter().filter(move |e| told(shutter, e)).map(|e| e.3.rule));
+        entries.chain(table.closed.defaults(table.defaults).iter().map(|d| d.rule)).collect()
     }
 
     /// Takes the place of another compiler's tables: what changed is what differs from what those last told.
@@ -319,6 +342,7 @@ impl Before {
     fn keep(&mut self, table: &TableState) {
         self.policies.get_or_insert_with(|| table.policies.clone());
         self.defaults.get_or_insert(table.defaults);
+        self.closed.get_or_insert(table.closed);
         for (mine, lists) in self.lists.iter_mut().zip(&table.lists) {
             for (class, list) in &lists.by_peer {
                 mine.entry(*class).or_insert_with(|| Some(list.clone()));
@@ -327,8 +351,9 @@ impl Before {
     }
 
     fn patch(self, id: TableId, table: &TableState) -> TablePatch {
-        let [ingress, egress] = self.defaults.unwrap_or(table.defaults);
-        let [ingress_now, egress_now] = table.defaults;
+        let (was, is) = (self.closed.unwrap_or(table.closed), table.closed);
+        let [ingress, egress] = was.defaults(self.defaults.unwrap_or(table.defaults));
+        let [ingress_now, egress_now] = is.defaults(table.defaults);
         let mut patch = TablePatch {
             id,
             ingress_default: (ingress != ingress_now).then_some(ingress_now),
@@ -336,13 +361,24 @@ impl Before {
             policies: self.policies.filter(|p| *p != table.policies).map(|_| table.policies.clone()),
             ..TablePatch::default()
         };
-        for ((direction, before), now) in DIRECTIONS.into_iter().zip(self.lists).zip(&table.lists) {
+        let shutters = was.0.into_iter().zip(is.0);
+        for (((direction, mut before), now), (was, is)) in
+            DIRECTIONS.into_iter().zip(self.lists).zip(&table.lists).zip(shutters)
+        {
+            if was != is {
+                // what did not change under the shutter is told of, too
+                for (peer, list) in &now.by_peer {
+                    before.entry(*peer).or_insert_with(|| Some(list.clone()));
+                }
+            }
             for (peer, before) in before {
                 let (before, now) = (before.as_deref().unwrap_or_default(), now.by_peer.get(&peer));
                 let now = now.map(|l| &**l).unwrap_or_default();
-                let gone = before.iter().filter(|b| find(now, b).is_none());
+                let had = |of: &Item| find(before, of).filter(|e| told(was, e));
+                let has = |of: &Item| find(now, of).filter(|e| told(is, e));
+                let gone = before.iter().filter(|b| told(was, b) && has(b).is_none());
                 patch.removals.extend(gone.map(|b| keyed(direction, peer, b).0));
-                let new = now.iter().filter(|n| find(before, n) != Some(*n));
+                let new = now.iter().filter(|n| told(is, n) && had(n) != Some(*n));
                 patch.upserts.extend(new.map(|n| keyed(direction, peer, n)));
             }
         }
@@ -516,54 +552,4 @@ fn put(lists: &mut Lists, journal: Journal<'_>, id: PeerClass, now: Option<List>
 
 fn port_features(features: &Features) -> Features {
     features.iter().filter(|f| matches!(***f, Property::Port { .. })).cloned().collect()
-}
-
-/// The classes that an entry means otherwise than by meaning all of their kind, and those that it does not mean though it
-/// means their kind: found by what it names instead of by asking all of them. For an entry that means whoever: those
-/// whose ports matter to it. There may be some among them that it does not set apart. Sorted, each once.
-pub(super) fn candidates(entry: &Entry, classes: &Classes, sets: &Sets) -> Vec<PeerClass> {
-    let peers = &entry.peers;
-    let broad = peers.is_broad();
-    let mut found = vec![];
-    if broad && entry.ports.has_names() {
-        found.extend(&classes.with_ports);
-    }
-    if peers.any {
-        return found;
-    }
-    found.extend(peers.selectors.iter().flat_map(|s| sets.matched(s)).flat_map(|set| classes.of_set(set)));
-    let covered = |f: &Feature, kinds: [PeerKind; 2]| kinds.into_iter().any(|k| covers(f, k));
-    for feature in &peers.features {
-        let outside_only = matches!(&**feature, Property::Cidr(b) if b.scope != CidrScope::Anyone);
-        let pods = outside_only || covered(feature, [PeerKind::PodsV4, PeerKind::PodsV6]);
-        // nodes aside, which are asked one by one, whoever has the feature is of a kind that is meant
-        if !(pods && covered(feature, [PeerKind::WorldV4, PeerKind::WorldV6])) {
-            found.extend(classes.of_feature(feature));
-        }
-    }
-    for kind in PeerKind::ALL.into_iter().filter(|k| peers.excepts(*k)) {
-        if kind.is_pods() {
-            found.extend(&classes.waiting);
-        } else {
-            found.extend(classes.reserved.iter().filter(|(b, _)| b.is_world()).flat_map(|(_, ids)| ids));
-        }
-    }
-    let by_labels = peers.selectors.iter().any(names_reserved);
-    for (base, ids) in classes.reserved.iter().filter(|(b, _)| by_labels || !b.is_world()) {
-        let matching =
-            |id: &&PeerClass| classes.by_id.get(id).is_some_and(|c| peers.matches_reserved(*base, &c.features));
-        found.extend(ids.iter().filter(matching));
-    }
-    // while identities move a class may have several label sets, of which the entry means some
-    found.retain(|id| match classes.by_id.get(id) {
-        Some(class) if class.sets.len() > 1 && !broad => {
-            let labels = class.sets.iter().filter_map(|s| sets.labels(*s)).collect();
-            let (base, families) = (class.base, class.families);
-            matches(entry, &Class { id: *id, base, families, labels, features: &class.features })
-        }
-        class => class.is_some(),
-    });
-    found.sort_unstable();
-    found.dedup();
-    found
 }

@@ -60,7 +60,9 @@ pub fn differs(world: &World, nodes: &Nodes, t: &Traffic) -> Option<String> {
     sides.into_iter().find_map(|(name, own, found, expected)| {
         let wrong = match (&found, &expected) {
             (None, None) => false,
-            (Some(f), Some(e)) => f.allow != e.allow || !explained(e, nodes.rule(own, f.rule)),
+            (Some(f), Some(e)) => {
+                f.allow != e.allow || f.audit != e.audit.is_some() || !explained(e, nodes.rule(own, f.rule))
+            }
             _ => true,
         };
         wrong.then(|| {
@@ -70,10 +72,11 @@ pub fn differs(world: &World, nodes: &Nodes, t: &Traffic) -> Option<String> {
     })
 }
 
-/// The entry names a rule that the oracle accepts, or none where none decided.
+/// The entry names a rule that the oracle accepts, or none where none decided: of what would be denied, one that would.
 fn explained(side: &Side, rule: Option<&RuleRef>) -> bool {
+    let accepted = side.audit.as_ref().map_or(&side.rules, |would| &would.rules);
     match rule {
-        Some(rule) => side.rules.contains(rule),
-        None => side.rules.is_empty(),
+        Some(rule) => accepted.contains(rule),
+        None => accepted.is_empty(),
     }
 }

@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 #![allow(clippy::disallowed_methods, reason = "how many cases to try is asked for by the environment")]
 
+pub mod host;
 pub mod judge;
 pub mod random;
 pub mod rig;

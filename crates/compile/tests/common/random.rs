@@ -9,7 +9,7 @@ use std::{
 use axoneme_compile::{Assignments, Compiled};
 use axoneme_model::{
     Action, Cidr, DirectedRule, Identity, Kind, LabelKey, Labels, ObjectRef, Operator, Peer, Peers, Policy, PortMatch,
-    Ports, Protocol, Requirement, Rule, Selector, Source, Subject, Tier, Traffic, World,
+    Ports, Protocol, Requirement, Rule, Selector, Source, Subject, Tier, Traffic, World, audit,
     labels::names,
     policy::{CidrScope, Entity, ServiceSelector},
     world::{
@@ -134,6 +134,8 @@ pub fn config(rng: &mut Rng) -> ClusterConfig {
         },
         always_allow_own_host: rng.percent(70),
         dual_stack_world: rng.percent(40),
+        audit: rng.percent(8),
+        host: axoneme_model::safe::HostSettings::default(),
     }
 }
 
@@ -148,7 +150,16 @@ pub fn namespace(rng: &mut Rng) -> Namespace {
             labels.insert(key.into(), (*rng.pick(&values)).into());
         }
     }
-    Namespace { labels, annotations: PlainLabels::new() }
+    Namespace { labels, annotations: mode(rng, 25) }
+}
+
+/// Whether policy is to be told instead of enforced, where the object says anything about it.
+fn mode(rng: &mut Rng, percent: u64) -> PlainLabels {
+    if rng.percent(percent) {
+        plain(&[(audit::MODE, *rng.pick(&["Audit", "Enforce", "PerPod", "audit"]))])
+    } else {
+        PlainLabels::new()
+    }
 }
 
 pub fn node(rng: &mut Rng, name: &str, i: u8) -> Node {
@@ -193,7 +204,7 @@ pub fn pod(rng: &mut Rng, i: u8) -> Pod {
         name: format!("p{i}").into(),
         uid: format!("uid-{namespace}-{i}").into(),
         labels,
-        annotations: PlainLabels::new(),
+        annotations: mode(rng, 25),
         service_account: (*rng.pick(&["default", "robot"])).into(),
         node: if bound { format!("n{n}").into() } else { "".into() },
         addresses: if bound { addresses } else { BTreeSet::new() },
@@ -262,6 +273,7 @@ pub fn policy(rng: &mut Rng, i: u64) -> Policy {
         object: ObjectRef::new(kind, namespace, &format!("policy-{i}")),
         generation: i64::from(rng.below(3) as u32) + 1,
         tier,
+        audit: rng.percent(25),
         rules,
     }
 }

@@ -3,10 +3,15 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Debug,
+    sync::Arc,
 };
 
-use axoneme_compile::{Assignments, ChangeSet, Compiler, Event, Excess, Fit, compile};
-use axoneme_model::{Identity, ObjectRef, Tier, World, rows::RowSet};
+use axoneme_compile::{Assignments, ChangeSet, Compiler, Event, Fit, Misfits, compile};
+use axoneme_model::{
+    Direction, Identity, RuleRef, Tier, World,
+    rows::{GuardRow, RowSet, RuleId, TableId, TableRow},
+    verdict::{own_host_rule, too_large_rule},
+};
 
 use super::random::{self, NODES, Rng};
 
@@ -24,13 +29,23 @@ pub struct Rig {
     pub compiler: Compiler,
     assignments: Assignments,
     nodes: BTreeMap<&'static str, RowSet>,
+    /// What nodes were told of what guards them.
+    guards: BTreeMap<Arc<str>, GuardRow>,
     pub next: u32,
+    limit: usize,
 }
 
 impl Rig {
     pub fn new(world: &World) -> Self {
         let compiler = Compiler::new(world.config.clone());
-        let mut rig = Self { compiler, assignments: Assignments::new(), nodes: BTreeMap::new(), next: 256 };
+        let mut rig = Self {
+            compiler,
+            assignments: Assignments::new(),
+            nodes: BTreeMap::new(),
+            guards: BTreeMap::new(),
+            next: 256,
+            limit: usize::MAX,
+        };
         let rows = |n: &'static str| (n, RowSet::default());
         rig.nodes = NODES.into_iter().map(rows).collect();
         rig
@@ -43,8 +58,9 @@ impl Rig {
         changes
     }
 
-    pub fn apply_within(&mut self, events: Vec<Event>, fit: &Fit<'_>) -> (ChangeSet, BTreeMap<ObjectRef, Excess>) {
+    pub fn apply_within(&mut self, events: Vec<Event>, fit: &Fit<'_>) -> (ChangeSet, Misfits) {
         self.learn(&events);
+        self.limit = fit.limit;
         let (changes, held) = self.compiler.apply_within(events, fit);
         self.follow(&changes);
         (changes, held)
@@ -60,6 +76,12 @@ impl Rig {
     }
 
     fn follow(&mut self, changes: &ChangeSet) {
+        for (node, change) in &changes.guards {
+            match &change.after {
+                Some(row) => drop(self.guards.insert(node.clone(), row.clone())),
+                None => drop(self.guards.remove(node)),
+            }
+        }
         for (node, rows) in &mut self.nodes {
             self.compiler.changes_for(changes, node).apply(rows);
         }
@@ -79,8 +101,16 @@ impl Rig {
     }
 
     pub fn check(&self, what: &str) {
-        let expected = compile(self.compiler.world(), &self.assignments, &self.compiler.held());
+        let mut expected = compile(&self.compiler.world(), &self.assignments, &self.compiler.held());
+        // a node whose table does not fit is left alone; the table itself stays as it is
+        let guarding = expected.guards.values().map(|g| g.table).collect();
+        close(&mut expected.rows, self.limit, &guarding);
+        let fits = |id| expected.rows.tables.get(id).is_some_and(|t| t.entries.len() <= self.limit);
+        let wanted: BTreeMap<_, _> = expected.guards.iter().filter(|(_, g)| fits(&g.table)).collect();
         let found = self.compiler.compiled();
+        assert_eq!(found.guards.iter().collect::<BTreeMap<_, _>>(), wanted, "{what}: guards");
+        assert!(wanted.iter().all(|(node, g)| self.compiler.guard(node) == Some(*g)), "{what}");
+        assert!(self.guards.iter().collect::<BTreeMap<_, _>>() == wanted, "{what}: guards that were told");
         same(&found.rows, &expected.rows, what);
         assert_eq!(found.wanted, expected.wanted, "{what}: wanted");
         for (node, rows) in &self.nodes {
@@ -92,6 +122,38 @@ impl Rig {
             same(&followed, &snapshot, &format!("{what}: {node}"));
         }
     }
+}
+
+/// Tables that are too large, as nodes are told of them: of the direction that has more entries, or of both, only that the
+/// pods' own node reaches them.
+pub fn close(rows: &mut RowSet, limit: usize, guarding: &BTreeSet<TableId>) {
+    let id = |rule: RuleRef| rows.rules.values().find(|r| r.rule == rule).map(|r| r.id);
+    let (Some(own), Some(reason)) = (id(own_host_rule()), id(too_large_rule())) else { return };
+    let too_large = |t: &&mut TableRow| t.entries.len() > limit && !guarding.contains(&t.id);
+    for table in rows.tables.values_mut().filter(too_large) {
+        let size = |t: &TableRow, d: Direction| t.entries.keys().filter(|k| k.direction == d).count();
+        let more_ingress = size(table, Direction::Ingress) > size(table, Direction::Egress);
+        let (first, other) = if more_ingress {
+            (Direction::Ingress, Direction::Egress)
+        } else {
+            (Direction::Egress, Direction::Ingress)
+        };
+        close_direction(table, first, own, reason);
+        if table.entries.len() > limit {
+            close_direction(table, other, own, reason);
+        }
+    }
+}
+
+fn close_direction(table: &mut TableRow, direction: Direction, own: RuleId, reason: RuleId) {
+    let denies = table.entries.iter().any(|(k, e)| k.direction == direction && !e.allow);
+    table.entries.retain(|k, e| k.direction != direction || e.rule == own);
+    let default = match direction {
+        Direction::Ingress => &mut table.ingress_default,
+        Direction::Egress => &mut table.egress_default,
+    };
+    let audit = default.allow && !denies;
+    (default.allow, default.audit, default.rule) = (audit, audit, reason);
 }
 
 pub fn same(found: &RowSet, expected: &RowSet, what: &str) {
@@ -198,8 +260,8 @@ fn pod_mutation(world: &World, rng: &mut Rng) -> Event {
                 1 => near.addresses = pod.addresses,
                 _ => near.named_ports = pod.named_ports,
             }
-            Event::Pod((near.namespace.clone(), near.name.clone()), Some(near))
+            Event::Pod((near.namespace.clone(), near.name.clone()), Some(near.into()))
         }
-        _ => Event::Pod((pod.namespace.clone(), pod.name.clone()), rng.percent(75).then_some(pod)),
+        _ => Event::Pod((pod.namespace.clone(), pod.name.clone()), rng.percent(75).then(|| pod.into())),
     }
 }

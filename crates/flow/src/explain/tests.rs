@@ -8,8 +8,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-const OPEN: DirectionDefault = DirectionDefault { allow: true, rule: RuleId(0) };
-const ISOLATED: DirectionDefault = DirectionDefault { allow: false, rule: RuleId(1) };
+const OPEN: DirectionDefault = DirectionDefault { allow: true, audit: false, rule: RuleId(0) };
+const ISOLATED: DirectionDefault = DirectionDefault { allow: false, audit: false, rule: RuleId(1) };
 
 fn labels(text: &[(&str, &str)]) -> Labels {
     text.iter().map(|(k, v)| (LabelKey::k8s(k), Arc::from(*v))).collect()
@@ -54,7 +54,7 @@ fn endpoint(name: &str, identity: u32, table: u64) -> (Arc<str>, EndpointRow) {
 
 fn entry(peer: PeerClass, protocol: Protocol, port: u16, bits: u8, allow: bool, rule: u32) -> (PolicyKey, PolicyEntry) {
     let key = PolicyKey { direction: Direction::Ingress, peer, protocol: Some(protocol), port, port_bits: bits };
-    (key, PolicyEntry { allow, rule: RuleId(rule), proxy_port: 0, auth: 0 })
+    (key, PolicyEntry { allow, audit: false, rule: RuleId(rule), proxy_port: 0, auth: 0 })
 }
 
 fn table(id: u64, ingress_default: DirectionDefault, entries: Vec<(PolicyKey, PolicyEntry)>) -> TableRow {
@@ -138,6 +138,28 @@ fn ask(source: &str, destination: &str, protocol: Protocol, port: u16) -> Result
 fn ingress(source: &str, protocol: Protocol, port: u16) -> SideView {
     let answer = ask(source, "web/api", protocol, port).unwrap();
     answer.sides.into_iter().find(|s| s.direction == "ingress").unwrap()
+}
+
+#[test]
+fn what_passes_only_because_it_is_audited_is_called_so() {
+    let mut rows = rows();
+    let answer = |rows: &RowSet| {
+        let ends = [("shop/far", 80), ("shop/far", 81)];
+        ends.map(|(from, port)| {
+            let question =
+                Question { source: from.into(), destination: "web/api".into(), protocol: Protocol::TCP, port };
+            let answer = explain(rows, true, &question).unwrap();
+            let side = answer.sides.iter().find(|s| s.direction == "ingress").unwrap();
+            (answer.allow, side.reason.split(':').next().unwrap().to_owned(), !side.rule.is_empty())
+        })
+    };
+    let enforced = answer(&rows);
+    for table in rows.tables.values_mut() {
+        table.ingress_default = DirectionDefault { allow: true, audit: true, ..table.ingress_default };
+        table.entries.values_mut().for_each(|e| (e.allow, e.audit) = (true, true));
+    }
+    assert!(!enforced[1].0, "{enforced:?}");
+    assert_eq!(answer(&rows), [(); 2].map(|()| (true, "audited".to_owned(), true)));
 }
 
 #[test]
@@ -241,7 +263,7 @@ fn any_entry() -> impl Strategy<Value = (PolicyKey, PolicyEntry)> {
                 port: port & mask(bits),
                 port_bits: bits,
             };
-            (key, PolicyEntry { allow, rule: RuleId(rule), proxy_port: 0, auth: 0 })
+            (key, PolicyEntry { allow, audit: false, rule: RuleId(rule), proxy_port: 0, auth: 0 })
         })
 }
 

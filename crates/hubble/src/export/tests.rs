@@ -47,3 +47,34 @@ fn a_mistake_in_one_exporter_refuses_the_file_and_says_where() {
         assert!(error.contains(words), "{text}: {error}");
     }
 }
+
+#[test]
+fn collectors_and_aggregates_are_read_and_judged() {
+    let one = |fields: &str| exporters(&format!("flowLogs: [{{name: a, {fields}}}]"));
+    let tls = "otlp: {endpoint: 'https://c:4317', caFile: /ca.pem, certFile: /c.pem, keyFile: /k.pem}";
+    assert_eq!(one(tls).unwrap()[0].to.to_string(), "https://c:4317");
+    let two = "flowLogs: [{name: a, otlp: {endpoint: 'http://c:4317'}}, {name: b, otlp: {endpoint: 'http://c:4317'}}]";
+    assert_eq!(exporters(two).unwrap().len(), 2, "one collector for several");
+    let sum = "filePath: /a, fieldAggregate: [verdict], aggregationInterval: 1m30s";
+    assert_eq!(one(sum).unwrap()[0].alike.as_ref().unwrap().every, std::time::Duration::from_secs(90));
+    assert_ne!(one(sum).unwrap(), one("filePath: /a").unwrap(), "another exporter");
+    assert!(one("filePath: /a, aggregationInterval: 10s").unwrap()[0].alike.is_none());
+    for (fields, words) in [
+        ("fieldMask: []", "one of filePath and otlp"),
+        ("filePath: /a, otlp: {endpoint: 'http://c:1'}", "one of filePath and otlp"),
+        ("otlp: {endpoint: 'c:4317'}", "http://"),
+        ("otlp: {endpoint: 'ftp://c:4317'}", "http://"),
+        ("otlp: {endpoint: 'http://user:secret@c:4317'}", "a host and a port"),
+        ("otlp: {endpoint: 'https://c:4317'}", "authority is needed"),
+        ("otlp: {endpoint: 'http://c:4317', caFile: /ca}", "for https"),
+        ("otlp: {endpoint: 'https://c:4317', caFile: /ca, certFile: /c}", "belong together"),
+        ("filePath: /a, fieldAggregate: [verdict]", "belong together"),
+        ("filePath: /a, fieldAggregate: [colour], aggregationInterval: 10s", "colour"),
+        ("filePath: /a, fieldAggregate: [verdict], aggregationInterval: 10", "not an interval"),
+        ("filePath: /a, fieldAggregate: [verdict], aggregationInterval: 10ms", "from 1s to 1h"),
+        ("filePath: /a, fieldAggregate: [verdict], aggregationInterval: 99999999999h", "not an interval"),
+    ] {
+        let error = one(fields).unwrap_err();
+        assert!(error.contains(words), "{fields}: {error}");
+    }
+}

@@ -6,6 +6,7 @@ use axoneme_flow::filter::labels_of;
 use axoneme_model::{Cidr, Selector};
 use regex::Regex;
 
+use super::cel;
 use crate::{
     convert,
     pb::flow::{self as pb, layer4::Protocol as L4, layer7::Record as L7},
@@ -141,6 +142,8 @@ pub(super) enum Condition {
     HttpPath(Vec<Regex>),
     HttpUrl(Vec<Regex>),
     HttpHeader(Vec<pb::HttpHeader>),
+    /// One of the expressions says so.
+    Cel(Vec<Arc<cel::Program>>),
 }
 
 impl Condition {
@@ -189,6 +192,10 @@ impl Condition {
             }
             Self::HttpStatus(_) | Self::HttpMethod(_) | Self::HttpPath(_) | Self::HttpUrl(_) | Self::HttpHeader(_) => {
                 matches!(l7(flow), Some(L7::Http(http)) if self.matches_http(http))
+            }
+            Self::Cel(programs) => {
+                let subject = cel::Subject::new(flow);
+                programs.iter().any(|p| p.matches(&subject))
             }
         }
     }

@@ -1,22 +1,38 @@
 //! From the fields of a message to conditions, with all that is wrong.
 
-use std::{collections::HashSet, net::IpAddr};
+use std::{collections::HashSet, net::IpAddr, sync::Arc};
 
 use axoneme_model::Cidr;
 use regex::Regex;
 
 use super::{
-    MAX_VALUES, Problem,
+    MAX_EXPRESSIONS, MAX_STEPS, MAX_VALUES, Problem, cel,
     condition::{Address, Addresses, Condition, End, Holder, NamePattern, Protocol, Status},
     pattern,
 };
 use crate::{convert, pb::flow as pb};
 
-/// The conditions of one filter. Takes the number of its values from `left`.
+/// What the filters of a request may still have.
+pub(super) struct Left {
+    values: usize,
+    expressions: usize,
+    steps: u64,
+}
+
+impl Left {
+    pub(super) const ALL: Self = Self { values: MAX_VALUES, expressions: MAX_EXPRESSIONS, steps: MAX_STEPS };
+
+    /// Steps that expressions take for a flow.
+    pub(super) const fn steps(&self) -> u64 {
+        MAX_STEPS - self.steps
+    }
+}
+
+/// The conditions of one filter. Takes what it has from `left`.
 pub(super) fn conditions(
     at: &str,
     filter: &pb::FlowFilter,
-    left: &mut usize,
+    left: &mut Left,
     problems: &mut Vec<Problem>,
 ) -> Vec<Condition> {
     let mut fields = Fields { at, left, problems, found: Vec::new() };
@@ -24,12 +40,13 @@ pub(super) fn conditions(
     fields.of_packet(filter);
     fields.of_event(filter);
     fields.of_proxies(filter);
+    fields.of_expressions(filter);
     fields.found
 }
 
 struct Fields<'a> {
     at: &'a str,
-    left: &'a mut usize,
+    left: &'a mut Left,
     problems: &'a mut Vec<Problem>,
     found: Vec<Condition>,
 }
@@ -45,8 +62,8 @@ impl Fields<'_> {
 
     /// Whether the field is given, and within the limit.
     fn given<T>(&mut self, field: &str, values: &[T]) -> bool {
-        match self.left.checked_sub(values.len()) {
-            Some(left) => *self.left = left,
+        match self.left.values.checked_sub(values.len()) {
+            Some(left) => self.left.values = left,
             None => self.problem(field, "", format!("a request may have {MAX_VALUES} values in all its filters")),
         }
         !values.is_empty()
@@ -173,10 +190,6 @@ impl Fields<'_> {
         self.parsed("node_labels", &f.node_labels, axoneme_flow::spec::parse_selector, |v| {
             Condition::Labels(Holder::Node, v)
         });
-        let expressions = f.experimental.as_ref().map(|e| e.cel_expression.as_slice()).unwrap_or_default();
-        if let Some(first) = expressions.first() {
-            self.problem("experimental.cel_expression", first, "CEL is not supported; use the other fields");
-        }
     }
 
     fn of_proxies(&mut self, f: &pb::FlowFilter) {
@@ -199,6 +212,26 @@ impl Fields<'_> {
         self.parsed("http_path", &f.http_path, pattern::regex, Condition::HttpPath);
         self.parsed("http_url", &f.http_url, pattern::regex, Condition::HttpUrl);
         self.plain("http_header", &f.http_header, Condition::HttpHeader);
+    }
+
+    /// Last: they cost more than any other condition, and are asked only where all others hold.
+    fn of_expressions(&mut self, f: &pb::FlowFilter) {
+        let name = "experimental.cel_expression";
+        let texts = f.experimental.as_ref().map(|e| e.cel_expression.as_slice()).unwrap_or_default();
+        match self.left.expressions.checked_sub(texts.len()) {
+            Some(left) => self.left.expressions = left,
+            // none of them is compiled
+            None => return self.problem(name, "", format!("a request may have {MAX_EXPRESSIONS} expressions")),
+        }
+        let before = self.found.len();
+        self.parsed(name, texts, |text| cel::Program::compile(text).map(Arc::new), Condition::Cel);
+        let Some(Condition::Cel(programs)) = self.found.get(before) else { return };
+        match self.left.steps.checked_sub(programs.iter().map(|p| p.cost()).sum()) {
+            Some(left) => self.left.steps = left,
+            None => {
+                self.problem(name, "", format!("the expressions of a request may take {MAX_STEPS} steps for a flow"));
+            }
+        }
     }
 }
 

@@ -348,7 +348,7 @@ fn arbitrary_filter() -> impl Strategy<Value = pb::FlowFilter> {
 }
 
 /// A flow as a node shows it, with what its records cannot have (yet).
-fn arbitrary_flow() -> impl Strategy<Value = pb::Flow> {
+pub(super) fn arbitrary_flow() -> impl Strategy<Value = pb::Flow> {
     let l7 = prop_oneof![
         4 => Just(None),
         1 => select(vec!["api.example.com.", "other.org."]).prop_map(|q| Some(layer7::Record::Dns(pb::Dns { query: q.into(), ..pb::Dns::default() }))),
@@ -377,7 +377,7 @@ fn arbitrary_flow() -> impl Strategy<Value = pb::Flow> {
         let facets = record.facets();
         let facet = facets[usize::from(last) % facets.len()];
         let flow = Enricher::new("n1", "prod", 42).flow(7, &record, &testing::names());
-        let mut flow = convert::flow(flow, facet, "prod", false);
+        let mut flow = convert::flow(&flow, facet, "prod", false);
         flow.l7 = extra.0.map(|record| pb::Layer7 { record: Some(record), ..pb::Layer7::default() });
         flow.trace_context =
             extra.1.map(|id| pb::TraceContext { parent: Some(pb::TraceParent { trace_id: id.into() }) });
@@ -422,7 +422,7 @@ proptest! {
         let filters = Filters::parse(&white, &black).unwrap();
         for facet in record.facets() {
             let flow = Enricher::new("n1", "prod", 42).flow(7, &record, &testing::names());
-            let flow = convert::flow(flow, *facet, "prod", false);
+            let flow = convert::flow(&flow, *facet, "prod", false);
             if let Some(early) = filters.early(&record, *facet) {
                 prop_assert_eq!(early, filters.matches(&flow));
             }
@@ -520,10 +520,36 @@ fn huge_filters_are_refused_in_few_words() {
     assert!(Filters::parse(&[regex], &[]).is_err(), "an expression that takes too much memory");
 }
 
+fn expressions(texts: &[&str]) -> pb::FlowFilter {
+    let experimental =
+        pb::flow_filter::Experimental { cel_expression: texts.iter().map(|t| (*t).to_owned()).collect() };
+    pb::FlowFilter { experimental: Some(experimental), ..pb::FlowFilter::default() }
+}
+
 #[test]
-fn cel_is_refused_by_name() {
-    let experimental = pb::flow_filter::Experimental { cel_expression: vec!["_flow.verdict == 1".into()] };
-    let filter = pb::FlowFilter { experimental: Some(experimental), ..pb::FlowFilter::default() };
-    let problems = Filters::parse(&[filter], &[]).unwrap_err();
-    assert_eq!(problems[0].field, "whitelist[0].experimental.cel_expression");
+fn an_expression_counts_like_any_other_field() {
+    let flow = pb::Flow { verdict: 2, is_reply: Some(false), ..pb::Flow::default() };
+    let matches =
+        |white: &[pb::FlowFilter], black: &[pb::FlowFilter]| Filters::parse(white, black).unwrap().matches(&flow);
+    let (dropped, forwarded) = ("_flow.verdict == Verdict.DROPPED", "_flow.verdict == Verdict.FORWARDED");
+    assert!(matches(&[expressions(&[dropped])], &[]) && !matches(&[expressions(&[forwarded])], &[]));
+    assert!(matches(&[expressions(&[forwarded, dropped])], &[]), "any of them");
+    let and = pb::FlowFilter { reply: vec![true], ..expressions(&[dropped]) };
+    assert!(!matches(&[and], &[]), "all of the fields");
+    assert!(!matches(&[], &[expressions(&[dropped])]));
+}
+
+#[test]
+fn expressions_are_refused_by_name_and_place() {
+    let problems =
+        Filters::parse(&[expressions(&["true", "_flow.verdict == 1 && _flow.colour == 2"])], &[]).unwrap_err();
+    let said: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    assert_eq!(said.len(), 1);
+    assert!(said[0].starts_with("whitelist[0].experimental.cel_expression: \"_flow.verdict == 1"), "{said:?}");
+    assert!(said[0].contains("at character 28: Flow has no field \"colour\""), "{said:?}");
+    let many = Filters::parse(&[expressions(&["true"; 20]), expressions(&["true"; 20])], &[]).unwrap_err();
+    assert!(many[0].what.contains("may have 32 expressions"), "{many:?}");
+    let labels = "_flow.source.labels.exists(l, l.contains(\"a\") || l.contains(\"b\") || l.startsWith(\"c\"))";
+    let dear = Filters::parse(&[expressions(&[labels; 32])], &[]).unwrap_err();
+    assert!(dear[0].what.contains("8192 steps"), "{dear:?}");
 }

@@ -50,7 +50,7 @@ impl Feeder {
 
     async fn count(self) {
         let hub = self.node.hub.clone();
-        let mut walk = Walk::open(Wanted { follow: true, ..Wanted::default() }, &hub, node::now());
+        let mut walk: Walk = Walk::open(Wanted { follow: true, ..Wanted::default() }, &hub, node::now());
         let (mut pulse, mut gone) = (self.node.pulse.clone(), self.node.gone.subscribe());
         loop {
             let step = walk.step(&hub, BUDGET, node::now());
@@ -68,6 +68,9 @@ impl Feeder {
                 while let Ok(pod) = gone.try_recv() {
                     let (namespace, pod) = pod.split_once('/').unwrap_or_default();
                     metrics.forget(namespace, pod);
+                }
+                for (name, stats) in self.node.exported() {
+                    metrics.set_exported(&name, &stats);
                 }
                 let lost = hub.lost();
                 metrics.set_lost([

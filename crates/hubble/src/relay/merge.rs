@@ -22,6 +22,8 @@ use crate::{
 pub const WINDOW: Duration = Duration::from_millis(500);
 /// In a stream with an end: how long the others wait for a node that says nothing.
 pub const PATIENCE: Duration = Duration::from_secs(3);
+/// In a stream with an end: when the others have said all, how long a node that says nothing keeps it open.
+pub const LAST: Duration = Duration::from_secs(10);
 /// A node that lags is named so often.
 const NAME_AGAIN: Duration = Duration::from_secs(10);
 
@@ -142,7 +144,7 @@ impl Merge {
     fn take(&mut self, now: Instant, wall: Time) -> Take {
         let earliest = self.sources.iter().filter_map(|(n, s)| Some((s.head.as_ref()?.0, n))).min();
         let Some((time, node)) = earliest.map(|(t, n)| (t, n.clone())) else {
-            return if self.sources.values().all(|s| s.ended) { Take::Ended } else { Take::Wait(None) };
+            return self.nothing(now);
         };
         // nothing earlier can come from those that have a later flow ready, or have ended
         let open: Vec<_> = self
@@ -186,6 +188,26 @@ impl Merge {
         source.silent = now;
         self.last = self.last.max(time);
         source.head.take().map_or(Take::Told, |(_, line)| Take::Flow(Box::new(line)))
+    }
+
+    /// No node has a flow ready. A stream with an end goes on without those that say nothing any more.
+    fn nothing(&mut self, now: Instant) -> Take {
+        let open = || self.sources.values().filter(|s| !s.ended);
+        let Some(until) = open().map(|s| s.silent + LAST).max() else { return Take::Ended };
+        if self.follow {
+            return Take::Wait(None);
+        }
+        if until > now {
+            return Take::Wait(Some(until));
+        }
+        let mut hung = Vec::new();
+        for (node, source) in self.sources.iter_mut().filter(|(_, s)| !s.ended) {
+            source.ended = true;
+            hung.push(node.to_string());
+        }
+        let message = format!("nothing for {} s; the stream ends without the rest of it", LAST.as_secs());
+        self.tell(NodeState::NodeUnavailable, hung, &message);
+        Take::Told
     }
 }
 
@@ -276,6 +298,24 @@ mod tests {
         assert_eq!(said(merge.next().await.unwrap()).1, 5);
         drop(hung);
         assert_eq!(merge.next().await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_hangs_ends_no_later_than_the_others_and_a_limit() {
+        let mut merge = Merge::new("relay", false);
+        let (a, hung) = (add(&mut merge, "a"), add(&mut merge, "hung"));
+        let begun = Instant::now();
+        tokio::spawn(async move {
+            tokio::time::sleep(LAST / 2).await;
+            a.send(line("a", 1)).await.unwrap();
+        });
+        assert_eq!(said(merge.next().await.unwrap()).0, "hung", "named, since a has a flow that waits for it");
+        assert_eq!(said(merge.next().await.unwrap()).1, 1);
+        let (node, _, message) = said(merge.next().await.unwrap());
+        assert_eq!((&*node, message.contains("ends without")), ("hung", true), "{message}");
+        assert_eq!(merge.next().await, None);
+        assert!(begun.elapsed() >= LAST && begun.elapsed() < LAST + PATIENCE, "{:?}", begun.elapsed());
+        drop(hung);
     }
 
     #[tokio::test]

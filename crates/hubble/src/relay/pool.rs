@@ -7,6 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use hyper_util::client::legacy::connect::HttpConnector;
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
@@ -16,6 +17,7 @@ use crate::pb::{
     peer::{ChangeNotification, ChangeNotificationType, NotifyRequest, peer_client::PeerClient},
 };
 
+/// For a connection with all of its handshakes: the kernel completes that of TCP also for a process that hangs.
 const CONNECT: Duration = Duration::from_secs(3);
 const KEEPALIVE: Duration = Duration::from_secs(15);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -129,7 +131,9 @@ async fn follow(peers: String, tls: Option<ClientTls>, targets: watch::Sender<Ar
 /// One stream of notifications. The first moments tell all nodes; what they leave out is gone.
 async fn notified(peers: &str, tls: Option<&ClientTls>, targets: &watch::Sender<Arc<Targets>>) -> Result<(), String> {
     let text = |e: &dyn std::error::Error| describe(e);
-    let channel = endpoint(peers, tls, None)?.connect().await.map_err(|e| text(&e))?;
+    let connected = tokio::time::timeout(CONNECT, endpoint(peers, tls, None)?.connect()).await;
+    let late = |_| format!("no connection within {} s", CONNECT.as_secs());
+    let channel = connected.map_err(late)?.map_err(|e| text(&e))?;
     let mut stream = PeerClient::new(channel).notify(NotifyRequest {}).await.map_err(|e| e.to_string())?.into_inner();
     let mut unnamed: Vec<Arc<str>> = targets.borrow().keys().cloned().collect();
     let settled = tokio::time::sleep(SETTLED);
@@ -177,7 +181,11 @@ fn connection(address: &str, server_name: Option<&str>, tls: Option<&ClientTls>)
     }
     let scheme = if server_name.is_some() { "https" } else { "http" };
     let url = if address.contains("://") { address.to_owned() } else { format!("{scheme}://{address}") };
-    Ok(endpoint(&url, tls, server_name)?.connect_lazy())
+    // not `connect_lazy`, whose limit does not cover the handshake of TLS
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    Ok(endpoint(&url, tls, server_name)?.connect_with_connector_lazy(tcp))
 }
 
 fn endpoint(url: &str, tls: Option<&ClientTls>, server_name: Option<&str>) -> Result<Endpoint, String> {
@@ -251,5 +259,26 @@ mod tests {
         tokio::time::sleep(RELOAD * 2).await;
         assert!(targets.borrow()["n1"].channel.is_ok());
         task.abort();
+    }
+
+    /// A process that hangs: its kernel takes connections, nobody answers.
+    #[tokio::test]
+    async fn a_node_that_takes_connections_and_hangs_is_an_error_in_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let tls = ClientTls { ca: path("ca.crt"), certificate: path("tls.crt"), key: path("tls.key") };
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new(vec!["relay".to_owned()]).unwrap().self_signed(&key).unwrap();
+        std::fs::write(path("ca.crt"), certificate.pem()).unwrap();
+        std::fs::write(path("tls.crt"), certificate.pem()).unwrap();
+        std::fs::write(path("tls.key"), key.serialize_pem()).unwrap();
+        let hung = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = hung.local_addr().unwrap().to_string();
+        let channel = connection(&address, Some("n1.default.hubble-grpc.cilium.io"), Some(&tls)).unwrap();
+        let mut client = ObserverClient::new(channel);
+        let asked = client.server_status(crate::pb::observer::ServerStatusRequest {});
+        let answer = tokio::time::timeout(CONNECT * 3, asked).await;
+        assert!(answer.expect("it is not waited for without a limit").is_err());
+        drop(hung);
     }
 }

@@ -17,7 +17,7 @@ fn hub() -> (std::sync::Arc<Hub>, Feed) {
 /// Everything that the records tell, in order.
 fn all(hub: &Hub, records: &[Record]) -> Vec<Flow> {
     let facets = |(n, r): (u64, &Record)| {
-        let of = |f: &Facet| hub.read(|view| convert::flow(view.flow(n, r), *f, "prod", false));
+        let of = |f: &Facet| hub.read(|view| convert::flow(&view.flow(n, r), *f, "prod", false));
         r.facets().iter().map(of).collect::<Vec<_>>()
     };
     (0..).zip(records).flat_map(facets).collect()

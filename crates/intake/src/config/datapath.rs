@@ -2,8 +2,9 @@ use std::time::Duration;
 
 use axoneme_crds::{AxonemeConfigSpec, axoneme_config::OverlayProtocol};
 use axoneme_model::{
-    Cidr,
+    Cidr, Safe,
     policy::CidrScope,
+    safe::HostSettings,
     world::{ClusterConfig, Enforcement},
 };
 
@@ -83,7 +84,22 @@ pub(super) fn policy(spec: &Field<'_>) -> (ClusterConfig, CidrScope) {
     if let Some(always) = policy.get("allowLocalhost").and_then(|a| a.choice(&[("Auto", true), ("Policy", false)])) {
         config.always_allow_own_host = always;
     }
+    config.audit = policy.get("auditMode").and_then(|a| a.bool()).unwrap_or(config.audit);
     (config, scope)
+}
+
+/// Settings of the host firewall, for a cluster with this routing.
+pub(super) fn host_firewall(spec: &Field<'_>, routing: &Routing) -> HostSettings {
+    let mut settings = HostSettings::default();
+    if let Routing::Overlay { port, .. } = routing {
+        settings.overlay_port = *port;
+    }
+    let Some(field) = section(spec, "hostFirewall") else { return settings };
+    settings.enabled = field.get("enabled").and_then(|e| e.bool()).unwrap_or(settings.enabled);
+    let members = Safe::ALL.map(|member| (member.name(), member));
+    let unprotected = field.get("unprotected");
+    settings.unprotected = unprotected.iter().flat_map(Field::items).filter_map(|m| m.choice(&members)).collect();
+    settings
 }
 
 pub(super) fn routing(spec: &Field<'_>) -> Routing {

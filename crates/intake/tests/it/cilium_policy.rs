@@ -391,3 +391,22 @@ fn cidr_match_mode_changes_whom_cidr_rules_mean() {
     assert!(read(&Options::default()).iter().all(|e| !e.contains("node")));
     assert!(read(&nodes).iter().all(|e| e.contains("or node")), "{:?}", read(&nodes));
 }
+
+#[test]
+fn nodes_are_a_subject_of_the_clusterwide_kind() {
+    let policy = policy(&ccnp(
+        "{nodeSelector: {matchLabels: {kubernetes.io/os: linux}, matchExpressions: [{key: role, operator: Exists}]}, \
+         ingress: [{fromEntities: [cluster]}], egressDeny: [{}]}",
+    ));
+    let [rule] = policy.rules.as_slice() else { panic!("{policy:?}") };
+    let axoneme_model::Subject::Nodes(selector) = &rule.subject else { panic!("{rule:?}") };
+    let node = |labels: &[(&str, &str)]| axoneme_model::world::Node {
+        labels: labels.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
+        ..axoneme_model::world::Node::default()
+    };
+    let both = node(&[("kubernetes.io/os", "linux"), ("role", "worker"), ("other", "x")]);
+    assert!(selector.matches(&both.host_labels()));
+    assert!(!selector.matches(&node(&[("kubernetes.io/os", "linux")]).host_labels()));
+    assert_eq!((rule.isolates_ingress, rule.isolates_egress), (true, true));
+    assert_eq!((rule.ingress.len(), rule.egress.len()), (1, 1));
+}

@@ -63,8 +63,6 @@ fn what_is_not_enforced_yet_is_named() {
 #[test]
 fn subjects_other_than_pods_are_named() {
     let nodes = "{nodeSelector: {}, ingress: [{}]}";
-    let ccnp = cnp("CiliumClusterwideNetworkPolicy", nodes);
-    assert_refused(&ccnp, "spec.nodeSelector", Unsupported, "host firewall");
     assert_refused(&cnp("CiliumNetworkPolicy", nodes), "spec.nodeSelector", Invalid, "CiliumClusterwideNetworkPolicy");
     let init = cnp(
         "CiliumClusterwideNetworkPolicy",
@@ -246,4 +244,11 @@ fn icmp_that_is_wrong() {
     entry_refused("egress", "{icmps: [{}]}", "icmps[0].fields", Invalid, "at least one");
     let both = "{icmps: [{fields: [{type: 8}]}], toPorts: [{ports: [{port: '1'}]}]}";
     entry_refused("egress", both, "", Invalid, "toPorts and icmps");
+}
+
+#[test]
+fn rules_of_nodes_are_refused_above_the_transport() {
+    let l7 = "{nodeSelector: {}, ingress: [{toPorts: [{ports: [{port: '80', protocol: TCP}], rules: {http: [{}]}}]}]}";
+    let path = "spec.ingress[0].toPorts[0].rules.http";
+    assert_refused(&cnp("CiliumClusterwideNetworkPolicy", l7), path, Unsupported, "HTTP rules");
 }

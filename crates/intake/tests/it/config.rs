@@ -35,7 +35,7 @@ fn every_setting_is_read() {
     assert_eq!(&*settings.cluster.cluster_name, "east");
     assert_eq!(settings.ip_families, [IpFamily::IPv6, IpFamily::IPv4]);
     assert!(settings.cluster.dual_stack_world && !settings.cluster.always_allow_own_host);
-    assert_eq!(settings.cluster.enforcement, Enforcement::Always);
+    assert_eq!((settings.cluster.enforcement, settings.cluster.audit), (Enforcement::Always, true));
     assert_eq!(settings.options().cidr_scope, CidrScope::OutsideAndNodes);
     let Routing::Native { ipv4_cidr: Some(_), ipv6_cidr: Some(_), auto_direct_node_routes: true } = settings.routing
     else {
@@ -73,7 +73,7 @@ spec:
     clusterPool: {ipv4: {cidrs: [10.1.0.0/16], maskSize: 25}, ipv6: {cidrs: ['fd01::/104'], maskSize: 121}}
     multiPool: {defaultPool: red, preAllocate: {red: 16}}
   masquerade: {ipv4: false, ipv6: false, excludeCIDRs: [172.16.0.0/12]}
-  policy: {enforcement: Always, cidrMatchMode: [Nodes], allowLocalhost: Policy}
+  policy: {enforcement: Always, cidrMatchMode: [Nodes], allowLocalhost: Policy, auditMode: true}
   services: {enabled: false, socketLB: {enabled: false, hostNamespaceOnly: true}}
   conntrack: {maxEntries: 2048, tcpOpeningSeconds: 1, tcpEstablishedSeconds: 2, tcpClosingSeconds: 3, udpSeconds: 4, otherSeconds: 5}
   cni: {exclusive: false, chainedPlugins: [{type: portmap, snat: true}]}

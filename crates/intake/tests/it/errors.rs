@@ -104,7 +104,7 @@ fn fail_closed_of_the_kubernetes_kinds() {
         (Tier::Normal, false, true)
     );
     let nodes = refused(&yaml(
-        "{apiVersion: cilium.io/v2, kind: CiliumClusterwideNetworkPolicy, metadata: {name: a}, spec: {nodeSelector: {}, ingress: [{}]}}",
+        "{apiVersion: cilium.io/v2, kind: CiliumClusterwideNetworkPolicy, metadata: {name: a}, spec: {nodeSelector: {}, ingress: [{fromGroups: [{}]}]}}",
     ));
     assert_eq!(nodes.fail_closed, None, "nodes are no subject that could be closed");
 }
@@ -205,4 +205,34 @@ fn items_of_lists_need_no_kind() {
     let item = json!({"metadata": {"name": "a"}, "spec": {"podSelector": {}}});
     assert!(matches!(parse_as(Kind::NetworkPolicy, &item, &Options::default()), Ok(Parsed::Policy(_))));
     assert!(parse(&item).is_err());
+}
+
+#[test]
+fn a_policy_says_whether_it_is_enforced() {
+    let policies = [
+        "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: META, spec: {podSelector: {}}}",
+        "{apiVersion: cilium.io/v2, kind: CiliumNetworkPolicy, metadata: META, spec: {endpointSelector: {}, ingress: [{}]}}",
+        "{apiVersion: cilium.io/v2, kind: CiliumClusterwideNetworkPolicy, metadata: META, spec: {endpointSelector: {}, ingress: [{}]}}",
+        "{apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy, metadata: META, spec: {tier: Admin,
+          priority: 1, subject: {namespaces: {}}, ingress: [{action: Deny, from: [{namespaces: {}}]}]}}",
+    ];
+    let meta = |mode: &str| format!("{{name: a, annotations: {{policy.axoneme.io/mode: {mode}}}}}");
+    for text in policies {
+        let of = |meta: &str| match parse(&yaml(&text.replace("META", meta))) {
+            Ok(Parsed::Policy(p)) => p.audit,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!([of("{name: a}"), of(&meta("Enforce")), of(&meta("Audit"))], [false, false, true], "{text}");
+        // a misspelt wish is no leave to enforce, and none to let everything pass
+        let errors = refused(&yaml(&text.replace("META", &meta("audit"))));
+        let told = errors.to_string();
+        assert!(
+            told.contains("metadata.annotations[policy.axoneme.io/mode]") && told.contains("Enforce, Audit"),
+            "{told}"
+        );
+        assert!(!errors.fail_closed.expect("readable").audit);
+        // what is wrong with an audited policy isolates nobody
+        let broken = yaml(&text.replace("META", &meta("Audit")).replace("spec: {", "spec: {misspelt: 1, "));
+        assert!(refused(&broken).fail_closed.expect("readable").audit);
+    }
 }

@@ -36,7 +36,6 @@ fn each_example_is_read_or_its_unsupported_fields_are_named() {
         "l7proto",
         "listener",
         "mode",
-        "nodeSelector",
         "originatingTLS",
         "serverNames",
         "terminatingTLS",

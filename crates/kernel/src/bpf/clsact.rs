@@ -27,6 +27,8 @@ const EGRESS: u32 = 0xffff_fff3;
 /// Handle and priority of our filters: fixed, so that a restart replaces them.
 const HANDLE: u32 = 0xa0;
 const PRIORITY: u32 = 0xa0;
+/// The host firewall's come after those of pods.
+const GUARD_PRIORITY: u32 = 0xa1;
 const ETH_P_ALL: u32 = 0x0003;
 const KIND: u16 = 1;
 const OPTIONS: u16 = 2;
@@ -76,8 +78,9 @@ pub(super) fn call(message: &[u8]) -> io::Result<()> {
     if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-code)) }
 }
 
-fn filter_info() -> u32 {
-    PRIORITY << 16 | ETH_P_ALL.to_be() >> 16
+fn filter_info(name: &str) -> u32 {
+    let priority = if super::loader::GUARDS.contains(&name) { GUARD_PRIORITY } else { PRIORITY };
+    priority << 16 | ETH_P_ALL.to_be() >> 16
 }
 
 /// Puts a program on an interface, in the place of an earlier one.
@@ -97,7 +100,7 @@ pub(super) fn attach(program: BorrowedFd<'_>, name: &str, ifindex: u32, ingress:
     attribute(&mut all, KIND, b"bpf\0");
     attribute(&mut all, OPTIONS, &options);
     let parent = if ingress { INGRESS } else { EGRESS };
-    call(&message(NEW_FILTER, CREATE | REPLACE, ifindex, HANDLE, parent, filter_info(), &all)).map_err(failed)
+    call(&message(NEW_FILTER, CREATE | REPLACE, ifindex, HANDLE, parent, filter_info(name), &all)).map_err(failed)
 }
 
 /// Removes our filter. One that is not there, or whose interface is gone, is fine.
@@ -105,7 +108,7 @@ pub(super) fn detach(name: &str, ifindex: u32, ingress: bool) -> Result<()> {
     let mut kind = Vec::new();
     attribute(&mut kind, KIND, b"bpf\0");
     let parent = if ingress { INGRESS } else { EGRESS };
-    match call(&message(DELETE_FILTER, 0, ifindex, HANDLE, parent, filter_info(), &kind)) {
+    match call(&message(DELETE_FILTER, 0, ifindex, HANDLE, parent, filter_info(name), &kind)) {
         Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::EINVAL)) => Ok(()),
         Err(e) => Err(io_error(format!("detach {name} from interface {ifindex} (clsact)"), e)),
         Ok(()) => Ok(()),

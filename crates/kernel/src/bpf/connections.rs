@@ -1,6 +1,6 @@
 //! Connections as user space sees them: listing, collection of the expired, removal of an address's.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::atomic::Ordering};
 
 use axoneme_abi::{
     Conntrack, Key4, Key6,
@@ -108,7 +108,14 @@ impl BpfDatapath {
         let mut out = Expired::default();
         let (mut old4, mut old6) = (Vec::new(), Vec::new());
         self.maps.ct4.walk(|k, c| self.expired(k, c, now, &mut old4, &mut out))?;
+        let seen4 = out.seen;
         self.maps.ct6.walk(|k, c| self.expired(k, c, now, &mut old6, &mut out))?;
+        for (left, seen, old) in [(0, seen4, old4.len()), (1, out.seen - seen4, old6.len())] {
+            let alive = seen.saturating_sub(u32::try_from(old).unwrap_or(u32::MAX));
+            if let Some(count) = self.connections.get(left) {
+                count.store(alive, Ordering::Relaxed);
+            }
+        }
         let removed = self.maps.ct4.remove_all(&old4)? + self.maps.ct6.remove_all(&old6)?;
         self.maps.translations4.remove_all(&collect(&self.maps.translations4, |_, b| b.expires <= now)?)?;
         self.maps.translations6.remove_all(&collect(&self.maps.translations6, |_, b| b.expires <= now)?)?;
@@ -116,6 +123,10 @@ impl BpfDatapath {
         self.maps.affinity6.remove_all(&collect(&self.maps.affinity6, |_, b| b.expires <= now)?)?;
         self.maps.reverse4.remove_all(&old4)?;
         self.maps.reverse6.remove_all(&old6)?;
+        let own4 = collect(&self.maps.guarded4, |_, c| c.expires <= now)?;
+        let own6 = collect(&self.maps.guarded6, |_, c| c.expires <= now)?;
+        self.maps.guarded4.remove_all(&own4)?;
+        self.maps.guarded6.remove_all(&own6)?;
         out.removed = u32::try_from(removed).unwrap_or(u32::MAX);
         Ok(out)
     }

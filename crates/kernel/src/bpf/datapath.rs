@@ -4,12 +4,13 @@ use std::{
     fs,
     net::IpAddr,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError, atomic::AtomicU32},
 };
 
 use axoneme_abi::{
     Conntrack, Key4, Key6,
     event::Metric,
+    guard::Guard,
     policy::Slot,
     service::{
         Affinity4Key, Affinity6Key, Backend4, Backend6, BackendKey, Reverse4, Reverse6, Service, Service4Key,
@@ -30,12 +31,12 @@ use super::{
     table::{Lpm, Table},
 };
 use crate::datapath::{
-    Datapath, DatapathConfig, EndpointEntry, Hook, IpEntry, PolicyDefault, PolicyKey, PolicyTable, PolicyValue, Result,
-    ServiceEntry,
+    Datapath, DatapathConfig, EndpointEntry, Fullness, Hook, IpEntry, NodeGuard, PolicyDefault, PolicyKey, PolicyTable,
+    PolicyValue, Result, ServiceEntry,
 };
 
 /// Every map that is pinned.
-pub(super) const MAPS: [&str; 28] = [
+pub(super) const MAPS: [&str; 33] = [
     "CONTROL",
     "CT4",
     "CT6",
@@ -60,6 +61,11 @@ pub(super) const MAPS: [&str; 28] = [
     "SOCKETS6",
     "FRAGMENTS4",
     "FRAGMENTS6",
+    "GUARD",
+    "APISERVERS4",
+    "APISERVERS6",
+    "GUARDED4",
+    "GUARDED6",
     "DROPS",
     "FLOWS",
     "METRIC",
@@ -89,6 +95,11 @@ pub(super) struct Maps {
     pub(super) translations6: Table<Key6, Backend6>,
     pub(super) reverse4: Table<Key4, Reverse4>,
     pub(super) reverse6: Table<Key6, Reverse6>,
+    pub(super) guard: Table<u32, Guard>,
+    pub(super) apiservers4: Table<[u8; 4], u32>,
+    pub(super) apiservers6: Table<[u8; 16], u32>,
+    pub(super) guarded4: Table<Key4, Conntrack>,
+    pub(super) guarded6: Table<Key6, Conntrack>,
     pub(super) metric: Table<u32, Metric>,
     pub(super) lost: Table<u32, u64>,
     pub(super) clock: Clock,
@@ -117,6 +128,11 @@ impl Maps {
             translations6: Table::open(dir, "TRANSLATIONS6")?,
             reverse4: Table::open(dir, "REVERSE4")?,
             reverse6: Table::open(dir, "REVERSE6")?,
+            guard: Table::open(dir, "GUARD")?,
+            apiservers4: Table::open(dir, "APISERVERS4")?,
+            apiservers6: Table::open(dir, "APISERVERS6")?,
+            guarded4: Table::open(dir, "GUARDED4")?,
+            guarded6: Table::open(dir, "GUARDED6")?,
             metric: Table::open(dir, "METRIC")?,
             lost: Table::open(dir, "LOST")?,
             clock,
@@ -141,6 +157,8 @@ pub struct BpfDatapath {
     pub(super) room: Mutex<bool>,
     /// Older maps that connections are taken over from.
     pub(super) migration: Mutex<Option<Migration>>,
+    /// Connections of each family that the last collection has left.
+    pub(super) connections: [AtomicU32; 2],
 }
 
 /// Entries of both families.
@@ -178,6 +196,7 @@ impl BpfDatapath {
             sets,
             room: Mutex::new(false),
             migration,
+            connections: Default::default(),
         };
         datapath.stock_tables()?;
         datapath.attach_sockets()?;
@@ -212,6 +231,17 @@ impl BpfDatapath {
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
         self.maps.ct4.walk(|k, c| v4.push((*k, *c)))?;
         self.maps.ct6.walk(|k, c| v6.push((*k, *c)))?;
+        v4.sort_by_key(|e| e.0);
+        v6.sort_by_key(|e| e.0);
+        Ok((v4, v6))
+    }
+
+    /// As [`Self::raw_conntrack`], of the node's own connections.
+    #[doc(hidden)]
+    pub fn raw_guarded(&self) -> Result<RawConntrack> {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        self.maps.guarded4.walk(|k, c| v4.push((*k, *c)))?;
+        self.maps.guarded6.walk(|k, c| v6.push((*k, *c)))?;
         v4.sort_by_key(|e| e.0);
         v6.sort_by_key(|e| e.0);
         Ok((v4, v6))
@@ -272,20 +302,21 @@ impl BpfDatapath {
 }
 
 impl Datapath for BpfDatapath {
-    fn upsert_ip(&self, prefix: IpNetwork, entry: IpEntry) -> Result<()> {
-        self.put_ip(prefix, entry)
+    fn stage_ip(&self, prefix: IpNetwork, entry: Option<IpEntry>) -> Result<()> {
+        match entry {
+            Some(entry) => self.put_ip(prefix, entry)?,
+            None => self.delete_ip(prefix),
+        }
+        Ok(())
     }
-    fn remove_ip(&self, prefix: IpNetwork) -> Result<()> {
-        self.delete_ip(prefix)
+    fn stage_endpoint(&self, address: IpAddr, entry: Option<EndpointEntry>) -> Result<()> {
+        entry.map_or_else(|| self.delete_endpoint(address), |entry| self.put_endpoint(address, entry))
+    }
+    fn commit(&self) -> Result<()> {
+        self.put_in_force()
     }
     fn ips(&self) -> Result<Vec<(IpNetwork, IpEntry)>> {
         self.list_ips()
-    }
-    fn upsert_endpoint(&self, address: IpAddr, entry: EndpointEntry) -> Result<()> {
-        self.put_endpoint(address, entry)
-    }
-    fn remove_endpoint(&self, address: IpAddr) -> Result<()> {
-        self.delete_endpoint(address)
     }
     fn endpoints(&self) -> Result<Vec<(IpAddr, EndpointEntry)>> {
         self.list_endpoints()
@@ -325,6 +356,15 @@ impl Datapath for BpfDatapath {
     }
     fn attached(&self) -> Result<Vec<(Hook, u32)>> {
         self.attached_interfaces()
+    }
+    fn guard(&self) -> Result<Option<NodeGuard>> {
+        self.read_guard()
+    }
+    fn set_guard(&self, guard: Option<&NodeGuard>) -> Result<()> {
+        self.change_guard(guard)
+    }
+    fn fullness(&self) -> Result<Vec<Fullness>> {
+        self.count()
     }
     fn forget_connections(&self, address: IpAddr) -> Result<u32> {
         self.forget(&[address])

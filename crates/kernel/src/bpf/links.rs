@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     datapath::BpfDatapath,
-    loader::{self, Programs, SOCKETS, program},
+    loader::{self, GUARDS, Programs, SOCKETS, program},
     sys,
     system::{Version, explain, io_error},
 };
@@ -37,6 +37,10 @@ const fn places(hook: Hook) -> &'static [Place] {
     }
 }
 
+/// The host firewall: on every interface that has a hook's programs, behind these, while a guard is in force.
+const GUARD: [Place; 2] =
+    [Place { program: "guard_out", ingress: false }, Place { program: "guard_in", ingress: true }];
+
 /// Where fragments come out of the waiting room.
 const FROM_WAITING: Place = Place { program: super::waiting::PROGRAM, ingress: true };
 
@@ -56,18 +60,24 @@ fn pin_of(pin_dir: &Path, ifindex: u32, place: Place) -> PathBuf {
     dir(pin_dir).join(format!("{ifindex}_{}", place.program))
 }
 
-/// Interface and program of a pin's name.
-fn parse(name: &str) -> Option<(u32, Hook, Place)> {
+/// Interface and program of a pin's name. The host firewall's programs belong to no hook.
+fn parse(name: &str) -> Option<(u32, Option<Hook>, Place)> {
     let (ifindex, program) = name.split_once('_')?;
     let ifindex = ifindex.parse().ok()?;
+    if let Some(place) = GUARD.into_iter().find(|p| p.program == program) {
+        return Some((ifindex, None, place));
+    }
     HOOKS.into_iter().find_map(|hook| {
         let place = places(hook).iter().find(|p| p.program == program)?;
-        Some((ifindex, hook, *place))
+        Some((ifindex, Some(hook), *place))
     })
 }
 
+/// Interface, hook, program and path of a pin.
+type Pin = (u32, Option<Hook>, Place, PathBuf);
+
 /// Pins of links, and notes of attachments without one.
-fn list(pin_dir: &Path) -> Result<Vec<(u32, Hook, Place, PathBuf)>> {
+fn list(pin_dir: &Path) -> Result<Vec<Pin>> {
     let dir = dir(pin_dir);
     let list = fs::read_dir(&dir).map_err(|e| io_error(format!("list {}", dir.display()), e))?;
     let mut found = Vec::new();
@@ -97,7 +107,7 @@ pub fn remove_filters(pin_dir: &Path) -> Result<u32> {
 }
 
 impl BpfDatapath {
-    fn pins(&self) -> Result<Vec<(u32, Hook, Place, PathBuf)>> {
+    fn pins(&self) -> Result<Vec<Pin>> {
         list(&self.config.pin_dir)
     }
 
@@ -114,6 +124,11 @@ impl BpfDatapath {
     pub(super) fn update_links(&self) -> Result<()> {
         let programs = self.programs();
         for (ifindex, _, place, path) in self.pins()? {
+            if !programs.contains_key(place.program) {
+                // The host firewall was switched off.
+                self.take_off(ifindex, place, &path)?;
+                continue;
+            }
             let there = if self.version < Version::TCX {
                 refilter(&programs, ifindex, place)?
             } else {
@@ -163,11 +178,39 @@ impl BpfDatapath {
         self.catch_up(false)?;
         self.open_room()?;
         let programs = self.programs();
-        for place in places(hook) {
+        let guard: &[Place] = if self.is_guarded()? { &GUARD } else { &[] };
+        for place in places(hook).iter().chain(guard) {
             self.attach_place(&programs, *place, ifindex, &pin_of(&self.config.pin_dir, ifindex, *place))?;
         }
         drop(programs);
         Ok(())
+    }
+
+    /// Puts the host firewall's programs on every interface that has others.
+    pub(super) fn attach_guard(&self) -> Result<()> {
+        let programs = self.programs();
+        for (_, ifindex) in self.attached_interfaces()? {
+            for place in GUARD {
+                self.attach_place(&programs, place, ifindex, &pin_of(&self.config.pin_dir, ifindex, place))?;
+            }
+        }
+        drop(programs);
+        Ok(())
+    }
+
+    /// Takes them off all interfaces.
+    pub(super) fn detach_guard(&self) -> Result<()> {
+        for (ifindex, _, place, path) in self.pins()?.into_iter().filter(|p| p.1.is_none()) {
+            self.take_off(ifindex, place, &path)?;
+        }
+        Ok(())
+    }
+
+    fn take_off(&self, ifindex: u32, place: Place, path: &Path) -> Result<()> {
+        if self.version < Version::TCX {
+            super::clsact::detach(place.program, ifindex, place.ingress)?;
+        }
+        unpin(path)
     }
 
     fn attach_place(&self, programs: &Programs, place: Place, ifindex: u32, path: &Path) -> Result<()> {
@@ -187,10 +230,7 @@ impl BpfDatapath {
 
     pub(super) fn detach_interface(&self, ifindex: u32) -> Result<()> {
         for (_, _, place, path) in self.pins()?.into_iter().filter(|p| p.0 == ifindex) {
-            if self.version < Version::TCX {
-                super::clsact::detach(place.program, ifindex, place.ingress)?;
-            }
-            unpin(&path)?;
+            self.take_off(ifindex, place, &path)?;
         }
         Ok(())
     }
@@ -198,6 +238,7 @@ impl BpfDatapath {
     pub(super) fn attached_interfaces(&self) -> Result<Vec<(Hook, u32)>> {
         let mut found = Vec::new();
         for (ifindex, hook, _, path) in self.pins()? {
+            let Some(hook) = hook else { continue };
             let alive = self.version < Version::TCX
                 || sys::open_pin(&path).and_then(|l| sys::link_info(l.as_fd())).is_ok_and(|i| i.ifindex == ifindex);
             if alive && !found.contains(&(hook, ifindex)) {
@@ -285,6 +326,7 @@ fn note(path: &Path) -> Result<()> {
     }
 }
 
+const _: () = assert!(GUARD.len() == GUARDS.len());
 const _: () = assert!(SOCKET_TYPES.len() == loader::SOCKETS.len());
 
 #[cfg(test)]
@@ -297,7 +339,7 @@ mod tests {
             for place in places(hook) {
                 let path = pin_of(Path::new("/x"), 17, *place);
                 let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-                assert_eq!(parse(&name), Some((17, hook, *place)));
+                assert_eq!(parse(&name), Some((17, Some(hook), *place)));
             }
         }
         assert_eq!(parse("cgroup_connect4"), None);

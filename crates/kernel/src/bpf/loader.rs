@@ -26,6 +26,8 @@ use crate::datapath::{DatapathConfig, DatapathError, Result, Timeouts};
 /// Programs of interfaces.
 pub(super) const CLASSIFIERS: [&str; 6] =
     ["from_container", "to_container", "from_netdev", "from_overlay", "to_overlay", "from_waiting"];
+/// Programs of the host firewall.
+pub(super) const GUARDS: [&str; 2] = ["guard_in", "guard_out"];
 /// Programs of the cgroup.
 pub(super) const SOCKETS: [&str; 8] =
     ["connect4", "connect6", "sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6", "getpeername4", "getpeername6"];
@@ -98,6 +100,7 @@ impl Loader {
             m.copy(&config.pin_dir)?;
         }
         let datapath = BpfDatapath::assemble(config, dir, maps, (programs, budget), version, migration)?;
+        datapath.adopt_guard()?;
         if adopted {
             datapath.update_links()?;
         }
@@ -124,6 +127,9 @@ pub(super) fn maps_dir(pin_dir: &Path) -> PathBuf {
 
 fn wanted(config: &DatapathConfig, _version: Version) -> Vec<&'static str> {
     let mut names = CLASSIFIERS.to_vec();
+    if config.host_firewall {
+        names.extend(GUARDS);
+    }
     let told_apart = || !config.socket_lb_host_only || netns_cookie().is_ok();
     if config.socket_lb && config.cgroup.is_some() && told_apart() {
         names.extend(SOCKETS.iter().filter(|n| config.ipv6 || !n.ends_with('6')));
@@ -170,7 +176,7 @@ const SERVICES: u32 = 131_072;
 const BACKENDS: u32 = 524_288;
 
 /// Sizes of the maps that depend on the configuration.
-fn sizes(config: &DatapathConfig) -> [(&'static str, u32); 16] {
+fn sizes(config: &DatapathConfig) -> [(&'static str, u32); 18] {
     let full = config.conntrack_entries.max(1024);
     let part = (full / 4).max(1024);
     let of = |on: bool, n: u32| if on { n } else { 64 };
@@ -193,6 +199,8 @@ fn sizes(config: &DatapathConfig) -> [(&'static str, u32); 16] {
         ("SOCKETS6", sockets(config.ipv6)),
         ("FRAGMENTS4", of(config.ipv4, 8192)),
         ("FRAGMENTS6", of(config.ipv6, 8192)),
+        ("GUARDED4", of(config.ipv4 && config.host_firewall, part)),
+        ("GUARDED6", of(config.ipv6 && config.host_firewall, part)),
     ]
 }
 

@@ -5,9 +5,9 @@
 use std::{collections::BTreeMap, io, os::fd::AsFd};
 
 use axoneme_abi::policy::{
-    ALLOW, DEFAULT_ALLOW, DEFAULT_DENY, DENY, KIND_PODS_V4, KIND_WORLD_V6, PREFIX_FIXED, PREFIX_PROTOCOL,
-    PolicyKey as RawKey, PolicyValue as RawValue, SLOT_ALLOW_EGRESS, SLOT_ALLOW_INGRESS, SLOT_KINDS, SLOT_VALID, SLOTS,
-    Slot, TABLE_ENTRIES, slot_kind,
+    ALLOW, AUDIT, DEFAULT_ALLOW, DEFAULT_AUDIT, DEFAULT_DENY, DENY, KIND_PODS_V4, KIND_WORLD_V6, PREFIX_FIXED,
+    PREFIX_PROTOCOL, PolicyKey as RawKey, PolicyValue as RawValue, SLOT_ALLOW_EGRESS, SLOT_ALLOW_INGRESS,
+    SLOT_AUDIT_EGRESS, SLOT_AUDIT_INGRESS, SLOT_KINDS, SLOT_VALID, SLOTS, Slot, TABLE_ENTRIES, slot_kind,
 };
 
 use super::{
@@ -28,6 +28,11 @@ pub(super) struct Tables {
 }
 
 impl Tables {
+    /// How many entries each table in use holds at most.
+    pub(super) fn sizes(&self) -> Vec<u32> {
+        self.tries.values().map(|(_, entries)| *entries).filter(|entries| *entries > 0).collect()
+    }
+
     /// The tables that are pinned and in use. Spare ones are made anew. Kernels before 6.7 wait for an RCU grace period at
     /// each look into the outer map, so that is done where a slot says that there is a table.
     pub(super) fn read(maps: &Maps) -> Result<Self> {
@@ -72,7 +77,12 @@ fn key(k: &PolicyKey) -> Lpm<RawKey> {
 }
 
 fn value(v: PolicyValue) -> RawValue {
-    RawValue { rule: v.rule, proxy_port: v.proxy_port, auth: v.auth, verdict: if v.allow { ALLOW } else { DENY } }
+    let verdict = match (v.allow, v.audit) {
+        (false, _) => DENY,
+        (true, false) => ALLOW,
+        (true, true) => AUDIT,
+    };
+    RawValue { rule: v.rule, proxy_port: v.proxy_port, auth: v.auth, verdict }
 }
 
 fn default_key(direction: Direction) -> Lpm<RawKey> {
@@ -80,11 +90,20 @@ fn default_key(direction: Direction) -> Lpm<RawKey> {
 }
 
 fn default_value(d: PolicyDefault) -> RawValue {
-    RawValue { rule: d.rule, proxy_port: 0, auth: 0, verdict: if d.allow { DEFAULT_ALLOW } else { DEFAULT_DENY } }
+    let verdict = match (d.allow, d.audit) {
+        (false, _) => DEFAULT_DENY,
+        (true, false) => DEFAULT_ALLOW,
+        (true, true) => DEFAULT_AUDIT,
+    };
+    RawValue { rule: d.rule, proxy_port: 0, auth: 0, verdict }
+}
+
+fn is_default(v: RawValue) -> bool {
+    matches!(v.verdict, DEFAULT_DENY | DEFAULT_ALLOW | DEFAULT_AUDIT)
 }
 
 fn entry(k: &Lpm<RawKey>, v: RawValue) -> Option<(PolicyKey, PolicyValue)> {
-    if v.verdict > ALLOW {
+    if is_default(v) {
         return None;
     }
     let direction = if k.data.direction == 0 { Direction::Ingress } else { Direction::Egress };
@@ -96,7 +115,8 @@ fn entry(k: &Lpm<RawKey>, v: RawValue) -> Option<(PolicyKey, PolicyValue)> {
         port: u16::from_be(k.data.port),
         port_bits,
     };
-    Some((key, PolicyValue { allow: v.verdict == ALLOW, rule: v.rule, proxy_port: v.proxy_port, auth: v.auth }))
+    let (allow, audit) = (v.verdict != DENY, v.verdict == AUDIT);
+    Some((key, PolicyValue { allow, audit, rule: v.rule, proxy_port: v.proxy_port, auth: v.auth }))
 }
 
 /// Flags of the kinds that the keys speak of.
@@ -106,22 +126,20 @@ fn kinds<'a>(keys: impl Iterator<Item = &'a PolicyKey>) -> u32 {
 }
 
 fn slot_flags(ingress: PolicyDefault, egress: PolicyDefault) -> u32 {
-    let mut flags = SLOT_VALID;
-    if ingress.allow {
-        flags |= SLOT_ALLOW_INGRESS;
-    }
-    if egress.allow {
-        flags |= SLOT_ALLOW_EGRESS;
-    }
-    flags
+    let flags = [
+        (true, SLOT_VALID),
+        (ingress.allow, SLOT_ALLOW_INGRESS),
+        (egress.allow, SLOT_ALLOW_EGRESS),
+        (ingress.allow && ingress.audit, SLOT_AUDIT_INGRESS),
+        (egress.allow && egress.audit, SLOT_AUDIT_EGRESS),
+    ];
+    flags.into_iter().filter(|(set, _)| *set).fold(0, |flags, (_, flag)| flags | flag)
 }
 
 fn defaults(s: &Slot) -> (PolicyDefault, PolicyDefault) {
     let [ingress, egress] = s.rules;
-    (
-        PolicyDefault { allow: s.flags & SLOT_ALLOW_INGRESS != 0, rule: ingress },
-        PolicyDefault { allow: s.flags & SLOT_ALLOW_EGRESS != 0, rule: egress },
-    )
+    let of = |allow, audit, rule| PolicyDefault { allow: s.flags & allow != 0, audit: s.flags & audit != 0, rule };
+    (of(SLOT_ALLOW_INGRESS, SLOT_AUDIT_INGRESS, ingress), of(SLOT_ALLOW_EGRESS, SLOT_AUDIT_EGRESS, egress))
 }
 
 impl BpfDatapath {
@@ -129,6 +147,12 @@ impl BpfDatapath {
     fn write_slot(&self, place: u32, flags: u32, rules: [u32; 2]) -> Result<()> {
         let revision = self.maps.slots.get(&place)?.unwrap_or_default().revision.wrapping_add(1);
         self.maps.slots.put(&place, &Slot { revision, flags, rules })
+    }
+
+    /// Lets what was judged by the slot be judged anew.
+    pub(super) fn renew_slot(&self, place: u32) -> Result<()> {
+        let slot = self.maps.slots.get(&place)?.unwrap_or_default();
+        self.write_slot(place, slot.flags, slot.rules)
     }
 
     /// Makes programs look for entries of kinds before there are any.
@@ -228,7 +252,7 @@ impl BpfDatapath {
         for (direction, default) in [(Direction::Ingress, ingress), (Direction::Egress, egress)] {
             let key = default_key(direction);
             // The shortest prefix there is: what a lookup of it finds is the entry itself.
-            if trie.get(&key)?.is_none_or(|v| v.verdict > ALLOW) {
+            if trie.get(&key)?.is_none_or(is_default) {
                 trie.put(&key, &default_value(default))?;
             }
         }

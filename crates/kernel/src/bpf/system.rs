@@ -9,6 +9,19 @@ const BPF_FS: i64 = 0xcafe_4a11;
 /// `CGROUP2_SUPER_MAGIC`.
 const CGROUP2: i64 = 0x6367_7270;
 
+/// Returns when no program runs any more that was running when this was called: after a grace period of RCU, in
+/// milliseconds. Programs of tc run inside of one, and `MEMBARRIER_CMD_GLOBAL` waits for it on all processors that
+/// run; where it is not served (`nohz_full`) this waits for longer than a packet takes.
+#[allow(unsafe_code, reason = "a system call without a safe wrapper")]
+pub(crate) fn wait_for_programs() {
+    const GLOBAL: libc::c_long = 1;
+    // SAFETY: no pointer is handed over.
+    let r = unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0, 0) };
+    if r != 0 {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
 /// Kernel version, major and minor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Version(pub(super) u32, pub(super) u32);

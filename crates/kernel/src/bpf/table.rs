@@ -49,6 +49,10 @@ impl<K: aya::Pod, V: aya::Pod> Table<K, V> {
         Self { name, map, capacity, types: PhantomData }
     }
 
+    pub(crate) const fn name(&self) -> &'static str {
+        self.name
+    }
+
     pub(crate) const fn capacity(&self) -> u32 {
         self.capacity
     }

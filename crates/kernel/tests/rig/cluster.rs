@@ -27,9 +27,23 @@ pub fn index(ns: &Namespace, link: &str) -> u32 {
 }
 
 impl Cluster {
-    #[allow(clippy::too_many_lines, reason = "a network is laid out in one piece")]
     /// `routed`: a router stands between the nodes; its link to the second one carries so many bytes.
     pub fn new(mode: Mode, routed: Option<u32>) -> Self {
+        Self::with(mode, routed, false)
+    }
+
+    /// Neighbours whose second node can be guarded: all addresses of its devices are known as its own.
+    pub fn guardable(mode: Mode) -> Self {
+        let c = Self::with(mode, None, true);
+        let host = IpEntry { identity: 1, peer: 1, tunnel: None, is_node: true };
+        for address in [IpAddr::from([10, 201, 0, 2]), IpAddr::from([0xfd21, 0, 0, 0, 0, 0, 0, 2])] {
+            c.nodes[1].datapath.upsert_ip(address.into(), host).unwrap();
+        }
+        c
+    }
+
+    #[allow(clippy::too_many_lines, reason = "a network is laid out in one piece")]
+    fn with(mode: Mode, routed: Option<u32>, host_firewall: bool) -> Self {
         let spaces = [Namespace::new("n1"), Namespace::new("n2")];
         let router = routed.map(|mtu| {
             let r = Namespace::new("router");
@@ -79,7 +93,7 @@ impl Cluster {
         let mut number = 0;
         let nodes = spaces.map(|ns| {
             number += 1;
-            Self::node(ns, number, mode, router.is_some())
+            Self::node(ns, number, mode, router.is_some(), host_firewall && number == 2)
         });
         let pods = [nodes[0].pod(1), nodes[1].pod(2)];
         if mode == Mode::Vxlan6 {
@@ -109,7 +123,7 @@ impl Cluster {
         Self { nodes, router, pods }
     }
 
-    fn node(ns: Namespace, number: u8, mode: Mode, routed: bool) -> Node {
+    fn node(ns: Namespace, number: u8, mode: Mode, routed: bool, host_firewall: bool) -> Node {
         let other = 3 - number;
         let overlay = if mode == Mode::Native {
             let i = if routed { usize::from(number) - 1 } else { 0 };
@@ -133,6 +147,7 @@ impl Cluster {
             overlay,
             services: true,
             underlay6: mode == Mode::Vxlan6,
+            host_firewall,
             ..Options::default()
         };
         let node = Node::with(ns, number, &options);

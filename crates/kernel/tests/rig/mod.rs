@@ -179,6 +179,7 @@ pub struct Options {
     pub uplink: u32,
     pub overlay: u32,
     pub conntrack_entries: Option<u32>,
+    pub host_firewall: bool,
     /// The tunnel speaks IPv6.
     pub underlay6: bool,
 }
@@ -218,6 +219,7 @@ impl Node {
             allow_own_host: true,
             services: options.services,
             socket_lb: options.socket_lb,
+            host_firewall: options.host_firewall,
             conntrack_entries: options.conntrack_entries.unwrap_or(16384),
             socket_lb_host_only: options.socket_lb_host_only,
             timeouts: axoneme_kernel::datapath::Timeouts::default(),
@@ -313,16 +315,16 @@ impl Node {
 }
 
 pub fn allow_all() -> PolicyTable {
-    let allow = PolicyDefault { allow: true, rule: 0 };
+    let allow = PolicyDefault { allow: true, audit: false, rule: 0 };
     PolicyTable { ingress_default: allow, egress_default: allow, entries: Vec::new() }
 }
 
 pub fn deny_ingress() -> PolicyTable {
-    PolicyTable { ingress_default: PolicyDefault { allow: false, rule: 77 }, ..allow_all() }
+    PolicyTable { ingress_default: PolicyDefault { allow: false, audit: false, rule: 77 }, ..allow_all() }
 }
 
 pub fn deny_egress() -> PolicyTable {
-    PolicyTable { egress_default: PolicyDefault { allow: false, rule: 78 }, ..allow_all() }
+    PolicyTable { egress_default: PolicyDefault { allow: false, audit: false, rule: 78 }, ..allow_all() }
 }
 
 pub fn rule(
@@ -334,7 +336,10 @@ pub fn rule(
     rule: u32,
 ) -> (PolicyKey, PolicyValue) {
     let port_bits = if port == 0 { 0 } else { 16 };
-    (PolicyKey { direction, peer, protocol, port, port_bits }, PolicyValue { allow, rule, proxy_port: 0, auth: 0 })
+    (
+        PolicyKey { direction, peer, protocol, port, port_bits },
+        PolicyValue { allow, audit: false, rule, proxy_port: 0, auth: 0 },
+    )
 }
 
 /// Waits until the condition holds.

@@ -9,6 +9,7 @@ use tracing::warn;
 use super::{
     Command, Credentials, Directory, Event, StreamClient,
     session::{End, Session, Target},
+    transport::Transport,
 };
 use crate::message::{EndpointReport, NodeMessage, NodeReport, Resume};
 
@@ -45,6 +46,8 @@ pub struct Driver {
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) events: mpsc::Sender<Event>,
     pub(super) state: State,
+    /// None: gRPC.
+    pub(super) transport: Option<Arc<dyn Transport>>,
 }
 
 /// What outlives a session.
@@ -100,8 +103,14 @@ impl Driver {
         let (commands_tx, commands) = mpsc::channel(COMMANDS);
         let (events, events_rx) = mpsc::channel(EVENTS);
         let state = State { resume: settings.resume, ..State::default() };
-        let driver = Self { settings, directory, credentials, commands, events, state };
+        let driver = Self { settings, directory, credentials, commands, events, state, transport: None };
         (driver, StreamClient { commands: commands_tx }, events_rx)
+    }
+
+    /// Goes over this network in place of gRPC.
+    #[must_use]
+    pub fn over(self, transport: Arc<dyn Transport>) -> Self {
+        Self { transport: Some(transport), ..self }
     }
 
     /// Ends when cancelled or when nobody listens to the events any more.
@@ -151,11 +160,13 @@ impl Driver {
 
     /// Waits, and goes on taking commands: reports are remembered, the rest is for a session that is gone.
     async fn rest(&mut self, pause: Duration, cancel: &CancellationToken) {
-        let jitter = pause.mul_f64(rand::random_range(0.0..0.5));
+        let share = self.transport.as_ref().map_or_else(|| rand::random_range(0.0..0.5), |t| t.jitter());
+        let jitter = pause.mul_f64(share);
         let until = tokio::time::sleep(pause + jitter);
         tokio::pin!(until);
         loop {
             tokio::select! {
+                biased;
                 () = &mut until => return,
                 () = cancel.cancelled() => return,
                 Some(c) = self.commands.recv() => match c {

@@ -2,20 +2,22 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use futures::StreamExt;
+use bytes::Bytes;
+use futures::{StreamExt, stream::BoxStream};
 use http::uri::PathAndQuery;
+use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{
-    Request, Status, Streaming,
+    Request, Status,
     client::Grpc,
     metadata::MetadataValue,
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
 };
 use tracing::{info, warn};
 
-use super::{Batch, Command, Driver, Event};
+use super::{Batch, Command, Driver, Event, Transport};
 use crate::{
     PROTOCOL, RowType, SERVER_NAME,
     change::RowChange,
@@ -33,6 +35,9 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 const OUTBOUND: usize = 256;
 /// A batch of one commit may be large, its frames are not: the server cuts them at 64 KiB, but for one large table.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
+
+/// What the operator says, decoded.
+type Heard = BoxStream<'static, Result<pb::OperatorMessage, Status>>;
 
 pub(super) struct Target {
     pub(super) address: String,
@@ -73,6 +78,7 @@ impl Session<'_> {
         };
         let (outbound, rx) = mpsc::channel(OUTBOUND);
         let opened = tokio::select! {
+            biased;
             o = open(target, &token, rx, &outbound, driver) => o,
             () = cancel.cancelled() => return End::Refused("stopping".into()),
         };
@@ -95,11 +101,13 @@ impl Session<'_> {
         End::Closed(session.serve(stream, cancel).await)
     }
 
-    async fn serve(mut self, mut stream: Streaming<pb::OperatorMessage>, cancel: &CancellationToken) -> String {
+    async fn serve(mut self, mut stream: Heard, cancel: &CancellationToken) -> String {
         let (outbound, events) = (self.outbound.clone(), self.driver.events.clone());
         let mut backlog: VecDeque<NodeMessage> = self.driver.state.reports().collect();
         loop {
+            // what the node says goes before what it hears: it is little, and operators wait for acknowledgements
             let step = tokio::select! {
+                biased;
                 () = cancel.cancelled() => Err("stopping".into()),
                 permit = outbound.reserve(), if !backlog.is_empty() => match (permit, backlog.pop_front()) {
                     (Ok(p), Some(m)) => { p.send(m.to_message()); Ok(()) }
@@ -213,8 +221,13 @@ async fn open(
     rx: mpsc::Receiver<pb::NodeMessage>,
     outbound: &mpsc::Sender<pb::NodeMessage>,
     driver: &Driver,
-) -> Result<(pb::Welcome, Streaming<pb::OperatorMessage>), String> {
-    let channel = connect(target).await?;
+) -> Result<(pb::Welcome, Heard), String> {
+    let route = if let Some(t) = &driver.transport {
+        Route::Own(&**t, &target.address)
+    } else {
+        let late = |_| format!("{}: no connection within {} s", target.address, CONNECT.as_secs());
+        Route::Grpc(tokio::time::timeout(CONNECT, connect(target)).await.map_err(late)??)
+    };
     let hello = NodeMessage::Hello(Hello {
         node: driver.settings.node.clone(),
         agent_version: driver.settings.agent_version.clone(),
@@ -222,14 +235,36 @@ async fn open(
         resume: driver.state.resume,
     });
     outbound.send(hello.to_message()).await.map_err(|e| e.to_string())?;
-    tokio::time::timeout(WELCOME, subscribe(channel, token, rx)).await.map_err(|_| "no welcome in time".to_owned())?
+    tokio::time::timeout(WELCOME, welcome(route, token, rx)).await.map_err(|_| "no welcome in time".to_owned())?
 }
 
-async fn subscribe(
-    channel: Channel,
+enum Route<'a> {
+    Grpc(Channel),
+    Own(&'a dyn Transport, &'a str),
+}
+
+async fn welcome(
+    route: Route<'_>,
     token: &str,
     rx: mpsc::Receiver<pb::NodeMessage>,
-) -> Result<(pb::Welcome, Streaming<pb::OperatorMessage>), String> {
+) -> Result<(pb::Welcome, Heard), String> {
+    let mut stream = match route {
+        Route::Grpc(channel) => subscribe(channel, token, rx).await?,
+        Route::Own(transport, address) => {
+            let said = ReceiverStream::new(rx).map(|m| Bytes::from(m.encode_to_vec())).boxed();
+            let decode = |m: Bytes| pb::OperatorMessage::decode(m).map_err(|e| Status::internal(e.to_string()));
+            let heard = transport.open(address, token, said).await?;
+            heard.map(move |m| m.and_then(decode)).boxed()
+        }
+    };
+    let first = stream.next().await.ok_or("the operator ended the stream")?.map_err(|s| describe(&s))?;
+    match first.body {
+        Some(pb::operator_message::Body::Welcome(w)) => Ok((w, stream)),
+        _ => Err("the first message is no welcome".into()),
+    }
+}
+
+async fn subscribe(channel: Channel, token: &str, rx: mpsc::Receiver<pb::NodeMessage>) -> Result<Heard, String> {
     let mut grpc = Grpc::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
     grpc.ready().await.map_err(|e| e.to_string())?;
     let mut request = Request::new(ReceiverStream::new(rx));
@@ -238,12 +273,7 @@ async fn subscribe(
     let path = PathAndQuery::from_static("/axoneme.v1.NodeStream/Subscribe");
     let codec = tonic_prost::ProstCodec::<pb::NodeMessage, pb::OperatorMessage>::default();
     let response = grpc.streaming(request, path, codec).await.map_err(|s| describe(&s))?;
-    let mut stream = response.into_inner();
-    let first = stream.next().await.ok_or("the operator ended the stream")?.map_err(|s| describe(&s))?;
-    match first.body {
-        Some(pb::operator_message::Body::Welcome(w)) => Ok((w, stream)),
-        _ => Err("the first message is no welcome".into()),
-    }
+    Ok(response.into_inner().boxed())
 }
 
 async fn connect(target: &Target) -> Result<Channel, String> {
@@ -251,7 +281,6 @@ async fn connect(target: &Target) -> Result<Channel, String> {
     let scheme = if clear { "http" } else { "https" };
     let endpoint = Endpoint::from_shared(format!("{scheme}://{}", target.address))
         .map_err(|e| format!("{}: {e}", target.address))?
-        .connect_timeout(CONNECT)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)

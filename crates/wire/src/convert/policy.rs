@@ -32,11 +32,11 @@ impl Wire for DirectionDefault {
     type Message = pb::DirectionDefault;
 
     fn to_message(&self) -> pb::DirectionDefault {
-        pb::DirectionDefault { allow: self.allow, rule: self.rule.0 }
+        pb::DirectionDefault { allow: self.allow, audit: self.audit, rule: self.rule.0 }
     }
 
     fn from_message(m: pb::DirectionDefault) -> Result<Self, WireError> {
-        Ok(Self { allow: m.allow, rule: RuleId(m.rule) })
+        Ok(Self { allow: m.allow, audit: m.audit, rule: RuleId(m.rule) })
     }
 }
 
@@ -71,6 +71,7 @@ fn entry_message((key, entry): (&PolicyKey, &PolicyEntry)) -> pb::TableEntry {
     pb::TableEntry {
         key: Some(key.to_message()),
         allow: entry.allow,
+        audit: entry.audit,
         rule: entry.rule.0,
         proxy_port: entry.proxy_port.into(),
         auth: entry.auth.into(),
@@ -81,6 +82,7 @@ fn entry(m: pb::TableEntry) -> Result<(PolicyKey, PolicyEntry), WireError> {
     let key = PolicyKey::from_message(required("key", m.key)?).at("key")?;
     let entry = PolicyEntry {
         allow: m.allow,
+        audit: m.audit,
         rule: RuleId(m.rule),
         proxy_port: narrow("proxy_port", m.proxy_port)?,
         auth: narrow("auth", m.auth)?,

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use axoneme_model::{
-    Identity, PeerClass,
+    Identity, PeerClass, Safe,
     rows::{
-        AgentRow, BlockUse, ConntrackTimes, Edges, EndpointRow, IdentityRow, IpRow, NodeConfigRow, NodeRow, Routing,
-        TableId,
+        AgentRow, BlockUse, ConntrackTimes, Edges, EndpointRow, GuardRow, IdentityRow, IpRow, NodeConfigRow, NodeRow,
+        Routing, TableId,
     },
 };
 
@@ -42,6 +42,7 @@ impl Wire for NodeConfigRow {
             conntrack_times: Some(self.conntrack_times.to_message()),
             socket_lb_host_only: self.socket_lb_host_only,
             agent: Some(self.agent.to_message()),
+            guard: self.guard.as_ref().map(Wire::to_message),
         }
     }
 
@@ -77,6 +78,30 @@ impl Wire for NodeConfigRow {
                 .unwrap_or_default(),
             socket_lb_host_only: m.socket_lb_host_only,
             agent: m.agent.map(AgentRow::from_message).transpose().at("agent")?.unwrap_or_default(),
+            guard: m.guard.map(GuardRow::from_message).transpose().at("guard")?,
+        })
+    }
+}
+
+impl Wire for GuardRow {
+    type Message = pb::Guard;
+
+    fn to_message(&self) -> pb::Guard {
+        pb::Guard {
+            table: self.table.0,
+            unprotected: self.unprotected.iter().map(|member| member.name().to_owned()).collect(),
+            overlay_port: self.overlay_port.into(),
+            apiserver: self.apiserver.iter().copied().map(address_bytes).collect(),
+        }
+    }
+
+    fn from_message(m: pb::Guard) -> Result<Self, WireError> {
+        Ok(Self {
+            table: TableId(m.table),
+            // a member that this version does not have is not in its safe set either
+            unprotected: m.unprotected.iter().filter_map(|name| Safe::from_name(name)).collect(),
+            overlay_port: narrow("overlay_port", m.overlay_port)?,
+            apiserver: addresses("apiserver", &m.apiserver)?,
         })
     }
 }
@@ -102,6 +127,7 @@ impl Wire for AgentRow {
         pb::AgentSettings {
             log_level: self.log_level.to_string(),
             flow_buffer: self.flow_buffer,
+            drop_events: self.drop_events,
             cni_exclusive: self.cni_exclusive,
             cni_chained: self.cni_chained.iter().map(ToString::to_string).collect(),
         }
@@ -111,6 +137,7 @@ impl Wire for AgentRow {
         Ok(Self {
             log_level: m.log_level.into(),
             flow_buffer: m.flow_buffer,
+            drop_events: m.drop_events,
             cni_exclusive: m.cni_exclusive,
             cni_chained: m.cni_chained.into_iter().map(Into::into).collect(),
         })

@@ -1,10 +1,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use axoneme_model::{
-    Direction, Identity, PeerClass, RuleRef,
+    Direction, Identity, PeerClass, RuleRef, Safe,
     rows::{
-        AgentRow, Backend, BlockUse, ConntrackTimes, DirectionDefault, Edges, EndpointRow, Frontend, IdentityRow,
-        IpRow, NodeConfigRow, NodeRow, PolicyEntry, PolicyKey, Routing, RuleId, RuleRow, ServiceRow, TableId, TableRow,
+        AgentRow, Backend, BlockUse, ConntrackTimes, DirectionDefault, Edges, EndpointRow, Frontend, GuardRow,
+        IdentityRow, IpRow, NodeConfigRow, NodeRow, PolicyEntry, PolicyKey, Routing, RuleId, RuleRow, ServiceRow,
+        TableId, TableRow,
     },
 };
 use proptest::{collection as many, option, prelude::*};
@@ -58,8 +59,10 @@ fn key() -> impl Strategy<Value = PolicyKey> {
 }
 
 fn entry() -> impl Strategy<Value = PolicyEntry> {
-    (any::<bool>(), 0..9u32, any::<u16>(), any::<u8>()).prop_map(|(allow, rule, proxy_port, auth)| PolicyEntry {
+    let verdict = (any::<bool>(), any::<bool>());
+    (verdict, 0..9u32, any::<u16>(), any::<u8>()).prop_map(|((allow, audit), rule, proxy_port, auth)| PolicyEntry {
         allow,
+        audit,
         rule: RuleId(rule),
         proxy_port,
         auth,
@@ -67,7 +70,11 @@ fn entry() -> impl Strategy<Value = PolicyEntry> {
 }
 
 fn default() -> impl Strategy<Value = DirectionDefault> {
-    (any::<bool>(), 0..9u32).prop_map(|(allow, rule)| DirectionDefault { allow, rule: RuleId(rule) })
+    (any::<bool>(), any::<bool>(), 0..9u32).prop_map(|(allow, audit, rule)| DirectionDefault {
+        allow,
+        audit,
+        rule: RuleId(rule),
+    })
 }
 
 fn policies() -> impl Strategy<Value = BTreeMap<ObjectRef, i64>> {
@@ -101,7 +108,11 @@ pub(crate) fn patch(id: impl Strategy<Value = u64>) -> impl Strategy<Value = Tab
     )
 }
 
-fn config(name: impl Strategy<Value = Arc<str>>) -> impl Strategy<Value = NodeConfigRow> {
+pub(crate) fn guard() -> GuardRow {
+    GuardRow { table: TableId(1), unprotected: BTreeSet::new(), overlay_port: 1, apiserver: BTreeSet::new() }
+}
+
+pub(crate) fn config(name: impl Strategy<Value = Arc<str>>) -> impl Strategy<Value = NodeConfigRow> {
     let routing = prop_oneof![
         any::<u16>().prop_map(|port| Routing::Vxlan { port }),
         any::<bool>().prop_map(|auto_direct_node_routes| Routing::Native { auto_direct_node_routes })
@@ -129,6 +140,7 @@ fn config(name: impl Strategy<Value = Arc<str>>) -> impl Strategy<Value = NodeCo
             agent: AgentRow {
                 log_level: device.clone(),
                 flow_buffer: n[1],
+                drop_events: n[0],
                 cni_exclusive: b[1],
                 cni_chained: vec![device.clone()],
             },
@@ -138,6 +150,12 @@ fn config(name: impl Strategy<Value = Arc<str>>) -> impl Strategy<Value = NodeCo
                 edges: [(device.clone(), Edges::Pool { allow_first: b[0], allow_last: b[1] })].into(),
                 unmasqueraded: [device.clone()].into(),
             },
+            guard: b[2].then(|| GuardRow {
+                table: TableId(u64::from(n[0]) << 16),
+                unprotected: Safe::ALL.into_iter().filter(|s| n[1] & s.bit() != 0).collect(),
+                overlay_port: n[1] as u16,
+                apiserver: ["10.0.0.1", "fd00::1"].map(|a| a.parse().unwrap()).into(),
+            }),
             devices: vec![device],
         })
 }

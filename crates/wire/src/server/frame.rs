@@ -1,6 +1,6 @@
 //! Messages as bytes, ready to send.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::{Bytes, BytesMut};
 use prost::{
@@ -10,7 +10,7 @@ use prost::{
 
 use crate::{
     PROTOCOL,
-    change::{RowChange, RowType},
+    change::{Row, RowChange, RowType},
     convert::Wire,
     pb::{self, operator_message::Body},
 };
@@ -21,48 +21,106 @@ const FRAME_BYTES: usize = 64 << 10;
 const CHANGES_FIELD: u32 = 3;
 const CHANGE_FIELD: u32 = 1;
 
-/// A change with its encoding, made once however many nodes it goes to.
+/// A change with its encoding, made once however many nodes it goes to, and not if it goes to none.
 #[derive(Debug)]
 pub(super) struct Encoded {
     pub(super) change: RowChange,
-    /// As an entry of `Changes.changes`, with key and length.
-    bytes: Bytes,
+    bytes: OnceLock<Bytes>,
 }
 
 impl Encoded {
     pub(super) fn new(change: RowChange) -> Arc<Self> {
-        let mut bytes = BytesMut::new();
-        prost::encoding::message::encode(CHANGE_FIELD, &change.to_message(), &mut bytes);
-        Arc::new(Self { change, bytes: bytes.freeze() })
+        Arc::new(Self { change, bytes: OnceLock::new() })
+    }
+
+    fn bytes(&self) -> &Bytes {
+        self.bytes.get_or_init(|| {
+            let mut bytes = BytesMut::new();
+            entry(&self.change, &mut bytes);
+            bytes.freeze()
+        })
+    }
+}
+
+/// The change as an entry of `Changes.changes`, with key and length.
+fn entry(change: &RowChange, into: &mut BytesMut) {
+    prost::encoding::message::encode(CHANGE_FIELD, &change.to_message(), into);
+}
+
+/// Shared changes as frames: upserts before the node's own (nodes, identities, services), after them (addresses), removals.
+#[derive(Debug, Default)]
+pub(super) struct Frames {
+    pub(super) early: Vec<Bytes>,
+    pub(super) late: Vec<Bytes>,
+    pub(super) gone: Vec<Bytes>,
+}
+
+impl Frames {
+    pub(super) fn of(changes: &[Arc<Encoded>]) -> Self {
+        let part = |early: bool, gone: bool| {
+            let of = |e: &&Arc<Encoded>| {
+                let (removal, _) = e.change.order();
+                removal == gone && (gone || (e.change.key().row_type() < RowType::Ip) == early)
+            };
+            frames(changes.iter().filter(of))
+        };
+        Self { early: part(true, false), late: part(false, false), gone: part(false, true) }
     }
 }
 
 /// The changes as whole messages, none much over [`FRAME_BYTES`].
 pub(super) fn frames<'a>(changes: impl IntoIterator<Item = &'a Arc<Encoded>>) -> Vec<Bytes> {
-    let (mut frames, mut part, mut size) = (Vec::new(), Vec::new(), 0);
-    for e in changes {
-        if size > 0 && size + e.bytes.len() > FRAME_BYTES {
-            frames.push(join(&part, size));
-            part.clear();
-            size = 0;
+    let mut all = Cut::default();
+    changes.into_iter().for_each(|e| all.put(e.bytes()));
+    all.end()
+}
+
+/// Rows as [`frames`], of which nothing is kept but these: of a large cluster all rows in between would be a second copy.
+pub(super) fn rows(rows: impl Iterator<Item = Row>) -> Vec<Bytes> {
+    let (mut all, mut one) = (Cut::default(), BytesMut::new());
+    for row in rows {
+        one.clear();
+        entry(&RowChange::Upsert(row), &mut one);
+        all.put(&one);
+    }
+    all.end()
+}
+
+/// Entries on their way into frames.
+#[derive(Default)]
+struct Cut {
+    frames: Vec<Bytes>,
+    part: BytesMut,
+}
+
+impl Cut {
+    fn put(&mut self, entry: &[u8]) {
+        if !self.part.is_empty() && self.part.len() + entry.len() > FRAME_BYTES {
+            self.cut();
         }
-        size += e.bytes.len();
-        part.push(&e.bytes);
+        self.part.extend_from_slice(entry);
     }
-    if size > 0 {
-        frames.push(join(&part, size));
+
+    fn cut(&mut self) {
+        if !self.part.is_empty() {
+            self.frames.push(join(&self.part));
+            self.part.clear();
+        }
     }
-    frames
+
+    fn end(mut self) -> Vec<Bytes> {
+        self.cut();
+        self.frames
+    }
 }
 
 /// `OperatorMessage { changes: Changes { … } }` of entries that are encoded already.
-fn join(parts: &[&Bytes], size: usize) -> Bytes {
+fn join(entries: &[u8]) -> Bytes {
+    let size = entries.len();
     let mut b = BytesMut::with_capacity(key_len(CHANGES_FIELD) + encoded_len_varint(size as u64) + size);
     encode_key(CHANGES_FIELD, WireType::LengthDelimited, &mut b);
     encode_varint(size as u64, &mut b);
-    for p in parts {
-        b.extend_from_slice(p);
-    }
+    b.extend_from_slice(entries);
     b.freeze()
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
-    sync::Arc,
+    sync::{Arc, OnceLock, atomic::Ordering},
 };
 
 use axoneme_model::{
@@ -10,11 +10,12 @@ use axoneme_model::{
     rows::{EndpointRow, TableId},
 };
 use bytes::Bytes;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{Notify, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    frame::{self, Encoded},
+    frame::{self, Encoded, Frames},
+    pace::Pace,
     session::{Subscribe, Subscription},
     views::Views,
 };
@@ -26,20 +27,31 @@ use crate::{
 
 /// Revisions that the log keeps. A node that comes back within them gets what it missed, later a snapshot.
 const LOG: usize = 1024;
+/// Changes that all revisions of the log have together, one for each node that one goes to. Of the first revision, which
+/// is the whole cluster, the log would hold a second copy, and a snapshot is not much longer.
+const LOG_CHANGES: usize = 32_768;
 /// Revisions after which the encoded snapshot of the shared rows is made anew rather than followed by the log.
 const SNAPSHOT_AGE: u64 = 128;
 
 /// One revision, ready to send.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Entry {
     pub(super) revision: u64,
     pub(super) shared: Vec<Arc<Encoded>>,
     pub(super) own: HashMap<Arc<str>, Vec<Arc<Encoded>>>,
-    /// Frames of `shared`: upserts before the node's own (nodes, identities, services), after them (addresses), removals.
-    pub(super) early: Vec<Bytes>,
-    pub(super) late: Vec<Bytes>,
-    pub(super) gone: Vec<Bytes>,
-    pub(super) commit: Bytes,
+    frames: OnceLock<Arc<Frames>>,
+}
+
+impl Entry {
+    /// `shared`, encoded by the first session that sends it.
+    pub(super) fn frames(&self) -> Arc<Frames> {
+        self.frames.get_or_init(|| Arc::new(Frames::of(&self.shared))).clone()
+    }
+
+    /// Changes, one for each node that one goes to.
+    fn changes(&self) -> usize {
+        self.shared.len() + self.own.values().map(Vec::len).sum::<usize>()
+    }
 }
 
 /// Who writes status.
@@ -70,10 +82,18 @@ pub struct Refusal {
     pub reason: String,
 }
 
+/// A session that is connected.
+#[derive(Debug)]
+struct Connected {
+    number: u64,
+    cancel: CancellationToken,
+    /// There is something of the node's own to be sent.
+    wake: Arc<Notify>,
+}
+
 #[derive(Debug, Default)]
 struct Peer {
-    /// Number of the session that is connected.
-    session: Option<(u64, CancellationToken)>,
+    session: Option<Connected>,
     acked: u64,
     refused: BTreeMap<TableId, Nack>,
     /// Tables refused since the last acknowledgement.
@@ -88,11 +108,16 @@ pub struct Hub {
     revision: u64,
     views: Views,
     log: VecDeque<Arc<Entry>>,
+    /// Changes of all entries of the log.
+    logged: usize,
     live: broadcast::Sender<Arc<Entry>>,
     /// Frames of the shared rows and the revision that they stand for.
     snapshot: Option<(u64, Arc<Vec<Bytes>>)>,
     peers: BTreeMap<Arc<str>, Peer>,
+    /// How many connected nodes have acknowledged just up to a revision.
+    acked: BTreeMap<u64, usize>,
     leadership: watch::Sender<Leadership>,
+    pub(super) pace: Arc<Pace>,
     /// Policies whose enforcement may have changed since [`Self::take_touched`].
     touched: BTreeSet<ObjectRef>,
 }
@@ -107,10 +132,13 @@ impl Hub {
             revision: 0,
             views: Views::default(),
             log: VecDeque::new(),
+            logged: 0,
             live: broadcast::channel(LOG).0,
             snapshot: None,
             peers: BTreeMap::new(),
+            acked: BTreeMap::new(),
             leadership: watch::channel(Leadership::Unknown).0,
+            pace: Arc::default(),
             touched: BTreeSet::new(),
         }
     }
@@ -127,39 +155,68 @@ impl Hub {
 
     /// Sessions are told when this changes.
     pub fn set_leadership(&self, l: Leadership) {
-        self.leadership.send_if_modified(|now| {
+        let changed = self.leadership.send_if_modified(|now| {
             let changed = *now != l;
             *now = l;
             changed
         });
+        if changed {
+            // what wakes them; it holds nothing that a node could get, and is in no log
+            let _ = self.live.send(Arc::new(Entry { revision: self.revision, ..Entry::default() }));
+        }
     }
 
     /// Publishes changes as one revision, which it returns; changes that change nothing make none.
     pub fn publish(&mut self, changes: Vec<RowChange>) -> u64 {
         let revision = self.revision + 1;
         self.touch(&changes);
-        let delta = self.views.apply(revision, changes);
-        if delta.shared.is_empty() && delta.own.is_empty() {
+        // nobody who comes later is sent so much change by change
+        let unheard = changes.len() > LOG_CHANGES && self.live.receiver_count() == 0;
+        let delta = self.views.apply(revision, changes, unheard);
+        if !delta.any {
             return self.revision;
         }
         self.revision = revision;
-        let part = |early: bool, gone: bool| {
-            let of = |e: &&Arc<Encoded>| {
-                let (removal, _) = e.change.order();
-                removal == gone && (gone || (e.change.key().row_type() < RowType::Ip) == early)
-            };
-            frame::frames(delta.shared.iter().filter(of))
-        };
-        let (early, late, gone) = (part(true, false), part(false, false), part(false, true));
-        let commit = frame::commit(revision);
-        let entry = Arc::new(Entry { revision, early, late, gone, commit, shared: delta.shared, own: delta.own });
-        if self.log.len() == LOG {
-            self.log.pop_front();
+        // a node that loses a table acknowledges nothing of it
+        self.touched.extend(delta.dropped.iter().flat_map(|t| self.views.policies(*t)).cloned());
+        if self.snapshot.as_ref().is_some_and(|(at, _)| revision - at >= SNAPSHOT_AGE) {
+            self.snapshot = None;
         }
-        self.log.push_back(entry.clone());
+        if unheard {
+            (self.log, self.logged) = (VecDeque::new(), 0);
+            return revision;
+        }
+        let entry = Arc::new(Entry { revision, shared: delta.shared, own: delta.own, ..Entry::default() });
+        self.keep(entry.clone());
+        let wakes = entry.own.keys().filter_map(|node| self.peers.get(node)?.session.as_ref());
+        let wakes: Vec<_> = wakes.map(|s| s.wake.clone()).collect();
         // no receiver: no node is connected
         let _ = self.live.send(entry);
+        for wake in wakes {
+            wake.notify_one();
+        }
         revision
+    }
+
+    /// Puts the newest revision into the log, without a gap: what does not fit has no place for those before it either.
+    fn keep(&mut self, entry: Arc<Entry>) {
+        self.logged += entry.changes();
+        self.log.push_back(entry);
+        while self.log.len() > LOG || self.logged > LOG_CHANGES {
+            let Some(oldest) = self.log.pop_front() else { break };
+            self.logged -= oldest.changes();
+        }
+    }
+
+    /// The oldest revision that the log has; the one to come if it has none.
+    fn oldest(&self) -> u64 {
+        self.log.front().map_or(self.revision + 1, |e| e.revision)
+    }
+
+    /// What the log has behind the revision.
+    fn since(&self, revision: u64) -> impl Iterator<Item = &Arc<Entry>> {
+        let first = self.log.partition_point(|e| e.revision <= revision);
+        self.log.range(first..)
     }
 
     fn touch(&mut self, changes: &[RowChange]) {
@@ -183,8 +240,16 @@ impl Hub {
     pub fn subscribe(&mut self, request: Subscribe) {
         let live = self.live.subscribe();
         let peer = self.peers.entry(request.node.clone()).or_default();
-        if let Some((_, old)) = peer.session.replace((request.session, request.cancel.clone())) {
-            old.cancel();
+        let wake = Arc::new(Notify::new());
+        let session = Connected { number: request.session, cancel: request.cancel.clone(), wake: wake.clone() };
+        match peer.session.replace(session) {
+            // the same session once more: it fell out of the log
+            Some(old) if old.number == request.session => {}
+            Some(old) => old.cancel.cancel(),
+            None => {
+                count(&mut self.acked, peer.acked, true);
+                self.pace.nodes.fetch_add(1, Ordering::Relaxed);
+            }
         }
         peer.told.clear();
         let missed = request.resume.and_then(|r| self.missed(r));
@@ -196,16 +261,15 @@ impl Hub {
         let snapshot = missed.is_none().then(|| self.snapshot(&request.node));
         frames.extend(snapshot.into_iter().flatten());
         let entries = missed.unwrap_or_default();
-        let subscription =
-            Subscription { frames, entries, revision: self.revision, live, leadership: self.leadership.subscribe() };
+        let (leadership, pace) = (self.leadership.subscribe(), self.pace.clone());
+        let subscription = Subscription { frames, entries, revision: self.revision, live, leadership, wake, pace };
         // the session may be gone already; `closed` follows
         let _ = request.reply.send(subscription);
     }
 
     fn missed(&self, from: Resume) -> Option<Vec<Arc<Entry>>> {
-        let oldest = self.log.front().map_or(self.revision + 1, |e| e.revision);
-        let known = from.epoch == self.epoch && from.revision <= self.revision && from.revision + 1 >= oldest;
-        known.then(|| self.log.iter().filter(|e| e.revision > from.revision).cloned().collect())
+        let known = from.epoch == self.epoch && from.revision <= self.revision && from.revision + 1 >= self.oldest();
+        known.then(|| self.since(from.revision).cloned().collect())
     }
 
     /// All rows of the node, up to now, without the commit.
@@ -213,11 +277,12 @@ impl Hub {
         let (at, shared) = self.shared_snapshot();
         let mut frames = Vec::clone(&shared);
         for (t, rows) in self.views.own(node) {
-            push_type(&mut frames, t, &rows);
+            push_type(&mut frames, t, frame::frames(&rows));
         }
         // the shared part may be a little older: what came since follows, before the commit
-        for e in self.log.iter().filter(|e| e.revision > at) {
-            frames.extend(e.early.iter().chain(&e.late).chain(&e.gone).cloned());
+        for e in self.since(at) {
+            let f = e.frames();
+            frames.extend(f.early.iter().chain(&f.late).chain(&f.gone).cloned());
         }
         frames
     }
@@ -225,37 +290,39 @@ impl Hub {
     fn shared_snapshot(&mut self) -> (u64, Arc<Vec<Bytes>>) {
         if let Some((at, frames)) = &self.snapshot
             && self.revision - at < SNAPSHOT_AGE
+            && at + 1 >= self.oldest()
         {
             return (*at, frames.clone());
         }
         let mut frames = Vec::new();
         for (t, rows) in self.views.shared() {
-            push_type(&mut frames, t, &rows);
+            push_type(&mut frames, t, rows);
         }
         let frames = Arc::new(frames);
         self.snapshot = Some((self.revision, frames.clone()));
         (self.revision, frames)
     }
 
-    /// The node has everything up to the revision in force.
-    pub fn acknowledged(&mut self, node: &str, session: u64, revision: u64) {
-        let Some(peer) = self.peers.get_mut(node).filter(|p| p.is(session)) else { return };
+    /// The node has everything up to the revision in force. The revision up to which that was known before, where this
+    /// one is newer.
+    pub fn acknowledged(&mut self, node: &str, session: u64, revision: u64) -> Option<u64> {
+        let peer = self.peers.get_mut(node).filter(|p| p.is(session))?;
         // a node tells all its refusals before each acknowledgement: what it did not tell since the last one is well now,
         // also at a revision that it has acknowledged before
         let told = std::mem::take(&mut peer.told);
         let mended: Vec<_> = peer.refused.keys().filter(|t| !told.contains(t)).copied().collect();
         peer.refused.retain(|t, _| told.contains(t));
         self.touched.extend(mended.iter().flat_map(|t| self.views.policies(*t)).cloned());
-        if revision > peer.acked && revision <= self.revision {
-            let from = std::mem::replace(&mut peer.acked, revision);
-            let since = self.log.iter().filter(|e| e.revision > from && e.revision <= revision);
-            let tables = since.filter_map(|e| e.own.get(node)).flatten().filter_map(|e| match e.change.key() {
-                RowKey::Table(t) => Some(t),
-                _ => None,
-            });
-            let tables: BTreeSet<_> = tables.collect();
-            self.touched.extend(tables.iter().flat_map(|t| self.views.policies(*t)).cloned());
+        if revision <= peer.acked || revision > self.revision {
+            return None;
         }
+        let from = std::mem::replace(&mut peer.acked, revision);
+        count(&mut self.acked, from, false);
+        count(&mut self.acked, revision, true);
+        // thousands of nodes acknowledge each revision: what it brought is told by the node's tables, not by the log
+        let brought = self.views.brought(node, from, revision);
+        self.touched.extend(brought.flat_map(|t| self.views.policies(t)).cloned());
+        Some(from)
     }
 
     /// The node could not put a row in force.
@@ -272,19 +339,30 @@ impl Hub {
     pub fn closed(&mut self, node: &str, session: u64) -> bool {
         let Some(peer) = self.peers.get_mut(node).filter(|p| p.is(session)) else { return false };
         peer.session = None;
+        count(&mut self.acked, peer.acked, false);
+        self.pace.nodes.fetch_sub(1, Ordering::Relaxed);
         true
     }
 
     /// The node left the cluster.
     pub fn forget(&mut self, node: &str) {
-        if let Some((_, cancel)) = self.peers.remove(node).and_then(|p| p.session) {
-            cancel.cancel();
+        let Some(peer) = self.peers.remove(node) else { return };
+        if let Some(session) = peer.session {
+            count(&mut self.acked, peer.acked, false);
+            self.pace.nodes.fetch_sub(1, Ordering::Relaxed);
+            session.cancel.cancel();
         }
     }
 
     /// Nodes with a stream.
     pub fn connected(&self) -> impl Iterator<Item = &Arc<str>> {
         self.peers.iter().filter(|(_, p)| p.session.is_some()).map(|(n, _)| n)
+    }
+
+    /// How many nodes have a stream.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.pace.nodes.load(Ordering::Relaxed)
     }
 
     /// Connected nodes that have not acknowledged the revision yet.
@@ -295,8 +373,7 @@ impl Hub {
     /// The revision up to which all connected nodes have acknowledged; the newest if none is connected.
     #[must_use]
     pub fn acked_by_all(&self) -> u64 {
-        let connected = self.peers.values().filter(|p| p.session.is_some());
-        connected.map(|p| p.acked).min().unwrap_or(self.revision)
+        self.acked.first_key_value().map_or(self.revision, |(acked, _)| *acked)
     }
 
     /// Newest revision that the node acknowledged.
@@ -340,12 +417,21 @@ impl Hub {
 
 impl Peer {
     fn is(&self, session: u64) -> bool {
-        self.session.as_ref().is_some_and(|(s, _)| *s == session)
+        self.session.as_ref().is_some_and(|s| s.number == session)
     }
 }
 
-fn push_type(frames: &mut Vec<Bytes>, t: RowType, rows: &[Arc<Encoded>]) {
+/// One more or one less that has acknowledged up to the revision.
+fn count(acked: &mut BTreeMap<u64, usize>, revision: u64, more: bool) {
+    let nodes = acked.entry(revision).or_default();
+    *nodes = if more { *nodes + 1 } else { nodes.saturating_sub(1) };
+    if *nodes == 0 {
+        acked.remove(&revision);
+    }
+}
+
+fn push_type(frames: &mut Vec<Bytes>, t: RowType, rows: Vec<Bytes>) {
     frames.push(frame::snapshot_begin(t));
-    frames.extend(frame::frames(rows));
+    frames.extend(rows);
     frames.push(frame::snapshot_end(t));
 }

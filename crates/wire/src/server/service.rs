@@ -11,7 +11,8 @@ use std::{
 };
 
 use bytes::{BufMut, Bytes};
-use futures::{FutureExt as _, future::BoxFuture};
+use futures::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture};
+use prost::Message as _;
 use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
@@ -30,7 +31,7 @@ use tracing::warn;
 
 use super::{
     Authenticator, Denied, Inbound,
-    session::Session,
+    session::{Said, Session},
     tls::{self, BadCertificate},
 };
 use crate::pb;
@@ -81,10 +82,26 @@ impl Service {
     }
 
     async fn open(&self, request: Request<Streaming<pb::NodeMessage>>) -> Result<Response<Frames>, Status> {
+        let token = bearer(&request)?.to_owned();
+        Ok(Response::new(self.begin(&token, request.into_inner()).await?))
+    }
+
+    /// Serves a stream that did not come by gRPC: whole encoded messages in and out. For tests that own the network.
+    ///
+    /// Errors: what a node would get in place of a stream.
+    pub async fn accept(
+        &self,
+        token: &str,
+        said: impl Stream<Item = Result<Bytes, Status>> + Send + Unpin + 'static,
+    ) -> Result<ReceiverStream<Result<Bytes, Status>>, Status> {
+        let decode = |m: Bytes| pb::NodeMessage::decode(m).map_err(|e| Status::internal(e.to_string()));
+        self.begin(token, said.map(move |m| m.and_then(decode))).await
+    }
+
+    async fn begin(&self, token: &str, said: impl Said + 'static) -> Result<Frames, Status> {
         if !*self.ready.borrow() {
             return Err(Status::unavailable("the operator is still loading the cluster"));
         }
-        let token = bearer(&request)?;
         let node = self.auth.node(token).await.map_err(|e| {
             warn!(reason = %e, "stream refused");
             match e {
@@ -100,8 +117,8 @@ impl Service {
             outbound,
             cancel: self.cancel.child_token(),
         };
-        self.sessions.spawn(session.run(request.into_inner()));
-        Ok(Response::new(ReceiverStream::new(frames)))
+        self.sessions.spawn(session.run(said));
+        Ok(ReceiverStream::new(frames))
     }
 }
 

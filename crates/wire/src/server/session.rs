@@ -1,22 +1,25 @@
 //! One node's stream.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures::StreamExt;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use futures::{Stream, StreamExt};
+use tokio::{
+    sync::{Notify, broadcast, mpsc, oneshot, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, Streaming};
+use tonic::Status;
 use tracing::{debug, info, warn};
 
 use super::{
-    Inbound,
-    frame::{self, Encoded},
+    Inbound, frame,
     hub::{Entry, Leadership},
+    pace::{Pace, fold},
 };
 use crate::{
     PROTOCOL, Resume,
-    change::{Row, RowChange, RowKey},
+    change::{Row, RowChange},
     convert::Wire,
     message::{Hello, NodeMessage},
     pb,
@@ -24,10 +27,13 @@ use crate::{
 
 /// From the connect to the hello.
 const HELLO: Duration = Duration::from_secs(10);
-/// Entries that wait before they are folded into one.
-const FOLD: usize = 8;
 /// Revisions without a row for the node after which it is told the revision anyway, so that it can resume.
 const IDLE_COMMIT: u64 = 64;
+
+/// What a node says, decoded.
+pub(super) trait Said: Stream<Item = Result<pb::NodeMessage, Status>> + Send + Unpin {}
+
+impl<S: Stream<Item = Result<pb::NodeMessage, Status>> + Send + Unpin> Said for S {}
 
 /// A session that wants rows.
 #[derive(Debug)]
@@ -52,6 +58,9 @@ pub(super) struct Subscription {
     pub(super) revision: u64,
     pub(super) live: broadcast::Receiver<Arc<Entry>>,
     pub(super) leadership: watch::Receiver<Leadership>,
+    /// Something of the node's own was published.
+    pub(super) wake: Arc<Notify>,
+    pub(super) pace: Arc<Pace>,
 }
 
 pub(super) type Outbound = mpsc::Sender<Result<Bytes, Status>>;
@@ -66,14 +75,16 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) async fn run(self, mut stream: Streaming<pb::NodeMessage>) {
+    pub(super) async fn run(self, mut stream: impl Said) {
         let hello = match tokio::time::timeout(HELLO, self.hello(&mut stream)).await {
             Ok(Ok(h)) => h,
             Ok(Err(status)) => return self.end(status).await,
             Err(_) => return self.end(Status::deadline_exceeded("no hello came")).await,
         };
         info!(node = %self.node, version = %hello.agent_version, "node connected");
+        // in an order, here and below, so that a simulated network can play a fault twice
         let status = tokio::select! {
+            biased;
             status = self.receive(stream) => status,
             status = self.send(hello) => status,
             () = self.cancel.cancelled() => Status::cancelled("the node has a newer session, or the operator stops"),
@@ -89,7 +100,7 @@ impl Session {
         let _ = tokio::time::timeout(Duration::from_secs(1), self.outbound.send(Err(status))).await;
     }
 
-    async fn hello(&self, stream: &mut Streaming<pb::NodeMessage>) -> Result<Hello, Status> {
+    async fn hello(&self, stream: &mut impl Said) -> Result<Hello, Status> {
         let first = stream.next().await.ok_or_else(|| Status::cancelled("the node ended the stream"))??;
         let hello = match NodeMessage::from_message(first) {
             Ok(NodeMessage::Hello(h)) => h,
@@ -108,7 +119,7 @@ impl Session {
     }
 
     /// Hands on what the node says, until it ends or says what can't be understood.
-    async fn receive(&self, mut stream: Streaming<pb::NodeMessage>) -> Status {
+    async fn receive(&self, mut stream: impl Said) -> Status {
         loop {
             let message = match stream.next().await {
                 None => return Status::ok("the node ended the stream"),
@@ -160,21 +171,33 @@ impl Session {
 
     /// Sends what is published, until the node lags by more than the log.
     async fn follow(&self, s: Subscription) -> Result<(), Status> {
-        let Subscription { frames, entries, revision, mut live, mut leadership } = s;
+        let Subscription { frames, entries, revision, mut live, mut leadership, wake, pace } = s;
         self.frames(frames).await?;
-        self.entries(&entries).await?;
+        self.entries(&entries, &pace).await?;
         self.frames([frame::commit(revision)]).await?;
         let mut told = revision;
+        leadership.mark_changed();
+        // until when only what is the node's own is sent; what waits meanwhile
+        let (mut rest, mut entries) = (None, Vec::new());
         loop {
-            self.redirect(&mut leadership).await?;
-            let entry = tokio::select! {
-                e = live.recv() => e,
-                Ok(()) = leadership.changed() => continue,
-            };
-            let mut entries = match entry {
-                Ok(e) => vec![e],
-                Err(broadcast::error::RecvError::Lagged(_)) => return Ok(()),
-                Err(broadcast::error::RecvError::Closed) => return Err(Status::unavailable("the operator stops")),
+            if leadership.has_changed().unwrap_or(false) {
+                self.redirect(&mut leadership).await?;
+            }
+            let over = match rest {
+                Some(until) => tokio::select! {
+                    biased;
+                    () = tokio::time::sleep_until(until) => true,
+                    () = wake.notified() => false,
+                },
+                // a change of leadership comes as an entry without rows
+                None => match live.recv().await {
+                    Ok(e) => {
+                        entries.push(e);
+                        true
+                    }
+                    Err(broadcast::error::RecvError::Lagged(_)) => return Ok(()),
+                    Err(broadcast::error::RecvError::Closed) => return Err(Status::unavailable("the operator stops")),
+                },
             };
             loop {
                 match live.try_recv() {
@@ -185,8 +208,16 @@ impl Session {
             }
             // sent already, with the snapshot
             entries.retain(|e| e.revision > revision);
+            if !over && !entries.iter().any(|e| e.own.contains_key(&self.node)) {
+                continue;
+            }
+            rest = None;
             let Some(last) = entries.last().map(|e| e.revision) else { continue };
-            if self.entries(&entries).await? || last - told >= IDLE_COMMIT {
+            let any = self.entries(&std::mem::take(&mut entries), &pace).await?;
+            if any {
+                rest = pace.rest().map(|r| Instant::now() + r);
+            }
+            if any || last - told >= IDLE_COMMIT {
                 self.frames([frame::commit(last)]).await?;
                 told = last;
             }
@@ -204,33 +235,25 @@ impl Session {
         }
     }
 
-    /// Sends entries, folded when there are many; says whether the node got any row. The commit is the caller's.
-    async fn entries(&self, entries: &[Arc<Entry>]) -> Result<bool, Status> {
-        if entries.len() > FOLD {
-            let folded = fold(entries, &self.node);
-            self.frames(frame::frames(&folded)).await?;
-            return Ok(!folded.is_empty());
-        }
-        let mut any = false;
-        for (i, e) in entries.iter().enumerate() {
-            let own = e.own.get(&self.node).map(Vec::as_slice).unwrap_or_default();
-            if own.is_empty() && e.shared.is_empty() {
-                continue;
-            }
-            any = true;
-            let part = |which: fn(&RowChange) -> bool| frame::frames(own.iter().filter(|c| which(&c.change)));
-            self.frames(e.early.iter().cloned()).await?;
-            self.frames(part(|c| matches!(c, RowChange::Upsert(r) if !is_endpoint(r)) || is_patch(c))).await?;
-            self.frames(e.late.iter().cloned()).await?;
-            self.frames(part(|c| matches!(c, RowChange::Upsert(r) if is_endpoint(r)))).await?;
-            self.frames(part(|c| matches!(c, RowChange::Remove(_)))).await?;
-            self.frames(e.gone.iter().cloned()).await?;
-            // each revision is a commit of its own, so that none is larger than what was published at once
-            if i + 1 < entries.len() {
-                self.frames([e.commit.clone()]).await?;
-            }
-        }
-        Ok(any)
+    /// Sends entries as one; says whether the node got any row. The commit is the caller's.
+    async fn entries(&self, entries: &[Arc<Entry>], pace: &Pace) -> Result<bool, Status> {
+        // those that only wake are no revision
+        let entries: Vec<_> = entries.iter().filter(|e| !e.shared.is_empty() || !e.own.is_empty()).collect();
+        let shared = pace.frames(&entries);
+        let mut own = entries.iter().filter_map(|e| e.own.get(&self.node));
+        let own = match (own.next(), own.next()) {
+            (None, _) => Vec::new(),
+            (Some(one), None) => one.clone(),
+            (Some(_), Some(_)) => fold(entries.iter().filter_map(|e| e.own.get(&self.node)).flatten()),
+        };
+        let part = |which: fn(&RowChange) -> bool| frame::frames(own.iter().filter(|c| which(&c.change)));
+        self.frames(shared.early.iter().cloned()).await?;
+        self.frames(part(|c| matches!(c, RowChange::Upsert(r) if !is_endpoint(r)) || is_patch(c))).await?;
+        self.frames(shared.late.iter().cloned()).await?;
+        self.frames(part(|c| matches!(c, RowChange::Upsert(r) if is_endpoint(r)))).await?;
+        self.frames(part(|c| matches!(c, RowChange::Remove(_)))).await?;
+        self.frames(shared.gone.iter().cloned()).await?;
+        Ok(!own.is_empty() || entries.iter().any(|e| !e.shared.is_empty()))
     }
 
     async fn frames(&self, frames: impl IntoIterator<Item = Bytes>) -> Result<(), Status> {
@@ -247,27 +270,4 @@ const fn is_endpoint(r: &Row) -> bool {
 
 const fn is_patch(c: &RowChange) -> bool {
     matches!(c, RowChange::Patch(_))
-}
-
-/// The changes of several revisions as one: the last of each key, patches joined.
-fn fold(entries: &[Arc<Entry>], node: &str) -> Vec<Arc<Encoded>> {
-    let mut last: BTreeMap<RowKey, Arc<Encoded>> = BTreeMap::new();
-    for e in entries {
-        for c in e.shared.iter().chain(e.own.get(node).into_iter().flatten()) {
-            let key = c.change.key();
-            let joined = match (last.get(&key).map(|e| &e.change), &c.change) {
-                (Some(RowChange::Patch(a)), RowChange::Patch(b)) => Encoded::new(RowChange::Patch(a.clone().then(b))),
-                (Some(RowChange::Upsert(Row::Table(t))), RowChange::Patch(p)) => {
-                    let mut t = t.clone();
-                    p.apply_to(Arc::make_mut(&mut t));
-                    Encoded::new(RowChange::Upsert(Row::Table(t)))
-                }
-                _ => c.clone(),
-            };
-            last.insert(key, joined);
-        }
-    }
-    let mut folded: Vec<_> = last.into_values().collect();
-    folded.sort_by_cached_key(|e| e.change.order());
-    folded
 }

@@ -1,5 +1,6 @@
 //! Both ends of the stream over loopback, and the views against a naive model.
 
+mod pace;
 mod rig;
 mod stream;
 mod views;

@@ -1,7 +1,7 @@
 //! Which rows which node needs.
 //!
 //! Nodes, identities, addresses and services go to all nodes. A node also gets its own configuration and endpoints, the
-//! tables of these endpoints, and the rules that these tables name.
+//! tables of these endpoints and the one that guards the node itself, and the rules that these tables name.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -13,7 +13,9 @@ use axoneme_model::{
     rows::{EndpointRow, IdentityRow, IpRow, NodeConfigRow, NodeRow, RuleId, RuleRow, ServiceRow, TableId, TableRow},
 };
 
-use super::frame::Encoded;
+use bytes::Bytes;
+
+use super::frame::{self, Encoded};
 use crate::change::{self, Row, RowChange, RowKey, RowType, TablePatch};
 
 type Name = Arc<str>;
@@ -56,6 +58,7 @@ struct View {
 /// A table on a node.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Use {
+    /// Endpoints that use it, and the node itself, if it guards it.
     endpoints: u32,
     /// Revision that brought the policies (with their generations) that the table enforces.
     pub(super) policies_since: u64,
@@ -68,19 +71,37 @@ pub(super) struct Use {
 pub(super) struct Delta {
     pub(super) shared: Vec<Arc<Encoded>>,
     pub(super) own: HashMap<Name, Vec<Arc<Encoded>>>,
+    /// Tables that nodes have no more.
+    pub(super) dropped: BTreeSet<TableId>,
+    /// Whether anything changed.
+    pub(super) any: bool,
+    /// Nobody is there to be sent it.
+    unheard: bool,
 }
 
 impl Delta {
+    fn share(&mut self, change: RowChange) {
+        self.any = true;
+        if !self.unheard {
+            self.shared.push(Encoded::new(change));
+        }
+    }
+
     fn own(&mut self, node: &Name, change: Arc<Encoded>) {
+        self.any = true;
+        if self.unheard {
+            return;
+        }
         self.own.entry(node.clone()).or_default().push(change);
     }
 }
 
 impl Views {
-    /// Takes changes in; what changes nothing is left out.
-    pub(super) fn apply(&mut self, revision: u64, mut changes: Vec<RowChange>) -> Delta {
+    /// Takes changes in; what changes nothing is left out. `unheard`: nobody is there to be sent them, so that only
+    /// whether anything changed is told.
+    pub(super) fn apply(&mut self, revision: u64, mut changes: Vec<RowChange>, unheard: bool) -> Delta {
         change::sort(&mut changes);
-        let mut delta = Delta::default();
+        let mut delta = Delta { unheard, ..Delta::default() };
         for c in changes {
             match c {
                 RowChange::Upsert(row) => self.upsert(revision, row, &mut delta),
@@ -98,17 +119,13 @@ impl Views {
 
     fn upsert(&mut self, revision: u64, row: Row, delta: &mut Delta) {
         match row {
-            Row::Node(r) if put(&mut self.nodes, r.name.clone(), &r) => delta.shared.push(upsert(Row::Node(r))),
-            Row::Identity(r) if put(&mut self.identities, r.id, &r) => delta.shared.push(upsert(Row::Identity(r))),
+            Row::Node(r) if put(&mut self.nodes, r.name.clone(), &r) => delta.share(RowChange::Upsert(Row::Node(r))),
+            Row::Identity(r) if put(&mut self.identities, r.id, &r) => delta.share(RowChange::Upsert(Row::Identity(r))),
             Row::Service(r) if put(&mut self.services, (r.namespace.clone(), r.name.clone()), &r) => {
-                delta.shared.push(upsert(Row::Service(r)));
+                delta.share(RowChange::Upsert(Row::Service(r)));
             }
-            Row::Ip(r) if put(&mut self.ips, r.prefix, &r) => delta.shared.push(upsert(Row::Ip(r))),
-            Row::Config(r) if put(&mut self.configs, r.node.clone(), &r) => {
-                let node = r.node.clone();
-                self.held.entry(node.clone()).or_default();
-                delta.own(&node, upsert(Row::Config(r)));
-            }
+            Row::Ip(r) if put(&mut self.ips, r.prefix, &r) => delta.share(RowChange::Upsert(Row::Ip(r))),
+            Row::Config(r) if self.configs.get(&r.node) != Some(&r) => self.upsert_config(revision, r, delta),
             Row::Rule(r) => self.upsert_rule(r, delta),
             Row::Table(r) => self.upsert_table(revision, r, delta),
             Row::Endpoint(r) => self.upsert_endpoint(revision, r, delta),
@@ -123,8 +140,11 @@ impl Views {
             RowKey::Service(ns, n) => self.services.remove(&(ns.clone(), n.clone())).is_some(),
             RowKey::Ip(k) => self.ips.remove(k).is_some(),
             RowKey::Config(node) => {
-                if self.configs.remove(node).is_some() {
+                if let Some(old) = self.configs.remove(node) {
                     delta.own(&node.clone(), Encoded::new(RowChange::Remove(key.clone())));
+                    if let Some(guard) = &old.guard {
+                        self.drop_table(&old.node, guard.table, delta);
+                    }
                 }
                 false
             }
@@ -145,8 +165,24 @@ impl Views {
             }
         };
         if shared {
-            delta.shared.push(Encoded::new(RowChange::Remove(key)));
+            delta.share(RowChange::Remove(key));
         }
+    }
+
+    fn upsert_config(&mut self, revision: u64, r: Arc<NodeConfigRow>, delta: &mut Delta) {
+        let node = r.node.clone();
+        self.held.entry(node.clone()).or_default();
+        let now = r.guard.as_ref().map(|g| g.table);
+        let old = self.configs.insert(node.clone(), r.clone()).and_then(|old| Some(old.guard.as_ref()?.table));
+        if now != old {
+            if let Some(table) = now {
+                self.hold_table(revision, &node, table, delta);
+            }
+            if let Some(table) = old {
+                self.drop_table(&node, table, delta);
+            }
+        }
+        delta.own(&node, upsert(Row::Config(r)));
     }
 
     fn upsert_rule(&mut self, r: RuleRow, delta: &mut Delta) {
@@ -273,6 +309,7 @@ impl Views {
             }
         }
         delta.own(node, Encoded::new(RowChange::Remove(RowKey::Table(id))));
+        delta.dropped.insert(id);
         let rules: Vec<_> = self.tables.get(&id).map(|t| t.rules.keys().copied().collect()).unwrap_or_default();
         self.drop_rules(node, &rules, delta);
     }
@@ -319,13 +356,13 @@ impl Views {
         }
     }
 
-    /// The rows that go to all nodes, by type.
-    pub(super) fn shared(&self) -> Vec<(RowType, Vec<Arc<Encoded>>)> {
+    /// The rows that go to all nodes as frames, by type.
+    pub(super) fn shared(&self) -> Vec<(RowType, Vec<Bytes>)> {
         vec![
-            (RowType::Node, self.nodes.values().cloned().map(Row::Node).map(upsert).collect()),
-            (RowType::Identity, self.identities.values().cloned().map(Row::Identity).map(upsert).collect()),
-            (RowType::Service, self.services.values().cloned().map(Row::Service).map(upsert).collect()),
-            (RowType::Ip, self.ips.values().cloned().map(Row::Ip).map(upsert).collect()),
+            (RowType::Node, frame::rows(self.nodes.values().cloned().map(Row::Node))),
+            (RowType::Identity, frame::rows(self.identities.values().cloned().map(Row::Identity))),
+            (RowType::Service, frame::rows(self.services.values().cloned().map(Row::Service))),
+            (RowType::Ip, frame::rows(self.ips.values().cloned().map(Row::Ip))),
         ]
     }
 
@@ -357,6 +394,12 @@ impl Views {
             let users = self.users.get(&t).into_iter().flatten();
             users.filter_map(move |n| Some((n, t, g, *self.held.get(n)?.tables.get(&t)?)))
         })
+    }
+
+    /// The node's tables whose policies came with the revisions behind `from` up to `to`.
+    pub(super) fn brought(&self, node: &str, from: u64, to: u64) -> impl Iterator<Item = TableId> {
+        let tables = self.held.get(node).into_iter().flat_map(|v| &v.tables);
+        tables.filter(move |(_, u)| (from + 1..=to).contains(&u.policies_since)).map(|(t, _)| *t)
     }
 
     /// Policies that a table enforces.

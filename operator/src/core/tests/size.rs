@@ -5,9 +5,9 @@ use axoneme_model::Direction;
 use super::*;
 
 const LIMIT: usize = 40;
-const ROOM: Duration = Duration::from_secs(10);
+pub(super) const ROOM: Duration = Duration::from_secs(10);
 
-fn replica(name: &str) -> Replica {
+pub(super) fn replica(name: &str) -> Replica {
     let mut r = Replica::with(name, Timing { hearing: Duration::ZERO, table_entries: LIMIT, ..Timing::default() });
     r.core.lead(Leadership::Me);
     r
@@ -25,15 +25,15 @@ fn cidrs(name: &str, first: usize, blocks: usize, ports: usize, generation: i64)
         "spec": {"endpointSelector": {"matchLabels": {"app": "web"}}, "egress": own.chain(shared).collect::<Vec<_>>()}})
 }
 
-fn enforced(s: &Server, name: &str) -> (String, String, String) {
+pub(super) fn enforced(s: &Server, name: &str) -> (String, String, String) {
     conditions(&s.objects[&object(name)])["Enforced"].clone()
 }
 
-fn object(name: &str) -> ObjectRef {
+pub(super) fn object(name: &str) -> ObjectRef {
     ObjectRef::new(Kind::CiliumNetworkPolicy, "ns", name)
 }
 
-fn rows(r: &Replica) -> RowSet {
+pub(super) fn rows(r: &Replica) -> RowSet {
     r.core.rows.all()
 }
 
@@ -45,7 +45,7 @@ fn changed(s: &mut Server, name: &str, mut to: Value) {
     s.put(Kind::CiliumNetworkPolicy, to);
 }
 
-fn prefixes(rows: &RowSet) -> Vec<String> {
+pub(super) fn prefixes(rows: &RowSet) -> Vec<String> {
     rows.ips.keys().map(ToString::to_string).filter(|p| p.starts_with("198.51.")).collect()
 }
 

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use base64::Engine as _;
 use serde_json::Value;
 
@@ -195,20 +195,6 @@ impl Following {
     pub(super) fn so_far(&self) -> Result<Vec<Value>> {
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone();
         lines.iter().filter_map(|line| flow(line).transpose()).collect()
-    }
-
-    pub(super) fn until(&self, limit: Duration, good: impl Fn(&[Value]) -> bool) -> Result<Vec<Value>> {
-        let began = Instant::now();
-        loop {
-            let flows = self.so_far()?;
-            if good(&flows) {
-                return Ok(flows);
-            }
-            if began.elapsed() > limit {
-                bail!("after {limit:?} the follower has seen {flows:?}");
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
     }
 }
 

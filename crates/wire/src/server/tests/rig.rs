@@ -118,7 +118,9 @@ async fn own(
                 Inbound::Closed { node, session } => drop(hub.closed(&node, session)),
                 Inbound::Message { node, session, message } => {
                     match &message {
-                        NodeMessage::Ack(r) => hub.acknowledged(&node, session, *r),
+                        NodeMessage::Ack(r) => {
+                            hub.acknowledged(&node, session, *r);
+                        }
                         NodeMessage::Nack(n) => hub.refused(&node, session, n.clone()),
                         _ => {}
                     }
@@ -194,7 +196,7 @@ pub(super) fn ip(n: u32, pod: &str) -> RowChange {
 }
 
 pub(super) fn table(id: u64, policy: &axoneme_model::ObjectRef, generation: i64) -> RowChange {
-    let default = DirectionDefault { allow: false, rule: RuleId(0) };
+    let default = DirectionDefault { allow: false, audit: false, rule: RuleId(0) };
     RowChange::Upsert(Row::Table(Arc::new(TableRow {
         id: TableId(id),
         ingress_default: default,

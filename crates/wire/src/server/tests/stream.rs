@@ -280,6 +280,19 @@ async fn tls_is_checked_against_the_published_ca() {
     assert!(duped.events.try_recv().is_err(), "a server of another CA is not trusted");
 }
 
+/// The kernel of a replica that hangs completes connections, nobody answers: the next replica is asked.
+#[tokio::test]
+async fn a_replica_that_takes_connections_and_hangs_is_passed_over() {
+    let (ca_pem, tls) = certificates();
+    let r = Replica::with_tls("op", Some(tls)).await;
+    r.publish(vec![ip(1, "a")]).await;
+    let hung = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addresses = vec![hung.local_addr().unwrap().to_string(), r.address.to_string()];
+    let mut n = Node::start("n1", "token-of-n1", Replicas { addresses, ca_pem }, None);
+    assert_eq!(n.batch().await.changes, vec![ip(1, "a")]);
+    drop(hung);
+}
+
 #[tokio::test]
 async fn a_new_certificate_of_a_new_authority_cuts_no_stream_and_a_bad_one_changes_nothing() {
     let ((old_ca, old), (new_ca, new)) = (certificates(), certificates());
@@ -301,4 +314,83 @@ async fn a_new_certificate_of_a_new_authority_cuts_no_stream_and_a_bad_one_chang
     r.publish(vec![ip(2, "b")]).await;
     assert_eq!(open.batch().await.changes, vec![ip(2, "b")], "the stream of before goes on");
     assert!(behind.events.try_recv().is_err(), "it really is another certificate");
+}
+
+#[tokio::test]
+async fn a_revision_as_large_as_the_cluster_is_in_no_log_and_reaches_everybody() {
+    let r = Replica::start("op").await;
+    r.publish(vec![node("n1"), ip(1, "ns/a"), table(7, &policy(), 1), endpoint("a", "n1", 7)]).await;
+    let mut n = Node::of("n1", &[&r]);
+    let mut desired = Desired::default();
+    let first = n.batch().await;
+    let early = first.at;
+    desired.fold(first).unwrap();
+    let many: Vec<_> = (2..40_002).map(|i| ip(i, "ns/x")).chain([table(7, &policy(), 2)]).collect();
+    let large = r.publish(many).await;
+    // who is connected gets it as any other revision
+    while desired.rows().ips.len() < 40_001 {
+        let batch = n.batch().await;
+        assert!(batch.complete.is_empty(), "a snapshot where changes were to be had");
+        desired.fold(batch).unwrap();
+    }
+    r.hub(|h| drop(h.take_touched())).await;
+    n.client.ack(Resume { revision: large, ..early }).await.unwrap();
+    r.until(|h| h.enforcement(&policy(), 2).enforced == 1).await;
+    assert!(r.hub(|h| h.take_touched().contains(&policy())).await, "its status is looked at again");
+    // who comes back from before it gets snapshots, and what follows them
+    drop(n);
+    let mut late = Node::start("n1", "token-of-n1", at(&[&r]), Some(early));
+    assert!(matches!(late.event().await, Event::Connected { resumed: false, .. }));
+    let batch = late.batch().await;
+    assert_eq!(batch.complete.len(), RowType::ALL.len());
+    let mut again = Desired::default();
+    again.fold(batch).unwrap();
+    // who has it already gets what follows, and nothing else
+    let last = again.at();
+    r.publish(vec![ip(50_000, "ns/y")]).await;
+    again.fold(late.batch().await).unwrap();
+    assert_eq!(again.rows().ips.len(), 40_002);
+    let mut next = Node::start("n1", "token-of-n1", at(&[&r]), last);
+    assert!(matches!(next.event().await, Event::Connected { resumed: true, .. }));
+    assert_eq!(next.batch().await.changes, vec![ip(50_000, "ns/y")]);
+}
+
+#[tokio::test]
+async fn policies_of_a_table_that_a_node_gave_up_are_looked_at_without_an_acknowledgement() {
+    let r = Replica::start("op").await;
+    r.publish(vec![table(7, &policy(), 1), endpoint("a", "n1", 7), endpoint("b", "n2", 7)]).await;
+    let e = r.hub(|h| (h.enforcement(&policy(), 1).nodes, h.take_touched().contains(&policy()))).await;
+    assert_eq!(e, (2, true));
+    r.publish(vec![crate::RowChange::Remove(RowKey::Endpoint("b".into()))]).await;
+    let e = r.hub(|h| (h.enforcement(&policy(), 1).nodes, h.take_touched().contains(&policy()))).await;
+    assert_eq!(e, (1, true));
+}
+
+#[tokio::test]
+async fn all_have_acknowledged_what_the_last_of_the_connected_has() {
+    let r = Replica::start("op").await;
+    r.publish(vec![ip(1, "a")]).await;
+    assert_eq!(r.hub(|h| h.acked_by_all()).await, 1, "nobody is connected");
+    let (mut n1, mut n2) = (Node::of("n1", &[&r]), Node::of("n2", &[&r]));
+    let (b1, b2) = (n1.batch().await, n2.batch().await);
+    assert_eq!(r.hub(|h| h.acked_by_all()).await, 0);
+    n1.client.ack(b1.at).await.unwrap();
+    r.until(|h| h.acked("n1") == Some(1)).await;
+    assert_eq!(r.hub(|h| h.acked_by_all()).await, 0);
+    n2.client.ack(b2.at).await.unwrap();
+    r.until(|h| h.acked_by_all() == 1).await;
+    r.publish(vec![ip(2, "b")]).await;
+    let (b1, _) = (n1.batch().await, n2.batch().await);
+    n1.client.ack(b1.at).await.unwrap();
+    r.until(|h| h.acked("n1") == Some(2)).await;
+    assert_eq!(r.hub(|h| h.acked_by_all()).await, 1);
+    // the last one goes, comes back where it was, and leaves the cluster
+    drop(n2);
+    r.until(|h| h.acked_by_all() == 2).await;
+    let mut n2 = Node::of("n2", &[&r]);
+    n2.batch().await;
+    assert_eq!(r.hub(|h| h.acked_by_all()).await, 1);
+    assert_eq!(r.hub(|h| (h.connections(), h.connected().count())).await, (2, 2));
+    r.hub(|h| h.forget("n2")).await;
+    assert_eq!(r.hub(|h| (h.acked_by_all(), h.connections(), h.connected().count())).await, (2, 1, 1));
 }
