@@ -121,8 +121,9 @@ fn dns_answers() -> Result<()> {
     with_cluster(&options, |cluster| {
         start_pods(cluster)?;
         cluster.kubectl(&["-n", "kube-system", "rollout", "status", "deployment/coredns", "--timeout=180s"])?;
-        let ask = ["exec", "on-node1", "--", "dig", "+short", "+time=2", "kubernetes.default.svc.cluster.local"];
-        // kube-proxy programs the service a moment after its endpoint is ready.
+        let ask =
+            ["exec", "on-node1", "--", "dig", "+short", "+time=2", "+tries=1", "kubernetes.default.svc.cluster.local"];
+        // kube-proxy programs the service a moment after its endpoint is ready: one question, one answer or none.
         let said = wait("an answer from DNS", Duration::from_secs(30), Duration::from_millis(200), || {
             Ok(cluster.kubectl(&ask).ok())
         })?;
