@@ -22,9 +22,15 @@ impl Row {
         let names = services.iter().map(|(name, _)| name.clone());
         Self { client, answers: names.zip(outcomes).collect() }
     }
+
+    /// Whether the service is the client's own. It may pick the very pod that asks, whose packets then never leave it: no
+    /// policy judges that, and another time it picks another pod.
+    fn owns(&self, service: &str) -> bool {
+        service.split(':').next() == Some(&self.client)
+    }
 }
 
-/// Prints it with a mark a cell.
+/// Prints it with a mark a cell; in brackets where a pod may have asked itself.
 pub(super) fn print(title: &str, rows: &[Row]) {
     println!("\n{title}");
     if let Some(first) = rows.first() {
@@ -34,8 +40,14 @@ pub(super) fn print(title: &str, rows: &[Row]) {
     }
     for row in rows {
         print!("   {:<10}", row.client);
-        row.answers.iter().for_each(|(_, outcome)| print!("{:>10}", mark(outcome)));
+        for (service, outcome) in &row.answers {
+            let mark = mark(outcome);
+            print!("{:>10}", if row.owns(service) { format!("({mark})") } else { mark.to_owned() });
+        }
         println!();
+    }
+    if rows.iter().any(|row| row.answers.iter().any(|(service, _)| row.owns(service))) {
+        println!("   in brackets: a pod's own Service, which may pick the pod that asks; policy does not judge that");
     }
 }
 
@@ -48,11 +60,10 @@ const fn mark(outcome: &Outcome) -> &'static str {
     }
 }
 
-/// Holds the table against what policy says. A pod that reaches itself through its Service never leaves its own
-/// namespace, so no policy judges that cell.
+/// Holds the table against what policy says, but for cells that no policy judges: [`Row::owns`].
 pub(super) fn expect(rows: &[Row], allowed: impl Fn(&str, &str) -> bool) -> Result<()> {
     for row in rows {
-        let others = row.answers.iter().filter(|(service, _)| !service.starts_with(&format!("{}:", row.client)));
+        let others = row.answers.iter().filter(|(service, _)| !row.owns(service));
         for (service, outcome) in others {
             let wanted = allowed(&row.client, service);
             if wanted != outcome.passed() {
