@@ -47,6 +47,9 @@ struct SideAnswer {
     reason: String,
     /// With `(file:line)` where it is known.
     rules: Vec<String>,
+    /// What they have to say (`log.value`).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    log: Vec<String>,
     /// What would have had to be different.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     nearest: Vec<String>,
@@ -108,6 +111,7 @@ fn asked(agent: &Agent, question: &Question) -> Result<Answer, Failure> {
         allow: s.allow,
         reason: s.reason,
         rules: Some(s.rule).filter(|r| !r.is_empty()).into_iter().collect(),
+        log: Some(s.log).filter(|l| !l.is_empty()).into_iter().collect(),
         nearest: s.nearest,
     };
     Ok(Answer {
@@ -177,6 +181,7 @@ fn sides(described: &Described, ends: (IpAddr, IpAddr), decision: &Decision) -> 
             allow: side.allow,
             reason: reason(side.reason).to_owned(),
             rules: side.rules.iter().map(rule).collect(),
+            log: logs(&described.world, &side.rules),
             nearest: Vec::new(),
         })
     };
@@ -184,6 +189,17 @@ fn sides(described: &Described, ends: (IpAddr, IpAddr), decision: &Decision) -> 
         .into_iter()
         .flatten()
         .collect()
+}
+
+/// What the rules have to say, each text once.
+fn logs(world: &World, rules: &[RuleRef]) -> Vec<String> {
+    let mut said = Vec::new();
+    for log in rules.iter().filter_map(|r| world.policies.get(&r.object)?.log(&r.path)) {
+        if said.iter().all(|s: &String| **s != **log) {
+            said.push(log.to_string());
+        }
+    }
+    said
 }
 
 const fn reason(reason: Reason) -> &'static str {
@@ -214,6 +230,9 @@ fn table(out: &mut Output, answer: &Answer) -> Result<(), Failure> {
         out.line(&format!("  {} of {}: {verdict}: {}", side.direction, side.pod, side.reason))?;
         for rule in &side.rules {
             out.line(&format!("    {rule}"))?;
+        }
+        for log in &side.log {
+            out.line(&format!("    log: {log}"))?;
         }
         for near in &side.nearest {
             out.line(&format!("    {} {near}", out.tone(Tone::Attention, "nearest:")))?;

@@ -139,6 +139,10 @@ impl Printer {
             line.push_str(" BY ");
             line.push_str(&by);
         }
+        for log in flow.policy_log.iter() {
+            let log = format!(" LOG {log:?}");
+            line.push_str(&log);
+        }
         line
     }
 
@@ -158,7 +162,8 @@ impl Printer {
             flow.verdict.name().to_owned(),
         ];
         let by = decided_by(flow).map(|by| format!("{by}; ")).unwrap_or_default();
-        self.cells(&cells, &format!("{by}{}", summary(flow)), Some(flow.verdict), out)
+        let log = flow.policy_log.iter().map(|log| format!("log {log:?}; ")).collect::<Vec<_>>().concat();
+        self.cells(&cells, &format!("{by}{log}{}", summary(flow)), Some(flow.verdict), out)
     }
 
     fn cells(

@@ -51,6 +51,7 @@ metadata: {name: no-world, namespace: shop}
 spec:
   endpointSelector: {matchLabels: {app: web}}
   enableDefaultDeny: {egress: false}
+  log: {value: 'PCI 4.1'}
   egressDeny:
   - toCIDR: [203.0.113.0/24]
 ";

@@ -154,9 +154,14 @@ pub(crate) fn names() -> NameBook {
         (2, Kind::CiliumNetworkPolicy, "no-web", "spec.egressDeny[0]"),
     ] {
         let rule = RuleRef { object: ObjectRef::new(kind, "shop", name), path: path.into() };
-        book.upsert_rule(&RuleRow { id: RuleId(n), rule, allow: n == 1 });
+        book.upsert_rule(&RuleRow { id: RuleId(n), rule, allow: n == 1, log: log(n) });
     }
     book
+}
+
+/// What the policy `no-web` has to say.
+fn log(rule: u32) -> Option<std::sync::Arc<str>> {
+    (rule == 2).then(|| "PCI 4.1".into())
 }
 
 /// A value for each field of a filter that some of the events match and some do not.
@@ -243,7 +248,7 @@ pub(crate) fn rows() -> RowSet {
         (7, Kind::NetworkPolicy, "web", "spec.ingress[1]", true),
     ] {
         let rule = RuleRef { object: ObjectRef::new(kind, "shop", name), path: path.into() };
-        rows.rules.insert(RuleId(n), RuleRow { id: RuleId(n), rule, allow });
+        rows.rules.insert(RuleId(n), RuleRow { id: RuleId(n), rule, allow, log: log(n) });
     }
     let entry = |direction, peer, port, allow, rule| {
         let bits = if port == 0 { 0 } else { 16 };

@@ -59,14 +59,19 @@ impl RuleIds {
     pub(crate) fn rows<'a>(&self, rules: impl Iterator<Item = &'a RuleSpec>) -> BTreeMap<RuleId, RuleRow> {
         let row = |rule: &RuleRef, allow| {
             let id = self.get(rule);
-            (id, RuleRow { id, rule: rule.clone(), allow })
+            (id, RuleRow { id, rule: rule.clone(), allow, log: None })
         };
         let builtin = [row(&own_host_rule(), true), row(&always_rule(), false), row(&too_large_rule(), false)];
         let safe = Safe::ALL.into_iter().map(|member| row(&member.rule(), true));
         let mut rows: BTreeMap<RuleId, RuleRow> = builtin.into_iter().chain(safe).collect();
-        for (rule, allow) in rules.flat_map(references) {
-            let (id, row) = row(rule, allow);
-            rows.entry(id).or_insert(row).allow |= allow;
+        for spec in rules {
+            for (rule, allow) in references(spec) {
+                let (id, row) = row(rule, allow);
+                let row = rows.entry(id).or_insert(row);
+                row.allow |= allow;
+                // the first of two rules that share a name, as `RuleBook` has it
+                row.log = row.log.take().or_else(|| spec.log.clone());
+            }
         }
         rows
     }

@@ -270,6 +270,8 @@ pub(crate) struct RuleSpec {
     pub(crate) generation: i64,
     /// Not enforced, only told.
     pub(crate) audit: bool,
+    /// For flows that the rule decided.
+    pub(crate) log: Option<Arc<str>>,
     /// What default-deny is attributed to.
     pub(crate) isolation: RuleRef,
     pub(crate) isolates_ingress: bool,
@@ -295,6 +297,7 @@ impl RuleSpec {
             object: policy.object.clone(),
             generation: policy.generation,
             audit: policy.audit,
+            log: rule.log.clone(),
             isolation: RuleRef { object: policy.object.clone(), path: policy.rule_path(index) },
             isolates_ingress: normal && rule.isolates_ingress,
             isolates_egress: normal && rule.isolates_egress,

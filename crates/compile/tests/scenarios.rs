@@ -138,6 +138,7 @@ fn policy(
     let normal = tier == Tier::Normal;
     let rule = Rule {
         subject: Subject::Endpoints(app(subject)),
+        log: None,
         isolates_ingress: normal && ingress,
         isolates_egress: normal && !ingress,
         ingress: if ingress { entry.clone() } else { vec![] },

@@ -114,6 +114,7 @@ fn about(label: &str, value: &str, action: Action) -> Event {
     let object = ObjectRef::new(Kind::CiliumNetworkPolicy, "shop", "about");
     let rule = Rule {
         subject: Subject::Endpoints(select("app", "db")),
+        log: None,
         isolates_ingress: action == Action::Allow,
         isolates_egress: false,
         ingress: vec![entry],
@@ -214,4 +215,33 @@ fn what_undoes_itself_changes_nothing() {
     let object = ObjectRef::new(Kind::CiliumNetworkPolicy, "shop", "about");
     let changes = compiler.apply([Event::Policy(object, None), about("app", "web", Action::Allow)]);
     assert_eq!(changes, ChangeSet::default());
+}
+
+#[test]
+fn a_log_changes_what_rules_say_and_nothing_that_a_kernel_holds() {
+    let mut compiler = start();
+    number_all(&mut compiler, 300);
+    let Event::Policy(object, Some(mut policy)) = about("app", "web", Action::Allow) else { unreachable!() };
+    let logs = |compiler: &Compiler| -> Vec<Option<String>> {
+        let rows = compiler.for_node("n1").rules;
+        rows.values().filter(|r| r.rule.object == object).map(|r| r.log.as_deref().map(str::to_owned)).collect()
+    };
+    assert!(!logs(&compiler).is_empty() && logs(&compiler).iter().all(Option::is_none));
+    for log in [Some("PCI 4.1"), Some("PCI 4.2"), None] {
+        policy.generation += 1;
+        policy.rules[0].log = log.map(Into::into);
+        let changes = compiler.apply([Event::Policy(object.clone(), Some(policy.clone()))]);
+        assert!(logs(&compiler).iter().all(|l| l.as_deref() == log), "{:?}", logs(&compiler));
+        let rules: Vec<_> = changes.rules.values().map(|c| c.after.as_ref().unwrap().log.as_deref()).collect();
+        assert!(!rules.is_empty() && rules.iter().all(|l| *l == log), "{rules:?}");
+        let told = compiler.changes_for(&changes, "n1");
+        assert!(told.rules.len() >= rules.len(), "the node is told: {told:?}");
+        // the generation that is enforced is all that is new of a table, and in no map
+        for patch in told.patches {
+            let only = TablePatch { id: patch.id, policies: patch.policies.clone(), ..TablePatch::default() };
+            assert_eq!(patch, only);
+        }
+        let rest = ChangeSet { rules: changes.rules.clone(), tables: changes.tables.clone(), ..ChangeSet::default() };
+        assert_eq!(changes, rest);
+    }
 }

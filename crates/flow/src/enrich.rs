@@ -13,7 +13,7 @@ use crate::{
         TrafficDirection,
     },
     id::FlowId,
-    names::NameBook,
+    names::{NameBook, ShownRule},
     reason::DropReason,
     record::{Event, Point, Record, Verdict},
     summary::Summary,
@@ -58,8 +58,8 @@ impl Enricher {
         let service = |address: Option<IpAddr>, port: Option<u16>| {
             names.service(address?, r.transport.protocol(), port?).cloned()
         };
-        let (rule, policies) = hit(r, names).unzip();
-        let mut policies = policies.unwrap_or_default();
+        let (rule, shown) = hit(r, names).unzip();
+        let (mut policies, policy_log) = shown.map(|s| (s.policies.clone(), s.log.clone())).unwrap_or_default();
         let mut decided = |direction, allow| match &rule {
             Some(rule) if rule.direction == direction && rule.allow == allow => std::mem::take(&mut policies),
             _ => Policies::default(),
@@ -93,6 +93,7 @@ impl Enricher {
             ingress_allowed_by: decided(TrafficDirection::Ingress, true),
             egress_denied_by: decided(TrafficDirection::Egress, false),
             ingress_denied_by: decided(TrafficDirection::Ingress, false),
+            policy_log,
             extensions: extension(r, rule, source_node, destination_node),
         }
     }
@@ -109,11 +110,11 @@ fn fnv1a(bytes: &[u8]) -> u64 {
 
 /// The rule that decided, if one did and it has a name. A connection between two pods of a node is judged for both, and
 /// the record names the last to judge: the rule's own path tells whose it was.
-fn hit(r: &Record, names: &NameBook) -> Option<(RuleHit, Policies)> {
+fn hit<'a>(r: &Record, names: &'a NameBook) -> Option<(RuleHit, &'a ShownRule)> {
     let shown = (r.rule != RuleId::default()).then(|| names.rule(r.rule)).flatten()?;
     let direction = shown.direction.or(r.direction.map(Into::into))?;
     let allow = !matches!(r.verdict, Verdict::Dropped | Verdict::Error | Verdict::Audit);
-    Some((RuleHit { direction, rule: shown.rule.clone(), allow }, shown.policies.clone()))
+    Some((RuleHit { direction, rule: shown.rule.clone(), allow }, shown))
 }
 
 fn extension(r: &Record, rule: Option<RuleHit>, source_node: Arc<str>, destination_node: Arc<str>) -> Extension {
@@ -198,6 +199,7 @@ mod tests {
                 "interface": {"index": 2, "name": "axo2"},
                 "Summary": "TCP Flags: SYN",
                 "egress_denied_by": [{"name": "p2", "namespace": "shop", "kind": "CiliumNetworkPolicy"}],
+                "policy_log": ["log 2"],
                 "extensions": {
                     "@type": "type.googleapis.com/axoneme.flow.v1.Detail",
                     "event": "DROP", "protocol": 6, "length": 74, "source_node": "n1",
@@ -227,6 +229,7 @@ mod tests {
         // seen on the sender's way out, decided by the receiver's rule
         assert_eq!(flow["traffic_direction"], "EGRESS");
         assert_eq!(flow["ingress_allowed_by"][0]["name"], "p1");
+        assert_eq!(flow["policy_log"], json!(["log 1"]));
         assert_eq!((&flow["egress_allowed_by"], &flow["drop_reason_desc"]), (&json!(null), &json!(null)));
         assert_eq!(flow["trace_observation_point"], "FROM_ENDPOINT");
         assert_eq!(flow["event_type"], json!({"type": 4, "sub_type": 5}));
@@ -247,7 +250,8 @@ mod tests {
         assert_eq!(flow["source"], json!({"identity": 70000}));
         assert_eq!(flow["destination"]["identity"], 2);
         assert_eq!(flow["interface"], json!({"index": 9}));
-        assert!(flow.get("egress_denied_by").is_none() && flow["extensions"].get("rule").is_none());
+        assert!(flow.get("egress_denied_by").is_none() && flow.get("policy_log").is_none());
+        assert!(flow["extensions"].get("rule").is_none());
     }
 
     #[test]

@@ -84,6 +84,9 @@ pub struct SideView {
     pub reason: String,
     /// `Kind namespace/name path`; empty: no rule decides.
     pub rule: String,
+    /// What the rule has to say (`log.value`); empty: nothing.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub log: String,
     /// The table that says so, sixteen hex digits.
     pub table: String,
     /// The entry of the table that decided; empty: its default.
@@ -285,6 +288,10 @@ fn rule(rows: &RowSet, id: RuleId) -> String {
     }
 }
 
+fn log(rows: &RowSet, id: RuleId) -> String {
+    rows.rules.get(&id).and_then(|row| row.log.as_deref()).unwrap_or_default().to_owned()
+}
+
 /// What is asked of each end's table.
 struct Judge<'a> {
     rows: &'a RowSet,
@@ -318,7 +325,7 @@ impl Judge<'_> {
     fn by_table(&self, view: &mut SideView, table: &TableRow, direction: Direction, whom: Whom, peer: &End<'_>) {
         if let Some((key, entry)) = deciding(table, direction, whom, self.protocol, self.port) {
             view.allow = entry.allow;
-            view.rule = rule(self.rows, entry.rule);
+            (view.rule, view.log) = (rule(self.rows, entry.rule), log(self.rows, entry.rule));
             view.entry = words(self.rows, &key);
             view.reason = match (entry.allow, view.rule.is_empty()) {
                 (true, _) if entry.audit => "audited: it passes, but a rule would deny it if it were enforced",
@@ -331,7 +338,7 @@ impl Judge<'_> {
         } else {
             let default = if direction == Direction::Ingress { table.ingress_default } else { table.egress_default };
             view.allow = default.allow;
-            view.rule = rule(self.rows, default.rule);
+            (view.rule, view.log) = (rule(self.rows, default.rule), log(self.rows, default.rule));
             view.reason = if default.audit {
                 "audited: it passes, but a policy would isolate the pod in this direction, and no rule would allow it"
             } else if default.allow {

@@ -83,6 +83,9 @@ pub struct Flow {
     pub egress_denied_by: Policies,
     #[serde(default, skip_serializing_if = "Policies::is_empty")]
     pub ingress_denied_by: Policies,
+    /// What the rule that decided has to say (`log.value` of a CiliumNetworkPolicy), beside its policy's name.
+    #[serde(default, skip_serializing_if = "Logs::is_empty")]
+    pub policy_log: Logs,
 }
 
 impl Flow {
@@ -295,26 +298,38 @@ pub struct PolicyRef {
     pub kind: Cow<'static, str>,
 }
 
-/// The policies that decided one way, mostly none: a list that flows share, and that costs nothing while it is empty.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "Vec<PolicyRef>")]
-pub struct Policies(Option<Arc<[PolicyRef]>>);
+/// A list that is mostly empty: flows share it, and it costs nothing while there is nothing in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Vec<T>", bound(deserialize = "T: Deserialize<'de>"))]
+pub struct Shared<T>(Option<Arc<[T]>>);
 
-impl From<Vec<PolicyRef>> for Policies {
-    fn from(all: Vec<PolicyRef>) -> Self {
+/// The policies that decided one way.
+pub type Policies = Shared<PolicyRef>;
+
+/// What rules have to say that decided.
+pub type Logs = Shared<Arc<str>>;
+
+impl<T> Default for Shared<T> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<T> From<Vec<T>> for Shared<T> {
+    fn from(all: Vec<T>) -> Self {
         Self(if all.is_empty() { None } else { Some(all.into()) })
     }
 }
 
-impl std::ops::Deref for Policies {
-    type Target = [PolicyRef];
+impl<T> std::ops::Deref for Shared<T> {
+    type Target = [T];
 
-    fn deref(&self) -> &[PolicyRef] {
+    fn deref(&self) -> &[T] {
         self.0.as_deref().unwrap_or_default()
     }
 }
 
-impl Policies {
+impl<T> Shared<T> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_none()

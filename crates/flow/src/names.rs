@@ -17,7 +17,8 @@ use crate::{
     flow::{Endpoint, Service},
     time::Time,
 };
-use shown::{Ends, Kept, Labelled, Rule, ShownRule};
+pub(crate) use shown::ShownRule;
+use shown::{Ends, Kept, Labelled, Rule};
 
 mod shown;
 
@@ -323,7 +324,7 @@ impl NameBook {
         if !self.rules.is_current(&row.id) {
             self.news.push(Change::Rule { object: row.rule.object.clone(), gone: false });
         }
-        self.rules.upsert(row.id, Rule::new(row.rule.clone()));
+        self.rules.upsert(row.id, Rule::new(row));
     }
 
     pub fn remove_rule(&mut self, id: RuleId) {
@@ -487,6 +488,7 @@ mod tests {
             id: RuleId(n),
             rule: RuleRef { object: ObjectRef::new(Kind::NetworkPolicy, "shop", "p"), path: "spec".into() },
             allow: true,
+            log: None,
         };
         for n in 1..=4 {
             book.upsert_rule(&rule(n));

@@ -97,7 +97,12 @@ pub fn names() -> NameBook {
     {
         let kind = if namespace.is_empty() { Kind::ClusterNetworkPolicy } else { Kind::CiliumNetworkPolicy };
         let rule = RuleRef { object: ObjectRef::new(kind, namespace, &format!("p{n}")), path: path.into() };
-        book.upsert_rule(&RuleRow { id: RuleId(n), rule, allow: n == 1 });
+        book.upsert_rule(&RuleRow {
+            id: RuleId(n),
+            rule,
+            allow: n == 1,
+            log: (n < 3).then(|| format!("log {n}").into()),
+        });
     }
     let frontend =
         Frontend { address: "10.0.0.2".parse().unwrap(), protocol: Protocol::TCP, port: 80, backends: vec![] };

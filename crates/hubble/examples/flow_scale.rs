@@ -95,7 +95,7 @@ fn hub(room: usize) -> (Arc<Hub>, Feed) {
         for n in 1..=64u32 {
             let object = ObjectRef::new(Kind::NetworkPolicy, "shop", &format!("policy-{n}"));
             let rule = RuleRef { object, path: "spec.ingress[0]".into() };
-            names.upsert_rule(&RuleRow { id: RuleId(n), rule, allow: true });
+            names.upsert_rule(&RuleRow { id: RuleId(n), rule, allow: true, log: None });
         }
     });
     (hub, feed)

@@ -69,6 +69,7 @@ pub fn flow(flow: &Flow, facet: Facet, cluster: &str, details: bool) -> pb::Flow
         ingress_allowed_by: policies(&flow.ingress_allowed_by),
         egress_denied_by: policies(&flow.egress_denied_by),
         ingress_denied_by: policies(&flow.ingress_denied_by),
+        policy_log: flow.policy_log.iter().map(ToString::to_string).collect(),
         extensions,
         ..pb::Flow::default()
     }

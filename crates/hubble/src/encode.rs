@@ -24,6 +24,7 @@ mod field {
     pub(super) const INGRESS_ALLOWED_BY: u32 = 21_002;
     pub(super) const EGRESS_DENIED_BY: u32 = 21_004;
     pub(super) const INGRESS_DENIED_BY: u32 = 21_005;
+    pub(super) const POLICY_LOG: u32 = 21_006;
     pub(super) const SUMMARY: u32 = 100_000;
     pub(super) const EXTENSIONS: u32 = 150_000;
 }
@@ -112,6 +113,7 @@ fn decided(out: &mut Vec<u8>, flow: &Flow) {
             message(out, tag, |out| self::policy(out, policy));
         }
     }
+    flow.policy_log.iter().for_each(|log| repeated(out, field::POLICY_LOG, log));
 }
 
 fn layer4(out: &mut Vec<u8>, l4: Layer4) {

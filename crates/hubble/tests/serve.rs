@@ -9,10 +9,11 @@ use std::{
     time::Duration,
 };
 
+use axoneme_flow::{Event, Record};
 use axoneme_hubble::{
     metrics::{self, Feeder, Metrics},
     pb::{
-        flow::FlowFilter,
+        flow::{EventTypeFilter, FlowFilter},
         observer::{
             GetAgentEventsRequest, GetFlowsRequest, GetFlowsResponse, GetNamespacesRequest, GetNodesRequest,
             ServerStatusRequest, get_flows_response::ResponseTypes, observer_client::ObserverClient,
@@ -20,6 +21,10 @@ use axoneme_hubble::{
         peer::{NotifyRequest, peer_client::PeerClient},
     },
     server::{self, TlsFiles},
+};
+use axoneme_model::{
+    Kind, ObjectRef, RuleRef,
+    rows::{RuleId, RuleRow},
 };
 use common::{Rig, records};
 use tokio::time::timeout;
@@ -121,6 +126,33 @@ async fn streams_are_limited_and_places_are_given_back() {
         }
     };
     timeout(SOON, open_again).await.expect("places are free again");
+}
+
+#[tokio::test]
+async fn a_rules_log_is_told_with_the_verdict_and_follows_the_policy() {
+    let mut rig = Rig::new(16).await;
+    let denied = records(200).into_iter().find(|r| r.event == Event::Drop && r.reason.is_policy()).unwrap();
+    let denied = Record { rule: RuleId(2), ends: Some(([10, 0, 0, 1].into(), [10, 0, 0, 2].into())), ..denied };
+    rig.push(&[denied, Record { rule: RuleId(3), ..denied }]);
+    let judged = async |rig: &Rig| {
+        let event_type = vec![EventTypeFilter { r#type: 5, ..EventTypeFilter::default() }];
+        let whitelist = vec![FlowFilter { event_type, ..FlowFilter::default() }];
+        let request = GetFlowsRequest { whitelist, ..GetFlowsRequest::default() };
+        let mut flows = rig.client().await.get_flows(request).await.unwrap().into_inner();
+        let mut logs = Vec::new();
+        while let Some(line) = flows.message().await.unwrap() {
+            let Some(ResponseTypes::Flow(flow)) = line.response_types else { continue };
+            logs.push(flow.policy_log);
+        }
+        logs
+    };
+    assert_eq!(judged(&rig).await, [vec!["log 2".to_owned()], vec![]]);
+    let object = ObjectRef::new(Kind::CiliumNetworkPolicy, "shop", "p2");
+    let rule = RuleRef { object, path: "specs[1].egressDeny[0]".into() };
+    rig.hub.names(|names| {
+        names.upsert_rule(&RuleRow { id: RuleId(2), rule, allow: false, log: Some("PCI 4.1".into()) });
+    });
+    assert_eq!(judged(&rig).await, [vec!["PCI 4.1".to_owned()], vec![]]);
 }
 
 #[tokio::test]

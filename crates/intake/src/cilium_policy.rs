@@ -9,6 +9,8 @@ mod port;
 
 pub(crate) use self::port::is_service_name;
 
+use std::sync::Arc;
+
 use axoneme_model::{
     Action, DirectedRule, Direction, Kind, LabelKey, Operator, Peers, Policy, Rule, Selector, Source, Subject, Tier,
     labels::names::NAMESPACE, policy::CidrScope,
@@ -71,7 +73,7 @@ const LISTS: [(&str, Direction, Action); 4] = [
     ("egress", Direction::Egress, Action::Allow),
 ];
 
-/// One `spec`. `labels`, `description` and `log` change no verdict.
+/// One `spec`. `labels`, `description` and `log` change no verdict; `log` is told by the flows that the rule decides.
 fn rule(field: &Field<'_>, scope: &Scope<'_>, draft: &mut Draft) {
     field.only(&[
         "endpointSelector",
@@ -107,6 +109,7 @@ fn rule(field: &Field<'_>, scope: &Scope<'_>, draft: &mut Draft) {
         |name, default| deny.and_then(|d| d.get(name).map(|v| v.bool().unwrap_or(default))).unwrap_or(default);
     let mut out = Rule {
         subject: Subject::Endpoints(Selector::all()),
+        log: log(field),
         isolates_ingress: isolates("ingress", has_ingress),
         isolates_egress: isolates("egress", has_egress),
         ingress: Vec::new(),
@@ -149,15 +152,19 @@ fn extras(field: &Field<'_>) {
     if let Some(description) = field.get("description") {
         description.str();
     }
-    if let Some(log) = field.get("log") {
-        log.only(&["value"]);
-        if let Some(value) = log.get("value")
-            && let Some(text) = value.str()
-            && (text.chars().count() > 32 || text.chars().any(char::is_control))
-        {
-            value.invalid("must be at most 32 printable characters");
-        }
+}
+
+/// What flows say that the rule decided. A text without characters says nothing.
+fn log(field: &Field<'_>) -> Option<Arc<str>> {
+    let log = field.get("log")?;
+    log.only(&["value"]);
+    let value = log.get("value")?;
+    let text = value.str()?;
+    if text.chars().count() > 32 || text.chars().any(char::is_control) {
+        value.invalid("must be at most 32 printable characters");
+        return None;
     }
+    (!text.is_empty()).then(|| text.into())
 }
 
 /// Whom the rule is about, pods or nodes; none (with an error) if that cannot be told or is not enforced.

@@ -55,6 +55,7 @@ fn draft(root: &Field<'_>) -> Draft {
     let readable = spec.error_count() == before;
     let rule = |subject| Rule {
         subject,
+        log: None,
         isolates_ingress: false,
         isolates_egress: false,
         ingress: entries(&spec, Direction::Ingress, tier),

@@ -39,7 +39,14 @@ fn audit(root: &Field<'_>) -> bool {
 
 /// The rule that isolates the subject and lets nothing pass.
 pub(crate) fn closed_rule(subject: Subject, ingress: bool, egress: bool) -> Rule {
-    Rule { subject, isolates_ingress: ingress, isolates_egress: egress, ingress: Vec::new(), egress: Vec::new() }
+    Rule {
+        subject,
+        log: None,
+        isolates_ingress: ingress,
+        isolates_egress: egress,
+        ingress: Vec::new(),
+        egress: Vec::new(),
+    }
 }
 
 pub(crate) fn path(field: &Field<'_>) -> Arc<str> {

@@ -46,6 +46,7 @@ impl Policy {
     pub fn fail_closed(&self) -> Self {
         let closed = |r: &Rule| Rule {
             subject: r.subject.clone(),
+            log: r.log.clone(),
             isolates_ingress: r.isolates_ingress || !r.ingress.is_empty(),
             isolates_egress: r.isolates_egress || !r.egress.is_empty(),
             ingress: Vec::new(),
@@ -54,6 +55,15 @@ impl Policy {
         // the other tiers isolate nobody
         let rules = self.rules.iter().filter(|r| matches!(r.subject, Subject::Endpoints(_))).map(closed).collect();
         Self { object: self.object.clone(), generation: self.generation, tier: Tier::Normal, audit: self.audit, rules }
+    }
+
+    /// What flows say that the rule decided which a path names: an entry's, or a rule's own ([`Self::rule_path`]).
+    #[must_use]
+    pub fn log(&self, path: &str) -> Option<&Arc<str>> {
+        let named = |(index, rule): &(usize, &Rule)| {
+            rule.ingress.iter().chain(&rule.egress).any(|d| &*d.path == path) || &*self.rule_path(*index) == path
+        };
+        self.rules.iter().enumerate().filter(named).find_map(|(_, rule)| rule.log.as_ref())
     }
 
     /// Field path of a rule (`spec` or `specs[1]`), for provenance of default-deny: taken from the paths of its entries,
@@ -83,6 +93,9 @@ pub enum Subject {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Rule {
     pub subject: Subject,
+    /// What flows that the rule decided say beside its name (`log.value`); never empty, no part of any verdict.
+    #[serde(default)]
+    pub log: Option<Arc<str>>,
     /// Whether the rule puts its subjects in default-deny for the direction. Never set in Admin and Baseline tiers.
     pub isolates_ingress: bool,
     pub isolates_egress: bool,

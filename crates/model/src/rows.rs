@@ -186,6 +186,9 @@ pub struct RuleRow {
     pub id: RuleId,
     pub rule: RuleRef,
     pub allow: bool,
+    /// The policy's own words for flows that the rule decided (`log.value`).
+    #[serde(default)]
+    pub log: Option<Arc<str>>,
 }
 
 /// Another node (or the own one). Key: `name`.

@@ -83,6 +83,7 @@ fn tcp(port: u16) -> Ports {
 fn policy(name: &str, subject: Subject, ingress: &[DirectedRule], egress: &[DirectedRule]) -> Policy {
     let rule = Rule {
         subject,
+        log: None,
         isolates_ingress: !ingress.is_empty(),
         isolates_egress: !egress.is_empty(),
         ingress: ingress.to_vec(),

@@ -54,6 +54,7 @@ fn reader(policy: &Policy) -> Policy {
         audit: false,
         rules: vec![Rule {
             subject: Subject::Endpoints(nobody),
+            log: None,
             isolates_ingress: false,
             isolates_egress: false,
             ingress: vec![entry],

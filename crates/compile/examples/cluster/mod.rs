@@ -162,6 +162,7 @@ pub fn policy(i: u32, namespaces: u32, version: u32) -> Policy {
         audit: false,
         rules: vec![Rule {
             subject: Subject::Endpoints(Selector::new(subject)),
+            log: None,
             isolates_ingress: ingress,
             isolates_egress: !ingress,
             ingress: if ingress { vec![entry("ingress")] } else { vec![] },

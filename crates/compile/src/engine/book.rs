@@ -169,13 +169,18 @@ impl RuleBook {
     /// Rows of everything that the rules of an object can be named for.
     fn row_references(&mut self, keys: &[RuleKey]) {
         let specs: Vec<Arc<RuleSpec>> = keys.iter().filter_map(|k| self.rules.get(k).cloned()).collect();
-        let mut verdicts: BTreeMap<&RuleRef, bool> = BTreeMap::new();
-        for (reference, allow) in specs.iter().flat_map(|s| references(s)) {
-            *verdicts.entry(reference).or_default() |= allow;
+        let mut rows: BTreeMap<&RuleRef, RuleRow> = BTreeMap::new();
+        for spec in &specs {
+            for (reference, allow) in references(spec) {
+                let id = self.ids.get(reference);
+                let new = || RuleRow { id, rule: reference.clone(), allow: false, log: None };
+                let row = rows.entry(reference).or_insert_with(new);
+                row.allow |= allow;
+                row.log = row.log.take().or_else(|| spec.log.clone());
+            }
         }
-        for (reference, allow) in verdicts {
-            let id = self.ids.get(reference);
-            self.rows.set(id, Some(RuleRow { id, rule: reference.clone(), allow }));
+        for row in rows.into_values() {
+            self.rows.set(row.id, Some(row));
         }
     }
 

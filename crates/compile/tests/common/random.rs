@@ -291,6 +291,7 @@ fn rule(rng: &mut Rng, tier: Tier, namespace: &str, index: Option<u64>) -> Rule 
     };
     Rule {
         subject,
+        log: rng.percent(25).then(|| (*rng.pick(&["front", "audit 7"])).into()),
         isolates_ingress: normal && rng.percent(60),
         isolates_egress: normal && rng.percent(60),
         ingress: list(rng, "ingress"),

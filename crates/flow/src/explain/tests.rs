@@ -70,7 +70,7 @@ fn rows() -> RowSet {
     };
     let rule = |id: u32, path: &str, allow: bool| {
         let rule = RuleRef { object: ObjectRef::new(Kind::NetworkPolicy, "web", "api"), path: path.into() };
-        (RuleId(id), RuleRow { id: RuleId(id), rule, allow })
+        (RuleId(id), RuleRow { id: RuleId(id), rule, allow, log: (id < 3).then(|| format!("log {id}").into()) })
     };
     let shop = PeerClass(301);
     let web = table(
@@ -168,8 +168,9 @@ fn the_rule_that_decides_is_named() {
     assert!(side.allow && side.reason == "a rule allows it", "{side:?}");
     assert_eq!(side.rule, "NetworkPolicy web/api spec.ingress[0]");
     assert_eq!(side.entry, "TCP 80 of identity 301 (k8s:app=shop, k8s:team=a)");
+    assert_eq!(side.log, "log 2");
     let side = ingress("shop/bad", Protocol::TCP, 80);
-    assert!(!side.allow && side.rule.ends_with("spec.ingressDeny[0]"), "{side:?}");
+    assert!(!side.allow && side.rule.ends_with("spec.ingressDeny[0]") && side.log.is_empty(), "{side:?}");
     let side = ingress("192.168.0.1", Protocol::TCP, 1);
     assert!(side.allow && side.reason.contains("own node"), "{side:?}");
     let side = ingress("8.8.8.8", Protocol::UDP, 1500);
@@ -180,7 +181,7 @@ fn the_rule_that_decides_is_named() {
 fn a_denial_names_what_was_nearest() {
     let side = ingress("shop/far", Protocol::TCP, 8080);
     assert!(!side.allow, "{side:?}");
-    assert_eq!(side.rule, "NetworkPolicy web/api spec", "what isolates the pod");
+    assert_eq!((&*side.rule, &*side.log), ("NetworkPolicy web/api spec", "log 1"), "what isolates the pod");
     assert_eq!(side.nearest[0], "NetworkPolicy web/api spec.ingress[0] allows TCP 8443, TCP 80, not TCP 8080");
     let side = ingress("web/probe", Protocol::TCP, 80);
     let wanted = "NetworkPolicy web/api spec.ingress[0] allows it from identity 301 (k8s:app=shop, k8s:team=a); web/probe \

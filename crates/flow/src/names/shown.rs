@@ -13,11 +13,11 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use axoneme_model::{Identity, Labels, RuleRef};
+use axoneme_model::{Identity, Labels, RuleRef, rows::RuleRow};
 
 use super::{NameBook, Tenure};
 use crate::{
-    flow::{Endpoint, Policies, PolicyRef, RuleName, TrafficDirection},
+    flow::{Endpoint, Logs, Policies, PolicyRef, RuleName, TrafficDirection},
     time::Time,
     workload,
 };
@@ -53,6 +53,7 @@ impl Labelled {
 #[derive(Debug)]
 pub(super) struct Rule {
     pub(super) of: RuleRef,
+    log: Option<Arc<str>>,
     shown: OnceLock<ShownRule>,
 }
 
@@ -63,11 +64,12 @@ pub(crate) struct ShownRule {
     pub(crate) direction: Option<TrafficDirection>,
     pub(crate) rule: Arc<RuleName>,
     pub(crate) policies: Policies,
+    pub(crate) log: Logs,
 }
 
 impl Rule {
-    pub(super) const fn new(of: RuleRef) -> Self {
-        Self { of, shown: OnceLock::new() }
+    pub(super) fn new(row: &RuleRow) -> Self {
+        Self { of: row.rule.clone(), log: row.log.clone(), shown: OnceLock::new() }
     }
 
     pub(super) fn shown(&self) -> &ShownRule {
@@ -77,7 +79,8 @@ impl Rule {
             let (namespace, name) = (object.namespace.clone(), object.name.clone());
             let policy = PolicyRef { name: name.clone(), namespace: namespace.clone(), kind: kind.clone() };
             let rule = RuleName { kind, namespace, name, path: path.clone() }.into();
-            ShownRule { direction: rule_direction(path), rule, policies: vec![policy].into() }
+            let log = self.log.iter().cloned().collect::<Vec<_>>().into();
+            ShownRule { direction: rule_direction(path), rule, policies: vec![policy].into(), log }
         })
     }
 }

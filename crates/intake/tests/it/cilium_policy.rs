@@ -54,11 +54,25 @@ specs:
     assert_eq!(policy.object, ObjectRef::new(Kind::CiliumNetworkPolicy, "shop", "web"));
     assert_eq!((policy.generation, policy.tier), (7, Tier::Normal));
     let [first, second] = policy.rules.as_slice() else { panic!("{policy:?}") };
+    assert_eq!((first.log.as_deref(), second.log.as_deref()), (Some("front"), None), "each rule's own");
+    assert_eq!(policy.log("spec.ingress[1]"), first.log.as_ref());
+    assert_eq!((policy.log("spec"), policy.log("specs[0].egress[0]")), (first.log.as_ref(), None));
     assert_eq!(subject(first), "any:app=web,k8s:io.kubernetes.pod.namespace=shop");
     assert_eq!(subject(second), "k8s:io.kubernetes.pod.namespace=shop");
     let paths = |rules: &[axoneme_model::DirectedRule]| rules.iter().map(|r| r.path.to_string()).collect::<Vec<_>>();
     assert_eq!(paths(&first.ingress), ["spec.ingress[0]", "spec.ingress[1]"]);
     assert_eq!(paths(&second.egress), ["specs[0].egressDeny[0]", "specs[0].egress[0]"]);
+}
+
+#[test]
+fn a_log_without_text_says_nothing() {
+    for log in ["{}", "{value: ''}", "{value: null}"] {
+        let object = cnp(&format!("{{endpointSelector: {{}}, ingress: [{{}}], log: {log}}}"));
+        assert_eq!(policy(&object).rules[0].log, None, "{log}");
+    }
+    let longest = "ü".repeat(32);
+    let object = cnp(&format!("{{endpointSelector: {{}}, ingress: [{{}}], log: {{value: {longest}}}}}"));
+    assert_eq!(policy(&object).rules[0].log.as_deref(), Some(&*longest), "characters, not bytes");
 }
 
 #[test]

@@ -19,12 +19,14 @@ impl Wire for RuleRow {
             object: Some(self.rule.object.to_message()),
             path: self.rule.path.to_string(),
             allow: self.allow,
+            log: self.log.as_deref().unwrap_or_default().to_owned(),
         }
     }
 
     fn from_message(m: pb::Rule) -> Result<Self, WireError> {
         let object = ObjectRef::from_message(required("object", m.object)?).at("object")?;
-        Ok(Self { id: RuleId(m.id), rule: RuleRef { object, path: m.path.into() }, allow: m.allow })
+        let log = (!m.log.is_empty()).then(|| m.log.into());
+        Ok(Self { id: RuleId(m.id), rule: RuleRef { object, path: m.path.into() }, allow: m.allow, log })
     }
 }
 

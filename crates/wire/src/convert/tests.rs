@@ -220,10 +220,13 @@ pub(crate) fn endpoint(
 }
 
 pub(crate) fn rule(id: impl Strategy<Value = u32>) -> impl Strategy<Value = RuleRow> {
-    (id, object(), text(), any::<bool>()).prop_map(|(id, object, path, allow)| RuleRow {
+    // an empty text is none
+    let log = text().prop_map(|t| Some(t).filter(|t| !t.is_empty()));
+    (id, object(), text(), any::<bool>(), log).prop_map(|(id, object, path, allow, log)| RuleRow {
         id: RuleId(id),
         rule: RuleRef { object, path },
         allow,
+        log,
     })
 }
 
