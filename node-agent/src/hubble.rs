@@ -110,6 +110,9 @@ pub struct ExportArgs {
     pub hubble_export_otlp_cert_file: Option<PathBuf>,
     #[arg(long, env = "AXONEME_HUBBLE_EXPORT_OTLP_KEY_FILE")]
     pub hubble_export_otlp_key_file: Option<PathBuf>,
+    /// File with headers for it, a line each, `name: value`: a mounted Secret. It is read again for each request.
+    #[arg(long, env = "AXONEME_HUBBLE_EXPORT_OTLP_HEADERS_FILE")]
+    pub hubble_export_otlp_headers_file: Option<PathBuf>,
     /// File of further exporters (YAML, `flowLogs`), which may come, change and go while the agent runs.
     #[arg(long, env = "AXONEME_HUBBLE_FLOWLOGS_CONFIG_PATH")]
     pub hubble_flowlogs_config_path: Option<PathBuf>,
@@ -147,10 +150,13 @@ impl ExportArgs {
 
     fn collector(&self) -> Result<Option<Collector>> {
         let Some(endpoint) = &self.hubble_export_otlp_endpoint else { return Ok(None) };
-        let files =
-            [&self.hubble_export_otlp_ca_file, &self.hubble_export_otlp_cert_file, &self.hubble_export_otlp_key_file];
-        let [ca, certificate, key] = files.map(Clone::clone);
-        let collector = Collector::new(endpoint, ca, certificate, key);
+        let files = export::Files {
+            ca: self.hubble_export_otlp_ca_file.clone(),
+            certificate: self.hubble_export_otlp_cert_file.clone(),
+            key: self.hubble_export_otlp_key_file.clone(),
+            headers: self.hubble_export_otlp_headers_file.clone(),
+        };
+        let collector = Collector::new(endpoint, files);
         collector.map(Some).map_err(|e| anyhow!("--hubble-export-otlp-endpoint: {e}"))
     }
 }
@@ -362,6 +368,10 @@ mod tests {
         let both = settings(&[file, "--hubble-export-otlp-endpoint=http://c:4317"]).unwrap().unwrap();
         assert_eq!(both.fixed.iter().map(|e| &*e.name).collect::<Vec<_>>(), ["static", "static-otlp"]);
         assert!(settings(&["--hubble-export-otlp-endpoint=c"]).is_err());
+        let headers = "--hubble-export-otlp-headers-file=/h";
+        assert!(settings(&["--hubble-export-otlp-endpoint=http://c:4317", headers]).is_err(), "in clear text");
+        let tls = ["--hubble-export-otlp-endpoint=https://c:4317", "--hubble-export-otlp-ca-file=/ca", headers];
+        assert_eq!(settings(&tls).unwrap().unwrap().fixed.len(), 1);
         assert!(settings(&[file, "--hubble-export-fieldaggregate=verdict source.namespace"]).is_ok());
         assert!(settings(&[file, "--hubble-export-fieldaggregate=colour"]).is_err());
         for bad in ["--hubble-export-allowlist={", "--hubble-export-denylist={\"x\":1}", "--hubble-export-fieldmask=x"]

@@ -15,7 +15,7 @@ use std::{
 };
 
 use axoneme_hubble::{
-    export::{self, Collector, Destination, Exporter, Rotation, Settings},
+    export::{self, Collector, Destination, Exporter, Files, Rotation, Settings},
     json,
     pb::otlp::{
         ExportLogsPartialSuccess, ExportLogsServiceRequest, ExportLogsServiceResponse, KeyValue, LogRecord,
@@ -185,7 +185,7 @@ impl Backend {
         let incoming = tonic::transport::server::TcpIncoming::from(listener);
         let service = LogsServiceServer::new(self.clone());
         tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
-        Destination::Collector(Collector::new(&endpoint, None, None, None).unwrap())
+        Destination::Collector(Collector::new(&endpoint, Files::default()).unwrap())
     }
 
     fn records(&self) -> Vec<LogRecord> {

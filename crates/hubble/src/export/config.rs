@@ -6,7 +6,10 @@ use axoneme_flow::Time;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{aggregate::Alike, otlp::Collector};
+use super::{
+    aggregate::Alike,
+    otlp::{Collector, Files},
+};
 use crate::{filter::Filters, json, mask::Mask, pb::flow::FlowFilter, walk::Request};
 
 /// Exporters that a file may have.
@@ -165,6 +168,8 @@ struct Otlp {
     cert_file: Option<PathBuf>,
     #[serde(default)]
     key_file: Option<PathBuf>,
+    #[serde(default)]
+    headers_file: Option<PathBuf>,
 }
 
 /// The exporters of a file as `cilium-flowlog-config` has it (YAML, `flowLogs`). All or none: what is half understood
@@ -201,7 +206,8 @@ impl Entry {
         let to = match (self.file_path, self.otlp) {
             (Some(path), None) => Destination::File(path),
             (None, Some(o)) => {
-                let collector = Collector::new(&o.endpoint, o.ca_file, o.cert_file, o.key_file);
+                let (ca, certificate, key, headers) = (o.ca_file, o.cert_file, o.key_file, o.headers_file);
+                let collector = Collector::new(&o.endpoint, Files { ca, certificate, key, headers });
                 Destination::Collector(collector.map_err(|e| fail(format!("otlp: {e}")))?)
             }
             _ => return Err(fail("one of filePath and otlp is needed".to_owned())),

@@ -2,12 +2,18 @@
 //!
 //! *Guarantees*: one batch is under way at a time and holds at most [`BATCH`] records; while a collector is slow or away
 //! the exporter stands still in the history, which is the queue: what is overwritten there is counted and told as any
-//! reader is told it. What a collector refuses is counted. Certificates are read again for each new connection.
+//! reader is told it. What a collector refuses is counted. Certificates are read again for each new connection, headers
+//! for each batch: a Secret that is written anew counts from then on.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+mod headers;
+#[cfg(test)]
+mod tests;
+
+use std::{error::Error, io, path::PathBuf, sync::Arc, time::Duration};
 
 use axoneme_flow::Time;
 use serde_json::Value;
+use tokio_rustls::rustls;
 use tokio_util::sync::CancellationToken;
 use tonic::{
     Code, Status,
@@ -45,19 +51,28 @@ const WARN: i32 = 13;
 pub struct Collector {
     /// `http://host:port`, or `https://host:port` with an authority.
     pub(super) endpoint: String,
-    pub(super) ca: Option<PathBuf>,
+    ca: Option<PathBuf>,
     /// Certificate and key of this client.
-    pub(super) identity: Option<(PathBuf, PathBuf)>,
+    identity: Option<(PathBuf, PathBuf)>,
+    headers: Option<PathBuf>,
+}
+
+/// What a collector is trusted and asked by. Of secrets only the files' names are kept.
+#[derive(Clone, Debug, Default)]
+pub struct Files {
+    /// Authority of its certificate.
+    pub ca: Option<PathBuf>,
+    /// What is shown to it.
+    pub certificate: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+    /// Headers of each request, a line each: `name: value`.
+    pub headers: Option<PathBuf>,
 }
 
 impl Collector {
     /// *Errors*: a sentence with what is wrong.
-    pub fn new(
-        endpoint: &str,
-        ca: Option<PathBuf>,
-        certificate: Option<PathBuf>,
-        key: Option<PathBuf>,
-    ) -> Result<Self, String> {
+    pub fn new(endpoint: &str, files: Files) -> Result<Self, String> {
+        let Files { ca, certificate, key, headers } = files;
         let uri: http::Uri = endpoint.parse().map_err(|e| format!("{endpoint:?}: {e}"))?;
         let secure = match uri.scheme_str() {
             Some("http") => false,
@@ -75,7 +90,10 @@ impl Collector {
         match (secure, &ca, &identity) {
             (true, None, _) => Err(format!("{endpoint:?}: the file of the collector's authority is needed")),
             (false, Some(_), _) | (false, _, Some(_)) => Err(format!("{endpoint:?}: certificates are for https://")),
-            _ => Ok(Self { endpoint: endpoint.to_owned(), ca, identity }),
+            (false, ..) if headers.is_some() && !is_here(&uri) => {
+                Err(format!("{endpoint:?}: headers are for https://: here everyone on the way would read them"))
+            }
+            _ => Ok(Self { endpoint: endpoint.to_owned(), ca, identity, headers }),
         }
     }
 
@@ -91,6 +109,12 @@ impl Collector {
         }
         Ok(LogsServiceClient::new(endpoint.connect_timeout(CONNECT).timeout(ANSWER).connect_lazy()))
     }
+}
+
+/// Whether the way there does not leave the machine.
+fn is_here(uri: &http::Uri) -> bool {
+    let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|a| a.is_loopback())
 }
 
 /// The way to a collector.
@@ -203,12 +227,17 @@ impl Sender {
             Some(client) => client,
             none => none.insert(self.to.connect().map_err(Fault::Again)?),
         };
-        let answer = client.export(request).await.map_err(|status| Fault::of(&status))?;
+        let mut request = tonic::Request::new(request);
+        if let Some(path) = &self.to.headers {
+            *request.metadata_mut() = headers::read(path).map_err(Fault::Again)?;
+        }
+        let answer = client.export(request).await.map_err(|status| Fault::of(&status, &self.to))?;
         let partial = answer.into_inner().partial_success.unwrap_or_default();
         Ok(u64::try_from(partial.rejected_log_records).unwrap_or_default())
     }
 }
 
+#[derive(Debug)]
 enum Fault {
     /// Worth another try.
     Again(String),
@@ -217,8 +246,17 @@ enum Fault {
 
 impl Fault {
     /// What OTLP says of codes: those that are not named here are not tried again.
-    fn of(status: &Status) -> Self {
-        let text = format!("{:?}: {}", status.code(), status.message().chars().take(200).collect::<String>());
+    fn of(status: &Status, to: &Collector) -> Self {
+        if let Some(error) = certificate(status) {
+            let ca = to.ca.as_ref().map(|ca| ca.display().to_string()).unwrap_or_default();
+            return Self::Again(format!(
+                "the collector's certificate does not hold with the authority of {ca}: {error}"
+            ));
+        }
+        let said: String = status.message().chars().take(200).collect();
+        // of a connection that was not made, tonic's own words say no more than that
+        let why = causes(status).last().map(ToString::to_string).filter(|why| !said.contains(why.as_str()));
+        let text = format!("{:?}: {said}{}", status.code(), why.map(|w| format!(": {w}")).unwrap_or_default());
         match status.code() {
             Code::Cancelled
             | Code::DeadlineExceeded
@@ -232,6 +270,22 @@ impl Fault {
             _ => Self::Never(text),
         }
     }
+}
+
+/// What is behind an error, the first cause last.
+fn causes(status: &Status) -> impl Iterator<Item = &(dyn Error + 'static)> {
+    std::iter::successors(status.source(), |e| (*e).source())
+}
+
+/// What is wrong with the certificate that was shown, if that is why there is no connection.
+fn certificate(status: &Status) -> Option<&rustls::Error> {
+    causes(status).find_map(of_tls).filter(|e| matches!(e, rustls::Error::InvalidCertificate(_)))
+}
+
+/// An input and output error holds its cause without naming it as one.
+fn of_tls<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e rustls::Error> {
+    let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    error.downcast_ref().or_else(|| inner.and_then(|i| i.downcast_ref()))
 }
 
 fn text(key: &str, value: &str) -> KeyValue {

@@ -53,6 +53,10 @@ fn collectors_and_aggregates_are_read_and_judged() {
     let one = |fields: &str| exporters(&format!("flowLogs: [{{name: a, {fields}}}]"));
     let tls = "otlp: {endpoint: 'https://c:4317', caFile: /ca.pem, certFile: /c.pem, keyFile: /k.pem}";
     assert_eq!(one(tls).unwrap()[0].to.to_string(), "https://c:4317");
+    for endpoint in ["http://localhost:4317", "http://127.0.0.2:4317", "http://[::1]:4317"] {
+        let here = one(&format!("otlp: {{endpoint: '{endpoint}', headersFile: /h}}"));
+        assert_ne!(here.unwrap(), one(&format!("otlp: {{endpoint: '{endpoint}'}}")).unwrap(), "another exporter");
+    }
     let two = "flowLogs: [{name: a, otlp: {endpoint: 'http://c:4317'}}, {name: b, otlp: {endpoint: 'http://c:4317'}}]";
     assert_eq!(exporters(two).unwrap().len(), 2, "one collector for several");
     let sum = "filePath: /a, fieldAggregate: [verdict], aggregationInterval: 1m30s";
@@ -68,6 +72,8 @@ fn collectors_and_aggregates_are_read_and_judged() {
         ("otlp: {endpoint: 'https://c:4317'}", "authority is needed"),
         ("otlp: {endpoint: 'http://c:4317', caFile: /ca}", "for https"),
         ("otlp: {endpoint: 'https://c:4317', caFile: /ca, certFile: /c}", "belong together"),
+        ("otlp: {endpoint: 'http://c:4317', headersFile: /h}", "headers are for https://"),
+        ("otlp: {endpoint: 'https://c:4317', caFile: /ca, headers: {authorization: x}}", "headersFile"),
         ("filePath: /a, fieldAggregate: [verdict]", "belong together"),
         ("filePath: /a, fieldAggregate: [colour], aggregationInterval: 10s", "colour"),
         ("filePath: /a, fieldAggregate: [verdict], aggregationInterval: 10", "not an interval"),
