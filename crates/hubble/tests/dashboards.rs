@@ -46,6 +46,7 @@ async fn told() -> BTreeMap<String, BTreeSet<String>> {
         metrics.count(&convert::flow(&flow, facet, "prod", false));
     }
     metrics.set_lost([("hubble_ring_buffer", 1)]);
+    metrics.set_exported("static", &rig.node.exporter("static"));
     let line = Regex::new(r"^(hubble_\w+)(?:\{(.*)\})? \S+$").unwrap();
     let label = Regex::new(r#"(\w+)=""#).unwrap();
     let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
@@ -94,7 +95,7 @@ fn problems(query: &str, told: &BTreeMap<String, BTreeSet<String>>) -> Vec<Strin
 async fn every_query_of_the_dashboards_asks_for_what_there_is() {
     let told = told().await;
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/overlays/dashboards");
-    let (mut asked, mut wrong) = (0, Vec::new());
+    let (mut asked, mut wrong, mut unasked) = (0, Vec::new(), told.clone());
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_none_or(|e| e != "json") {
@@ -106,8 +107,10 @@ async fn every_query_of_the_dashboards_asks_for_what_there_is() {
         asked += queries.len();
         let of = |q: &String| problems(q, &told).into_iter().map(|p| format!("{q}: {p}")).collect::<Vec<_>>();
         wrong.extend(queries.iter().flat_map(of));
+        unasked.retain(|metric, _| queries.iter().all(|q| !q.contains(&**metric)));
     }
     assert!(wrong.is_empty(), "{wrong:#?}\nthere is {told:#?}");
+    assert!(unasked.is_empty(), "on no panel: {:?}", unasked.keys());
     println!("{asked} queries hold");
 }
 
