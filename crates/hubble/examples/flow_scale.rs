@@ -18,7 +18,7 @@ use axoneme_abi::event::FlowEvent;
 use axoneme_flow::{ClockOffset, Feed, History, Hub, Ring, Time, history::Found};
 use axoneme_hubble::{
     pb::{
-        flow::FlowFilter,
+        flow::{FlowFilter, flow_filter::Experimental},
         observer::{GetFlowsRequest, GetFlowsResponse},
     },
     walk::{Encoded, Line, Request, Step, Walk},
@@ -40,6 +40,10 @@ const START: i64 = 1_795_269_600_000_000_000;
 /// The rate at which nothing may be lost, and for how long it is kept up.
 const RATE: u64 = 500_000;
 const KEPT_UP: Duration = Duration::from_secs(3);
+/// What a client may ask by an expression: a field that most flows fail at, and a list of each flow. No flow of the bench
+/// matches, so that nothing but the asking is measured.
+const BY_FIELDS: &str = "_flow.verdict == Verdict.DROPPED && _flow.l4.TCP.destination_port in [80u, 443u]";
+const BY_LABELS: &str = "_flow.source.labels.exists(l, l.startsWith('k8s:team='))";
 
 fn address(pod: u32) -> [u8; 4] {
     Ipv4Addr::from_bits(0x0a00_0000 | (pod % PODS)).octets()
@@ -121,6 +125,8 @@ struct Samples {
     encoded: Vec<f64>,
     by_messages: Vec<f64>,
     filtered: Vec<f64>,
+    by_fields: Vec<f64>,
+    by_labels: Vec<f64>,
 }
 
 fn main() {
@@ -136,6 +142,8 @@ fn main() {
         ("flow_labelled", &mut samples.labelled),
         ("flow_sent_to_a_client", &mut samples.encoded),
         ("flow_looked_at_for_drops_only", &mut samples.filtered),
+        ("flow_looked_at_by_an_expression", &mut samples.by_fields),
+        ("flow_looked_at_by_its_labels", &mut samples.by_labels),
     ] {
         print(name, "flows/s", of);
     }
@@ -172,6 +180,14 @@ impl Samples {
         let dropped = axoneme_hubble::pb::flow::Verdict::Dropped.into();
         let drops = FlowFilter { verdict: vec![dropped], ..FlowFilter::default() };
         self.filtered.push(flows / sent(hub, Some(drops), |line: Encoded| drop(black_box(line))));
+        for (samples, text) in [(&mut self.by_fields, BY_FIELDS), (&mut self.by_labels, BY_LABELS)] {
+            let experimental = Some(Experimental { cel_expression: vec![text.to_owned()] });
+            let filter = FlowFilter { experimental, ..FlowFilter::default() };
+            let shown = std::cell::Cell::new(0);
+            let seconds = sent(hub, Some(filter), |_: Encoded| shown.set(shown.get() + 1));
+            assert_eq!(shown.get(), 0, "{text}: no flow of the bench matches");
+            samples.push(flows / seconds);
+        }
     }
 }
 
