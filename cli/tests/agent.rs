@@ -119,9 +119,10 @@ fn flows(query: &Query) -> Answer {
     let names = events::names();
     let history = History::new(64);
     for event in events::events() {
-        let record = match event.len() {
-            80 => decode_drop(&event, ClockOffset(events::START)),
-            _ => decode_flow(&event, ClockOffset(events::START)),
+        let record = if event.len() == size_of::<axoneme_abi::DropEvent>() {
+            decode_drop(&event, ClockOffset(events::START))
+        } else {
+            decode_flow(&event, ClockOffset(events::START))
         };
         history.push(&record.expect("the test's own event"));
     }

@@ -85,4 +85,7 @@ pub const CONTROL_VERDICT: u32 = 4;
 pub const CONTROL_ROOM: u32 = 8;
 /// Tests: whether a socket of the node's sent the packet.
 pub const CONTROL_OWN: u32 = 9;
+/// Tests: cookie of the socket that sent the packet, and id of its cgroup.
+pub const CONTROL_SOCKET: u32 = 10;
+pub const CONTROL_CGROUP: u32 = 11;
 pub const CONTROLS: u32 = 16;

@@ -69,11 +69,14 @@ pub struct DropEvent {
     pub hook: u8,
     /// Words, not an array of bytes: zeroing one is a loop in BPF.
     pub reserved: u16,
-    pub reserved2: u64,
+    /// Where the packet comes from. [`HookPoint::FromOverlay`]: the id in its tunnel header (0: none), and 0. Elsewhere:
+    /// the cookie of the socket that sent it, and the id of that socket's cgroup (v2); 0 of a packet without a socket,
+    /// which came by a wire or is passed on.
+    pub sender: [u64; 2],
 }
 assert_layout!(
     DropEvent,
-    80,
+    88,
     time = 0,
     source = 8,
     destination = 24,
@@ -84,7 +87,7 @@ assert_layout!(
     source_port = 60,
     reason = 64,
     reserved = 70,
-    reserved2 = 72
+    sender = 72
 );
 
 /// What happened to a connection.
@@ -110,10 +113,13 @@ pub const fn audit_bit(side: Direction) -> u8 {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FlowEvent {
     pub time: u64,
-    /// Sent by the originator, sent by the other.
-    pub bytes: [u64; 2],
+    /// [`FlowKind::Closed`]: bytes sent by the originator, and by the other. [`FlowKind::New`]: where its first packet comes
+    /// from, as [`DropEvent::sender`]. A connection that begins has no counters, and the packet that ends one tells of no
+    /// one end's socket: so both have the same place, and a record stays as small as it was. Else: zeros.
+    pub detail: [u64; 2],
     pub source: [u32; 4],
     pub destination: [u32; 4],
+    /// Sent by the originator, sent by the other.
     pub packets: [u32; 2],
     pub source_identity: u32,
     pub destination_identity: u32,
@@ -142,7 +148,7 @@ assert_layout!(
     FlowEvent,
     96,
     time = 0,
-    bytes = 8,
+    detail = 8,
     source = 24,
     destination = 40,
     packets = 56,

@@ -33,7 +33,10 @@ pub use reason::DropReason;
 ///
 /// 3: entries and defaults that pass what a rule would deny, and records of connections that say so. Connections are as
 /// before.
-pub const VERSION: u32 = 4;
+///
+/// 4: the host firewall's maps. 5: events tell the socket that sent a packet, or the id of its tunnel header. Connections are
+/// as before in both.
+pub const VERSION: u32 = 5;
 
 /// IPv6 address as two words in memory order.
 pub type Address6 = [u64; 2];

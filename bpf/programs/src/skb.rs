@@ -2,13 +2,13 @@
 
 use core::mem::MaybeUninit;
 
-use axoneme_abi::constants::CONTROL_TUNNEL;
+use axoneme_abi::constants::{CONTROL_CGROUP, CONTROL_SOCKET, CONTROL_TUNNEL};
 use axoneme_stages::{Packet, Plain};
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_tunnel_key},
     helpers::{
-        bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_change_tail, bpf_skb_get_tunnel_key, bpf_skb_load_bytes,
-        bpf_skb_pull_data, bpf_skb_store_bytes,
+        bpf_get_socket_cookie, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_cgroup_id, bpf_skb_change_tail,
+        bpf_skb_get_tunnel_key, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
     },
 };
 
@@ -138,5 +138,13 @@ impl Packet for Skb {
             }
         }
         None
+    }
+    #[inline(always)]
+    fn socket(&self) -> [u64; 2] {
+        if TESTING.load() != 0 {
+            return [control(CONTROL_SOCKET) as u64, control(CONTROL_CGROUP) as u64];
+        }
+        // SAFETY: plain helper calls. Both answer 0 where there is no socket.
+        unsafe { [bpf_get_socket_cookie(self.0.cast()), bpf_skb_cgroup_id(self.0)] }
     }
 }

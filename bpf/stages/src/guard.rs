@@ -25,6 +25,7 @@
 use axoneme_abi::{
     Conntrack, Direction, DropEvent, DropReason, FlowKind as EventKind,
     conntrack::{FLAG_AUDITED, FLAG_CLOSED, FLAG_ORIGIN_B, FLAG_REPLIED, NO_SLOT},
+    constants::feature,
     guard::{Guard, SAFE_API_SERVER, SAFE_STREAMS, safe},
     tables::IDENTITY_HOST,
 };
@@ -306,7 +307,9 @@ fn record<F: Family, E: Guards<F>, P: Packet, const OUT: bool>(env: &E, packet: 
     let event = conntrack::event(&w.fresh, &w.flow, from_b, EventKind::New, judged.node, met);
     let began_here = OUT == w.forward;
     let told = if began_here { Verdict { node: 0, identity: judged.node, ..judged } } else { judged };
-    env.flow_event(&if judged.argument != 0 { conntrack::audited(event, told) } else { event });
+    let mut event = if judged.argument != 0 { conntrack::audited(event, told) } else { event };
+    event.detail = if OUT && env.feature(feature::FLOWS) { packet.socket() } else { [0; 2] };
+    env.flow_event(&event);
 }
 
 /// Counts and tells a drop.
@@ -335,6 +338,6 @@ fn report<F: Family, E: Guards<F>, P: Packet, const OUT: bool>(env: &E, packet: 
         tcp_flags: w.flow.tcp_flags,
         hook: hook::FROM_NETDEV,
         reserved: 0,
-        reserved2: 0,
+        sender: if OUT { packet.socket() } else { [0; 2] },
     });
 }

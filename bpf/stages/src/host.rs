@@ -303,6 +303,8 @@ pub struct Buffer {
     pub note: Cell<u32>,
     /// Identity in the tunnel header.
     pub tunnel: Option<u32>,
+    /// Cookie and cgroup of the socket that sent it.
+    pub socket: [u64; 2],
 }
 
 impl Buffer {
@@ -375,5 +377,8 @@ impl Packet for &Buffer {
     }
     fn tunnel(&self) -> Option<u32> {
         self.tunnel
+    }
+    fn socket(&self) -> [u64; 2] {
+        self.socket
     }
 }

@@ -80,4 +80,7 @@ pub trait Packet: Copy {
     fn resize(&self, length: u32) -> bool;
     /// Identity and IPv4 source (network order, 0 for another family) of the tunnel header it came with.
     fn tunnel(&self) -> Option<u32>;
+    /// Cookie of the socket that sent it and id of that socket's cgroup (v2); zeros of a packet without a socket. The
+    /// kernel makes the cookie when it is asked for the first time.
+    fn socket(&self) -> [u64; 2];
 }

@@ -1,7 +1,7 @@
 //! The order of the stages.
 
 use axoneme_abi::{
-    Direction, DropEvent, DropReason, FlowKind as EventKind,
+    Direction, DropEvent, DropReason, FlowEvent, FlowKind as EventKind,
     conntrack::{FLAG_AUDITED, FLAG_LOOPBACK, FLAG_SERVICE},
     constants::{LAPS, MARK_LAPS_MASK, MARK_MET_SHIFT, MARK_WAITING, feature},
     event::METRIC_ALLOWED,
@@ -56,6 +56,7 @@ fn direction<P: Packet, const HOOK: u8>(packet: P) -> Direction {
 pub fn slow<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, w: &mut Work<F>) -> Verdict {
     w.verdict = Verdict::PASS;
     w.resolved = false;
+    w.tunnel = 0;
     if HOOK == hook::FROM_WAITING {
         env.leave_room(packet.length());
     }
@@ -285,6 +286,7 @@ fn place<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, w
             if identity == IDENTITY_HOST || identity == 0 {
                 return w.end(Verdict::drop(DropReason::InvalidIdentity, Direction::Ingress));
             }
+            w.tunnel = identity;
             claim(identity, w);
             if w.destination.is_local() {
                 Step::Next
@@ -380,7 +382,8 @@ fn again<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, w
         if closed || (judged.argument != 0 && !told) {
             let kind = if closed { EventKind::Closed } else { EventKind::Audited };
             let event = conntrack::event(ct, &w.flow, w.from_b, kind, 0, (ifindex, met));
-            env.flow_event(&if closed { event } else { conntrack::audited(event, judged) });
+            let audited = FlowEvent { detail: [0; 2], ..conntrack::audited(event, judged) };
+            env.flow_event(&if closed { event } else { audited });
         }
         verdict::<HOOK>(ct, w.from_b)
     });
@@ -409,7 +412,9 @@ fn record<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, 
     env.count(METRIC_ALLOWED as u8, direction::<P, HOOK>(packet) as u8, 0);
     let seen = (packet.ifindex(), met::<P, HOOK>(packet));
     let event = conntrack::event(&w.fresh, &w.flow, w.from_b, EventKind::New, 0, seen);
-    env.flow_event(&conntrack::audited(event, judged));
+    let mut event = conntrack::audited(event, judged);
+    event.detail = if env.feature(feature::FLOWS) { sender(packet, seen.1, w) } else { [0; 2] };
+    env.flow_event(&event);
     w.verdict = verdict::<HOOK>(&w.fresh, w.from_b);
 }
 
@@ -481,6 +486,17 @@ fn report<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, 
         tcp_flags: flow.tcp_flags,
         hook: met::<P, HOOK>(packet),
         reserved: 0,
-        reserved2: 0,
+        sender: sender(packet, met::<P, HOOK>(packet), w),
     });
+}
+
+/// Where a packet comes from that was met first at a hook, as [`DropEvent::sender`] tells it.
+#[inline(always)]
+fn sender<F: Family, P: Packet>(packet: P, met: u8, w: &Work<F>) -> [u64; 2] {
+    match met {
+        hook::FROM_OVERLAY => [w.tunnel as u64, 0],
+        // What comes by the underlay is of no socket here: between nodes of one machine it would still have another's.
+        hook::FROM_NETDEV => [0; 2],
+        _ => packet.socket(),
+    }
 }

@@ -223,6 +223,9 @@ fn rule(h: &Host, slot: u16, direction: Direction, peer: u32, protocol: u8, port
     h.slots.borrow_mut().get_mut(&slot).unwrap().revision += 1;
 }
 
+/// Cookie and cgroup of whatever socket sends.
+const SOCKET: [u64; 2] = [7, 9];
+
 /// A packet through a hook: the verdict, and the packet afterwards.
 fn meet<F: Testable, const HOOK: u8>(h: &Host, ifindex: u32, bytes: &[u8]) -> (Verdict, Vec<u8>)
 where
@@ -230,6 +233,7 @@ where
 {
     let mut buffer = Buffer::new(bytes, ifindex);
     buffer.tunnel = Some(103);
+    buffer.socket = SOCKET;
     let v = match fast::<F, _, _, HOOK>(h, &buffer) {
         Some(v) => v,
         None => slow::<F, _, _, HOOK>(h, &buffer, &mut Work::new()),

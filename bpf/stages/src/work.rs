@@ -24,6 +24,8 @@ pub struct Work<F: Family> {
     /// verdict is of. Read afterwards they might be those of tables that nobody has looked into.
     pub(crate) epoch: u32,
     pub(crate) revision: u32,
+    /// Id in the packet's tunnel header, for events; 0: none, or it was not looked at.
+    pub(crate) tunnel: u32,
     /// Flags of the connection's entry.
     pub(crate) flags: u32,
     /// The packet's source is the `b` end of the key.
@@ -64,6 +66,7 @@ impl<F: Family> Work<F> {
             verdict: Verdict::PASS,
             epoch: 0,
             revision: 0,
+            tunnel: 0,
             flags: 0,
             from_b: false,
             forward: true,

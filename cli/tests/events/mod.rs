@@ -57,13 +57,13 @@ fn dropped(e: &Event, reason: u8, direction: u8) -> Vec<u8> {
     )
 }
 
-fn connection(e: &Event, kind: u8, packets: [u32; 2], sent: [u64; 2]) -> Vec<u8> {
+fn connection(e: &Event, kind: u8, packets: [u32; 2], detail: [u64; 2]) -> Vec<u8> {
     let pair = |a: &[u8], b: &[u8]| [a, b].concat();
     bytes(
         size_of::<FlowEvent>(),
         &[
             (offset_of!(FlowEvent, time), (e.at_ms * 1_000_000).to_ne_bytes().into()),
-            (offset_of!(FlowEvent, bytes), pair(&sent[0].to_ne_bytes(), &sent[1].to_ne_bytes())),
+            (offset_of!(FlowEvent, detail), pair(&detail[0].to_ne_bytes(), &detail[1].to_ne_bytes())),
             (offset_of!(FlowEvent, packets), pair(&packets[0].to_ne_bytes(), &packets[1].to_ne_bytes())),
             (offset_of!(FlowEvent, source), e.source.into()),
             (offset_of!(FlowEvent, destination), e.destination.into()),
@@ -118,7 +118,7 @@ pub(crate) fn events() -> Vec<Vec<u8>> {
         ..out
     };
     vec![
-        connection(&web_api(1_000, 2), 1, [0; 2], [0; 2]),
+        connection(&web_api(1_000, 2), 1, [0; 2], [4711, 9021]),
         dropped(&out, 181, 1),
         connection(&Event { flags: 0, ..dns }, 1, [0; 2], [0; 2]),
         dropped(&Event { at_ms: 1_400, flags: 0, ..ping }, 133, 0),

@@ -10,7 +10,7 @@ use axoneme_model::{Direction, Identity, Protocol, rows::RuleId};
 
 use crate::{
     reason::DropReason,
-    record::{Event, Point, Record, Traffic, Transport, Verdict},
+    record::{Event, Origin, Point, Record, Traffic, Transport, Verdict},
     time::Time,
 };
 
@@ -69,6 +69,7 @@ pub fn decode_drop(bytes: &[u8], clock: ClockOffset) -> Result<Record, DecodeErr
         rule: RuleId(b.u32(offset_of!(DropEvent, rule))),
         ifindex: b.u32(offset_of!(DropEvent, ifindex)),
         length: b.u32(offset_of!(DropEvent, length)),
+        origin: b.origin(offset_of!(DropEvent, hook), offset_of!(DropEvent, sender)),
         forward: Traffic::default(),
         backward: Traffic::default(),
     })
@@ -109,9 +110,13 @@ pub fn decode_flow(bytes: &[u8], clock: ClockOffset) -> Result<Record, DecodeErr
         k if k == FlowKind::Audited as u8 => Event::Judged,
         k => return Err(DecodeError::Kind(k)),
     };
-    let traffic = |end: usize| Traffic {
-        packets: u64::from(b.u32(offset_of!(FlowEvent, packets) + 4 * end)),
-        bytes: b.u64(offset_of!(FlowEvent, bytes) + 8 * end),
+    let detail = offset_of!(FlowEvent, detail);
+    let traffic = |end: usize| match event {
+        Event::Closed => Traffic {
+            packets: u64::from(b.u32(offset_of!(FlowEvent, packets) + 4 * end)),
+            bytes: b.u64(detail + 8 * end),
+        },
+        _ => Traffic::default(),
     };
     Ok(Record {
         time: clock.wall(b.u64(offset_of!(FlowEvent, time))),
@@ -133,6 +138,7 @@ pub fn decode_flow(bytes: &[u8], clock: ClockOffset) -> Result<Record, DecodeErr
         rule: RuleId(b.u32(offset_of!(FlowEvent, rule))),
         ifindex: b.u32(offset_of!(FlowEvent, ifindex)),
         length: 0,
+        origin: if event == Event::New { b.origin(offset_of!(FlowEvent, hook), detail) } else { Origin::Unknown },
         forward: traffic(0),
         backward: traffic(1),
     })
@@ -198,6 +204,15 @@ impl<'a> Bytes<'a> {
         Ok((address(source)?, address(destination)?))
     }
 
+    /// See `DropEvent::sender`.
+    fn origin(self, hook: usize, sender: usize) -> Origin {
+        match (HookPoint::from_number(self.u8(hook)), self.u64(sender), self.u64(sender + 8)) {
+            (Some(HookPoint::FromOverlay), id, _) => Origin::Tunnel { id: id as u32 },
+            (_, 0, _) => Origin::Unknown,
+            (_, cookie, cgroup) => Origin::Socket { cookie, cgroup },
+        }
+    }
+
     /// Ports are as on the wire.
     fn transport(self, protocol: usize, ports: [usize; 2], flags: usize) -> Transport {
         let [first, second] = ports.map(|offset| u16::from_be_bytes(self.array(offset)));
@@ -257,6 +272,8 @@ mod tests {
                 (offset_of!(DropEvent, protocol), &[6]),
                 (offset_of!(DropEvent, tcp_flags), &[2]),
                 (offset_of!(DropEvent, hook), &[0]),
+                (offset_of!(DropEvent, sender), &7u64.to_ne_bytes()),
+                (offset_of!(DropEvent, sender) + 8, &u64::MAX.to_ne_bytes()),
             ],
         )
     }
@@ -281,6 +298,7 @@ mod tests {
                 rule: RuleId(7),
                 ifindex: 12,
                 length: 74,
+                origin: Origin::Socket { cookie: 7, cgroup: u64::MAX },
                 forward: Traffic::default(),
                 backward: Traffic::default(),
             }
@@ -297,8 +315,8 @@ mod tests {
             bytes(
                 size_of::<FlowEvent>(),
                 &[
-                    (offset_of!(FlowEvent, bytes), &1000u64.to_ne_bytes()),
-                    (offset_of!(FlowEvent, bytes) + 8, &u64::MAX.to_ne_bytes()),
+                    (offset_of!(FlowEvent, detail), &1000u64.to_ne_bytes()),
+                    (offset_of!(FlowEvent, detail) + 8, &u64::MAX.to_ne_bytes()),
                     (offset_of!(FlowEvent, packets), &10u32.to_ne_bytes()),
                     (offset_of!(FlowEvent, packets) + 4, &9u32.to_ne_bytes()),
                     (offset_of!(FlowEvent, kind), &[kind]),
@@ -313,7 +331,18 @@ mod tests {
         assert_eq!(r.forward, Traffic { packets: 10, bytes: 1000 });
         assert_eq!(r.backward, Traffic { packets: 9, bytes: u64::MAX });
         assert_eq!((r.point, r.direction), (Point::FromOverlay, Some(Direction::Ingress)));
-        assert_eq!(decode_flow(&flow(1), ClockOffset(0)).unwrap().event, Event::New);
+        assert_eq!(r.origin, Origin::Unknown);
+        // the same place tells of the first packet where a connection begins, and nothing where it is judged anew
+        let begun = decode_flow(&flow(1), ClockOffset(0)).unwrap();
+        assert_eq!((begun.event, begun.origin), (Event::New, Origin::Tunnel { id: 1000 }));
+        assert_eq!((begun.forward, begun.backward), (Traffic::default(), Traffic::default()));
+        let mut by_a_pod = flow(1);
+        by_a_pod[offset_of!(FlowEvent, hook)] = 0;
+        let origin = decode_flow(&by_a_pod, ClockOffset(0)).unwrap().origin;
+        assert_eq!(origin, Origin::Socket { cookie: 1000, cgroup: u64::MAX });
+        by_a_pod[offset_of!(FlowEvent, detail)..][..16].fill(0);
+        assert_eq!(decode_flow(&by_a_pod, ClockOffset(0)).unwrap().origin, Origin::Unknown);
+        assert_eq!(decode_flow(&flow(3), ClockOffset(0)).unwrap().origin, Origin::Unknown);
         assert_eq!(decode_flow(&flow(4), ClockOffset(0)), Err(DecodeError::Kind(4)));
         assert_eq!(decode_flow(&[0; 95], ClockOffset(0)), Err(DecodeError::Length { expected: 96, found: 95 }));
     }
@@ -383,7 +412,7 @@ mod tests {
         fn any_bytes_of_the_right_length_decode_alike_after_packing(
             body in proptest::collection::vec(any::<u8>(), 96..=96),
             family in proptest::sample::select(vec![0u8, 4, 6]),
-            kind in 1..=2u8,
+            kind in 1..=3u8,
             offset in any::<i64>(),
         ) {
             let mut flow = body.clone();
@@ -391,7 +420,7 @@ mod tests {
             flow[offset_of!(FlowEvent, kind)] = kind;
             let record = decode_flow(&flow, ClockOffset(offset)).unwrap();
             prop_assert_eq!(Record::unpack(&record.pack()), record);
-            let mut dropped = body[..80].to_vec();
+            let mut dropped = body[..size_of::<DropEvent>()].to_vec();
             dropped[offset_of!(DropEvent, family)] = family;
             let record = decode_drop(&dropped, ClockOffset(offset)).unwrap();
             prop_assert_eq!(Record::unpack(&record.pack()), record);

@@ -10,12 +10,12 @@ use axoneme_model::rows::RuleId;
 use crate::{
     flow::{
         Counters, EventType, Extension, Flow, FlowType, Interface, Ip, IpVersion, Layer4, Policies, RuleHit,
-        TrafficDirection,
+        TrafficDirection, Tunnel, TunnelProtocol,
     },
     id::FlowId,
     names::{NameBook, ShownRule},
     reason::DropReason,
-    record::{Event, Point, Record, Verdict},
+    record::{Event, Origin, Point, Record, Verdict},
     summary::Summary,
 };
 
@@ -64,6 +64,7 @@ impl Enricher {
             Some(rule) if rule.direction == direction && rule.allow == allow => std::mem::take(&mut policies),
             _ => Policies::default(),
         };
+        let (socket_cookie, cgroup_id, tunnel) = sender(r.origin);
         Flow {
             time: r.time,
             uuid: self.uuid(sequence),
@@ -88,6 +89,9 @@ impl Enricher {
             is_reply: r.reply,
             interface: (r.ifindex != 0)
                 .then(|| Interface { index: r.ifindex, name: names.interface(r.ifindex).cloned().unwrap_or_default() }),
+            socket_cookie,
+            cgroup_id,
+            tunnel,
             summary: if r.ends.is_some() { Summary::Of(r.transport) } else { Summary::NoHeader },
             egress_allowed_by: decided(TrafficDirection::Egress, true),
             ingress_allowed_by: decided(TrafficDirection::Ingress, true),
@@ -100,6 +104,16 @@ impl Enricher {
 
     const fn uuid(&self, sequence: u64) -> FlowId {
         FlowId::new(self.instance, sequence)
+    }
+}
+
+/// Cookie and cgroup of the socket that sent the packet, or the tunnel that it came by.
+const fn sender(origin: Origin) -> (u64, u64, Option<Tunnel>) {
+    match origin {
+        Origin::Unknown => (0, 0, None),
+        Origin::Socket { cookie, cgroup } => (cookie, cgroup, None),
+        // nodes have no other overlay
+        Origin::Tunnel { id } => (0, 0, Some(Tunnel { protocol: TunnelProtocol::Vxlan, vni: id })),
     }
 }
 
@@ -165,6 +179,7 @@ mod tests {
             rule: RuleId(2),
             ifindex: 2,
             length: 74,
+            origin: Origin::Socket { cookie: u64::MAX, cgroup: 4711 },
             forward: Traffic::default(),
             backward: Traffic::default(),
         }
@@ -197,6 +212,8 @@ mod tests {
                 "traffic_direction": "EGRESS",
                 "drop_reason_desc": "POLICY_DENY",
                 "interface": {"index": 2, "name": "axo2"},
+                "socket_cookie": "18446744073709551615",
+                "cgroup_id": "4711",
                 "Summary": "TCP Flags: SYN",
                 "egress_denied_by": [{"name": "p2", "namespace": "shop", "kind": "CiliumNetworkPolicy"}],
                 "policy_log": ["log 2"],
@@ -221,6 +238,7 @@ mod tests {
             reply: Some(false),
             rule: RuleId(1),
             length: 0,
+            origin: Origin::Unknown,
             forward: Traffic { packets: 10, bytes: u64::MAX },
             ..dropped()
         };
@@ -234,6 +252,15 @@ mod tests {
         assert_eq!(flow["trace_observation_point"], "FROM_ENDPOINT");
         assert_eq!(flow["event_type"], json!({"type": 4, "sub_type": 5}));
         assert_eq!(flow["is_reply"], false);
+    }
+
+    #[test]
+    fn what_came_by_the_overlay_tells_its_tunnel() {
+        let flow = json(&Record { origin: Origin::Tunnel { id: 1234 }, ..dropped() });
+        assert_eq!(flow["tunnel"], json!({"protocol": "VXLAN", "vni": 1234}));
+        assert!(flow.get("socket_cookie").is_none() && flow.get("cgroup_id").is_none());
+        let flow = json(&Record { origin: Origin::Unknown, ..dropped() });
+        assert!(flow.get("tunnel").is_none() && flow.get("socket_cookie").is_none());
     }
 
     #[test]

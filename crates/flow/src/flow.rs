@@ -72,6 +72,15 @@ pub struct Flow {
     pub is_reply: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<Interface>,
+    /// Of the socket on this node that sent the packet; 0: none, or not known. Number as `SO_COOKIE` tells it.
+    #[serde(default, skip_serializing_if = "is_zero", with = "number_text")]
+    pub socket_cookie: u64,
+    /// Of that socket's cgroup (v2), the inode of its directory; 0: not known.
+    #[serde(default, skip_serializing_if = "is_zero", with = "number_text")]
+    pub cgroup_id: u64,
+    /// The tunnel that the packet came by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnel: Option<Tunnel>,
     #[serde(rename = "Summary")]
     pub summary: Summary,
     pub extensions: Extension,
@@ -287,6 +296,21 @@ pub struct Interface {
     pub index: u32,
     #[serde(default, skip_serializing_if = "is_empty")]
     pub name: Arc<str>,
+}
+
+/// `flow.Tunnel`, without the outer headers: they are gone when a packet is seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tunnel {
+    pub protocol: TunnelProtocol,
+    /// The identity that the sending node gave the sender.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub vni: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum TunnelProtocol {
+    Vxlan,
 }
 
 /// `flow.Policy`: the object that decided. The rule within it is in [`Extension::rule`].

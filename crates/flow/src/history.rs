@@ -129,7 +129,11 @@ mod tests {
     use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
 
     use super::*;
-    use crate::{record::Traffic, testing::arbitrary_record, time::Time};
+    use crate::{
+        record::{Event, Origin, Traffic},
+        testing::arbitrary_record,
+        time::Time,
+    };
 
     fn sample() -> Record {
         arbitrary_record().new_tree(&mut TestRunner::deterministic()).unwrap().current()
@@ -230,7 +234,7 @@ mod tests {
                 })
             })
             .collect();
-        let base = sample();
+        let base = Record { event: Event::Closed, origin: Origin::Unknown, ..sample() };
         for n in 0..200_000 {
             let t = Traffic { packets: n, bytes: n };
             h.push(&Record { time: Time(n), forward: t, backward: t, ..base });

@@ -50,7 +50,7 @@ pub use id::FlowId;
 pub use lost::{Cause, Lost};
 pub use names::{Change, NameBook, News, Peer};
 pub use reason::DropReason;
-pub use record::{Event, Facet, Point, Record, TcpFlags, Traffic, Transport, Verdict};
+pub use record::{Event, Facet, Origin, Point, Record, TcpFlags, Traffic, Transport, Verdict};
 pub use spec::{FieldError, FilterSpec};
 pub use stream::{Query, Reader, Step};
 pub use time::Time;

@@ -229,6 +229,18 @@ pub struct Traffic {
     pub bytes: u64,
 }
 
+/// Where a packet comes from, as far as its node knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Origin {
+    /// By a wire, or passed on by a pod; or the record is of no one packet.
+    #[default]
+    Unknown,
+    /// A socket of this node: its cookie (`SO_COOKIE`), and the id of its cgroup (v2: the inode of its directory).
+    Socket { cookie: u64, cgroup: u64 },
+    /// The overlay. `id`: of the tunnel's header (VNI), which is the identity that the sending node gave the sender.
+    Tunnel { id: u32 },
+}
+
 /// One event as the kernel told it. Names are joined when somebody reads it ([`crate::Enricher`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record {
@@ -254,7 +266,9 @@ pub struct Record {
     pub ifindex: u32,
     /// Bytes of the dropped packet with its link-layer header; zero for connections.
     pub length: u32,
-    /// Sent by the end that opened the connection.
+    /// Of the packet; unknown of [`Event::Closed`].
+    pub origin: Origin,
+    /// Sent by the end that opened the connection; only of [`Event::Closed`].
     pub forward: Traffic,
     /// Sent by the other.
     pub backward: Traffic,
@@ -305,6 +319,16 @@ impl Record {
             Some((s, _)) if s.is_ipv4() => 1,
             Some(_) => 2,
         };
+        // a record has counters or an origin, in the same place
+        let (kind, detail) = match (self.event, self.origin) {
+            (Event::Closed, _) => {
+                (0, [self.forward.packets, self.forward.bytes, self.backward.packets, self.backward.bytes])
+            }
+            (_, Origin::Unknown) => (0, [0; 4]),
+            (_, Origin::Socket { cookie, cgroup }) => (1, [cookie, cgroup, 0, 0]),
+            (_, Origin::Tunnel { id }) => (2u8, [id.into(), 0, 0, 0]),
+        };
+        let [t0, t1, t2, t3] = detail;
         let meta = [
             self.event as u8,
             self.verdict as u8,
@@ -312,7 +336,7 @@ impl Record {
             direction | reply << 2 | family << 4,
             self.point.sub_type(),
             self.transport.protocol().0,
-            0,
+            kind,
             0,
         ];
         let (s, d) = self.ends.map(|(s, d)| (address_words(s), address_words(d))).unwrap_or_default();
@@ -327,28 +351,31 @@ impl Record {
             pair(self.source_identity.0, self.destination_identity.0),
             pair(self.rule.0, self.ifindex),
             u64::from(self.length),
-            self.forward.packets,
-            self.forward.bytes,
-            self.backward.packets,
-            self.backward.bytes,
+            t0,
+            t1,
+            t2,
+            t3,
             0,
         ]
     }
 
     /// The inverse of [`Self::pack`]. Total: words that no record packs to give some record.
     pub(crate) fn unpack(words: &[u64; WORDS]) -> Self {
-        let [time, meta, s0, s1, d0, d1, ports, identities, rule, length, fp, fb, bp, bb, _] = *words;
-        let [event, verdict, reason, bits, point, protocol, _, _] = meta.to_le_bytes();
+        let [time, meta, s0, s1, d0, d1, ports, identities, rule, length, t0, t1, t2, t3, _] = *words;
+        let [event, verdict, reason, bits, point, protocol, kind, _] = meta.to_le_bytes();
+        let event = match event {
+            0 => Event::Drop,
+            1 => Event::New,
+            2 => Event::Closed,
+            _ => Event::Judged,
+        };
+        let closed = event == Event::Closed;
+        let traffic = |packets, bytes| if closed { Traffic { packets, bytes } } else { Traffic::default() };
         let (source_identity, destination_identity) = unpair(identities);
         let (rule, ifindex) = unpair(rule);
         Self {
             time: Time(time),
-            event: match event {
-                0 => Event::Drop,
-                1 => Event::New,
-                2 => Event::Closed,
-                _ => Event::Judged,
-            },
+            event,
             verdict: Verdict::ALL.get(usize::from(verdict)).map_or(Verdict::Unknown, |v| v.0),
             reason: DropReason(reason),
             direction: match bits & 3 {
@@ -372,8 +399,13 @@ impl Record {
             rule: RuleId(rule),
             ifindex,
             length: length as u32,
-            forward: Traffic { packets: fp, bytes: fb },
-            backward: Traffic { packets: bp, bytes: bb },
+            origin: match kind {
+                1 if !closed => Origin::Socket { cookie: t0, cgroup: t1 },
+                2 if !closed => Origin::Tunnel { id: t0 as u32 },
+                _ => Origin::Unknown,
+            },
+            forward: traffic(t0, t1),
+            backward: traffic(t2, t3),
         }
     }
 }

@@ -10,7 +10,7 @@ use axoneme_model::{
 };
 use proptest::{option, prelude::*, sample::select};
 
-use crate::{DropReason, Event, NameBook, Point, Record, Time, Traffic, Transport, Verdict};
+use crate::{DropReason, Event, NameBook, Origin, Point, Record, Time, Traffic, Transport, Verdict};
 
 fn arbitrary_ends() -> impl Strategy<Value = Option<(IpAddr, IpAddr)>> {
     // few addresses, so that filters and names meet the same ones often
@@ -29,6 +29,14 @@ fn arbitrary_traffic() -> impl Strategy<Value = Traffic> {
     (any::<u64>(), any::<u64>()).prop_map(|(packets, bytes)| Traffic { packets, bytes })
 }
 
+fn arbitrary_origin() -> impl Strategy<Value = Origin> {
+    prop_oneof![
+        Just(Origin::Unknown),
+        (1..=u64::MAX, any::<u64>()).prop_map(|(cookie, cgroup)| Origin::Socket { cookie, cgroup }),
+        any::<u32>().prop_map(|id| Origin::Tunnel { id }),
+    ]
+}
+
 /// Records of every kind, with few addresses and ports, so that filters and names meet the same ones often.
 pub fn arbitrary_record() -> impl Strategy<Value = Record> {
     let what = (
@@ -40,8 +48,9 @@ pub fn arbitrary_record() -> impl Strategy<Value = Record> {
         select(vec![Point::UnknownPoint, Point::ToEndpoint, Point::FromEndpoint, Point::ToOverlay, Point::ToNetwork]),
     );
     let ids = (0..12u32, 0..12u32, 0..6u32, 0..4u32, any::<u32>());
-    (any::<u64>(), what, arbitrary_ends(), arbitrary_transport(), ids, arbitrary_traffic(), arbitrary_traffic())
-        .prop_map(|(time, what, ends, transport, ids, forward, backward)| Record {
+    let told = (arbitrary_origin(), arbitrary_traffic(), arbitrary_traffic());
+    (any::<u64>(), what, arbitrary_ends(), arbitrary_transport(), ids, told).prop_map(
+        |(time, what, ends, transport, ids, (origin, forward, backward))| Record {
             time: Time(time),
             event: what.0,
             verdict: what.1,
@@ -56,9 +65,12 @@ pub fn arbitrary_record() -> impl Strategy<Value = Record> {
             rule: RuleId(ids.2),
             ifindex: ids.3,
             length: ids.4,
-            forward,
-            backward,
-        })
+            // either is told
+            origin: if what.0 == Event::Closed { Origin::Unknown } else { origin },
+            forward: if what.0 == Event::Closed { forward } else { Traffic::default() },
+            backward: if what.0 == Event::Closed { backward } else { Traffic::default() },
+        },
+    )
 }
 
 /// Pods on some of the addresses that [`arbitrary_record`] uses, labels for some identities, three rules, a service.

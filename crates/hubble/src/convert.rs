@@ -6,7 +6,10 @@
 
 use axoneme_flow::{
     Facet, Flow, Point, TcpFlags, Time, Verdict,
-    flow::{Counters, Endpoint, EventType, IpVersion, Layer4, PolicyRef, Service, TrafficDirection, Workload},
+    flow::{
+        Counters, Endpoint, EventType, IpVersion, Layer4, PolicyRef, Service, TrafficDirection, Tunnel, TunnelProtocol,
+        Workload,
+    },
 };
 
 use crate::pb::flow as pb;
@@ -64,6 +67,9 @@ pub fn flow(flow: &Flow, facet: Facet, cluster: &str, details: bool) -> pb::Flow
         trace_observation_point: if judged { 0 } else { flow.trace_observation_point.map_or(0, point) },
         trace_reason: if judged { 0 } else { trace_reason(flow.extensions.event).into() },
         interface: flow.interface.as_ref().map(|i| pb::NetworkInterface { index: i.index, name: i.name.to_string() }),
+        socket_cookie: flow.socket_cookie,
+        cgroup_id: flow.cgroup_id,
+        tunnel: flow.tunnel.map(|t| pb::Tunnel { protocol: tunnel(t).into(), vni: t.vni, ..pb::Tunnel::default() }),
         summary: flow.summary.to_string(),
         egress_allowed_by: policies(&flow.egress_allowed_by),
         ingress_allowed_by: policies(&flow.ingress_allowed_by),
@@ -135,6 +141,12 @@ pub(crate) fn traffic_direction(direction: TrafficDirection) -> pb::TrafficDirec
     match direction {
         TrafficDirection::Ingress => pb::TrafficDirection::Ingress,
         TrafficDirection::Egress => pb::TrafficDirection::Egress,
+    }
+}
+
+pub(crate) fn tunnel(t: Tunnel) -> pb::tunnel::Protocol {
+    match t.protocol {
+        TunnelProtocol::Vxlan => pb::tunnel::Protocol::Vxlan,
     }
 }
 

@@ -281,7 +281,7 @@ fn reserved(peer: &Endpoint) -> Option<&str> {
 mod tests {
     use std::cell::RefCell;
 
-    use axoneme_flow::{DropReason, Hub, Record, TcpFlags, Traffic, Transport, Verdict, testing};
+    use axoneme_flow::{DropReason, Hub, Origin, Record, TcpFlags, Traffic, Transport, Verdict, testing};
     use axoneme_model::{Direction, Identity, rows::RuleId};
 
     use super::*;
@@ -306,6 +306,7 @@ mod tests {
             rule: RuleId(rule),
             ifindex: 2,
             length: 74,
+            origin: Origin::Unknown,
             forward: Traffic::default(),
             backward: Traffic::default(),
         }

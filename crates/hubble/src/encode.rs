@@ -86,6 +86,7 @@ fn flow(out: &mut Vec<u8>, flow: &Flow, facet: Facet, node: &str, details: bool)
             text(out, 2, &interface.name);
         });
     }
+    sender(out, flow);
     bytes(out, 34, &if judged { flow.uuid.twin() } else { flow.uuid }.text());
     message(out, field::EMITTER, |out| {
         text(out, 1, "Axoneme");
@@ -98,6 +99,17 @@ fn flow(out: &mut Vec<u8>, flow: &Flow, facet: Facet, node: &str, details: bool)
         message(out, field::EXTENSIONS, |out| {
             text(out, 1, &any.type_url);
             bytes(out, 2, &any.value);
+        });
+    }
+}
+
+fn sender(out: &mut Vec<u8>, flow: &Flow) {
+    number(out, 32, flow.socket_cookie);
+    number(out, 33, flow.cgroup_id);
+    if let Some(tunnel) = flow.tunnel {
+        message(out, 39, |out| {
+            number(out, 1, i32::from(convert::tunnel(tunnel)));
+            number(out, 4, tunnel.vni);
         });
     }
 }

@@ -27,7 +27,8 @@ use axoneme_abi::{
     Conntrack, Direction as AbiDirection, DropEvent, DropReason, FlowEvent, FlowKind, Key4, Key6,
     conntrack::{FLAG_CLOSED, FLAG_LOOPBACK, FLAG_REPLIED, FLAG_SERVICE},
     constants::{
-        CONTROL_EPOCH, CONTROL_NOW, CONTROL_RANDOM, CONTROL_ROOM, CONTROL_TUNNEL, CONTROL_VERDICT, feature, global,
+        CONTROL_CGROUP, CONTROL_EPOCH, CONTROL_NOW, CONTROL_RANDOM, CONTROL_ROOM, CONTROL_SOCKET, CONTROL_TUNNEL,
+        CONTROL_VERDICT, feature, global,
     },
     event::audit_bit,
     policy::{
@@ -376,6 +377,8 @@ struct Step {
     hook: u8,
     ifindex: u32,
     tunnel: u32,
+    /// Cookie and cgroup of the socket that sends.
+    socket: [u32; 2],
     bytes: Vec<u8>,
 }
 
@@ -383,19 +386,25 @@ fn step(world: &World, text: &str) -> Step {
     let (place, packet) = text.split_once(':').unwrap_or_else(|| panic!("no packet in {text:?}"));
     let words: Vec<_> = place.split_whitespace().collect();
     let link = |n: &str| world.links[usize::from(last(n)) - 1];
+    let mut socket = [0; 2];
     let (hook, ifindex, tunnel) = match words[..] {
+        ["from", pod, "socket", cookie, "cgroup", id] => {
+            socket = [cookie, id].map(|n| n.parse().unwrap());
+            (hook::FROM_CONTAINER, link(pod), 0)
+        }
         ["from", pod] => (hook::FROM_CONTAINER, link(pod), 0),
         ["to", pod] => (hook::TO_CONTAINER, link(pod), 0),
         ["uplink"] => (hook::FROM_NETDEV, world.links[0], 0),
         ["overlay", identity] => (hook::FROM_OVERLAY, world.links[0], identity.parse().unwrap()),
         _ => panic!("no hook {place:?}"),
     };
-    Step { hook, ifindex, tunnel, bytes: wire::frame(packet, &host) }
+    Step { hook, ifindex, tunnel, socket, bytes: wire::frame(packet, &host) }
 }
 
 fn on_host(world: &World, s: &Step) -> (Verdict, Vec<u8>) {
     let mut buffer = Buffer::new(&s.bytes, s.ifindex);
     buffer.tunnel = Some(s.tunnel);
+    buffer.socket = s.socket.map(u64::from);
     let v = match s.hook {
         hook::FROM_CONTAINER => stages::<{ hook::FROM_CONTAINER }>(&world.host, &buffer),
         hook::TO_CONTAINER => stages::<{ hook::TO_CONTAINER }>(&world.host, &buffer),
@@ -429,7 +438,9 @@ fn on_kernel(world: &World, s: &Step) -> (Verdict, Vec<u8>) {
     let program = world.kernel.program(names[usize::from(s.hook)]).unwrap();
     let mut context = [0u32; CONTEXT_WORDS];
     context[10] = s.ifindex;
-    world.kernel.set_control(CONTROL_TUNNEL, s.tunnel).unwrap();
+    for (place, word) in [(CONTROL_TUNNEL, s.tunnel), (CONTROL_SOCKET, s.socket[0]), (CONTROL_CGROUP, s.socket[1])] {
+        world.kernel.set_control(place, word).unwrap();
+    }
     let out = world.ns.run(|| test_run(program.as_fd(), &s.bytes, Some(&context), 1)).unwrap();
     let [kind, argument, node, identity] =
         [0, 1, 2, 3].map(|place| world.kernel.control(CONTROL_VERDICT + place).unwrap());
@@ -548,15 +559,26 @@ fn tell(world: &World, text: &str) -> String {
         let would: String =
             would.map(|(d, rule)| format!(", would be denied: {d:?} rule {rule}").to_lowercase()).collect();
         let egress = if f.audit == 0 { String::new() } else { format!(", egress rule {}", f.egress_rule) };
-        writeln!(out, "  event: {kind}, rule {}{egress}{would}", f.rule).unwrap();
+        let from = if f.kind == FlowKind::New as u8 { sender(f.hook, f.detail) } else { String::new() };
+        writeln!(out, "  event: {kind}, rule {}{egress}{would}{from}", f.rule).unwrap();
     }
     for d in world.host.drops.borrow().iter() {
-        writeln!(out, "  event: dropped, {} to {}, rule {}", d.source_identity, d.destination_identity, d.rule)
+        let from = sender(d.hook, d.sender);
+        writeln!(out, "  event: dropped, {} to {}, rule {}{from}", d.source_identity, d.destination_identity, d.rule)
             .unwrap();
     }
     compare_events(world, text);
     compare_maps(world, text);
     out
+}
+
+/// Where an event says that its packet comes from.
+fn sender(hook: u8, [first, second]: [u64; 2]) -> String {
+    match (hook, first, second) {
+        (hook::FROM_OVERLAY, id, 0) => format!(", tunnel {id}"),
+        (_, 0, 0) => String::new(),
+        (_, cookie, cgroup) => format!(", socket {cookie}, cgroup {cgroup}"),
+    }
 }
 
 /// Both tell the same of the step.

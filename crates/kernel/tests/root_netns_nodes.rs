@@ -50,6 +50,10 @@ fn everything_passes(c: &Cluster) {
     let denied = |d: &&axoneme_abi::DropEvent| d.reason == DropReason::PolicyDenied as u8 && d.rule == 77;
     let all = drops.iter().filter(denied).count();
     assert!(all >= 2 && drops.iter().filter(denied).all(|d| d.source_identity == a.identity), "{drops:?}");
+    // Nothing of the sender's but what the tunnel says comes along.
+    let by_tunnel = |d: &axoneme_abi::DropEvent| d.hook == axoneme_abi::event::HookPoint::FromOverlay as u8;
+    let expected = |d: &axoneme_abi::DropEvent| if by_tunnel(d) { [u64::from(a.identity), 0] } else { [0; 2] };
+    assert!(drops.iter().filter(denied).all(|d| d.sender == expected(d)), "{drops:?}");
     // A node is another node's pods' remote-node.
     assert!(tcp(&c.nodes[0].ns, b.v4.into(), 80).is_none());
     c.nodes[1].datapath.patch_table(b.slot, &[rule(Direction::Ingress, 6, 6, 80, true, 8)], &[]).unwrap();

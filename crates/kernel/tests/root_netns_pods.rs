@@ -376,6 +376,65 @@ fn flows_tell_of_new_and_closed_connections() {
     assert!(closed.packets[0] >= 4 && closed.packets[1] >= 3, "{closed:?}");
 }
 
+/// Cookie of a socket (`SO_COOKIE`), as its owner learns it.
+#[allow(unsafe_code, reason = "a socket option without a safe wrapper")]
+fn cookie(s: &UdpSocket) -> u64 {
+    use std::os::fd::AsRawFd;
+    let (mut cookie, mut length) = (0u64, 8);
+    // SAFETY: both outlive the call, which writes eight bytes at most.
+    let r = unsafe {
+        libc::getsockopt(s.as_raw_fd(), libc::SOL_SOCKET, libc::SO_COOKIE, (&raw mut cookie).cast(), &raw mut length)
+    };
+    assert_eq!((r, length), (0, 8), "{}", std::io::Error::last_os_error());
+    cookie
+}
+
+/// Id of this process's cgroup in the unified hierarchy: the inode of its directory. None: no such hierarchy.
+fn own_cgroup() -> Option<u64> {
+    use std::os::unix::fs::MetadataExt;
+    let of = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+    let path = of.lines().find_map(|l| l.strip_prefix("0::"))?;
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mount = mounts.lines().find(|l| l.contains(" - cgroup2 "))?.split(' ').nth(4)?;
+    std::fs::metadata(format!("{mount}{path}")).ok().map(|m| m.ino())
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test netns"]
+fn events_name_the_socket_that_sent_the_packet() {
+    let node = Node::alone();
+    let (a, b) = (node.pod(1), node.pod(2));
+    let mut reader = node.datapath.events().unwrap();
+    let mut table = deny_ingress();
+    table.entries.push(rule(Direction::Ingress, a.identity, 17, 53, true, 5));
+    node.datapath.put_table(b.slot, &table).unwrap();
+    for to in b.addresses() {
+        let any: IpAddr =
+            if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { std::net::Ipv6Addr::UNSPECIFIED.into() };
+        let s = a.ns.run(move || UdpSocket::bind((any, 0)).unwrap());
+        for port in [53, 54] {
+            s.send_to(b"x", (to, port)).unwrap();
+        }
+        let (mut events, mut new, mut dropped) = (Vec::new(), None, None);
+        wait_for("both events", Duration::from_secs(2), || {
+            reader.read(100, &mut events);
+            for event in &events {
+                match event {
+                    Event::Flow(f) if f.destination_port == 53u16.to_be() => new = Some(f.detail),
+                    Event::Drop(d) if d.destination_port == 54u16.to_be() => dropped = Some(d.sender),
+                    _ => {}
+                }
+            }
+            new.is_some() && dropped.is_some()
+        });
+        let [found, cgroup] = new.unwrap();
+        assert_eq!((found, new), (cookie(&s), dropped), "{to}");
+        if let Some(own) = own_cgroup() {
+            assert_eq!(cgroup, own, "{to}");
+        }
+    }
+}
+
 #[test]
 #[ignore = "needs root: run by cargo xtask test netns"]
 fn a_full_conntrack_map_is_no_outage() {

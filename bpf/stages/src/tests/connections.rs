@@ -16,6 +16,7 @@ super::both_families!(
     an_unasked_echo_reply_is_judged_by_its_type,
     the_node_reaches_its_pods_whatever_policy_says,
     counters_count_both_ends,
+    events_tell_where_their_packet_comes_from,
     a_slot_without_default_lets_nothing_pass,
     authentication_that_is_asked_for_is_a_drop,
 );
@@ -273,9 +274,27 @@ mod inner {
         let _ = from_pod::<F>(&h, LINK_B, &F::packet(B, A, 6, &tcp(80, 4000, RST)));
         let flows = h.flows.borrow();
         let closed = flows.last().unwrap();
-        assert_eq!((closed.packets, closed.bytes), ([3, 2], [3 * length, 2 * length]));
+        assert_eq!((closed.packets, closed.detail), ([3, 2], [3 * length, 2 * length]));
         assert_eq!(closed.source, F::words(F::address(A)));
         assert_eq!((closed.source_identity, closed.destination_identity), (101, 102));
+    }
+
+    pub(super) fn events_tell_where_their_packet_comes_from<F: Testable>()
+    where
+        Host: HasTables<F> + Maps<F>,
+    {
+        let h = world(false);
+        let _ = from_pod::<F>(&h, LINK_A, &F::packet(A, B, 6, &tcp(4000, 80, SYN)));
+        let _ = meet::<F, { hook::FROM_OVERLAY }>(&h, OVERLAY, &F::packet(REMOTE, B, 6, &tcp(4001, 80, SYN)));
+        h.features.set(h.features.get() & !feature::FLOWS);
+        let _ = from_pod::<F>(&h, LINK_A, &F::packet(A, B, 6, &tcp(4002, 80, SYN)));
+        let told: Vec<_> = h.flows.borrow().iter().map(|f| f.detail).collect();
+        assert_eq!(told, [SOCKET, [103, 0], [0, 0]], "nobody is asked for what nobody is told");
+        default(&h, 2, Direction::Ingress, false);
+        let _ = from_pod::<F>(&h, LINK_A, &F::packet(A, B, 6, &tcp(4003, 80, SYN)));
+        let _ = meet::<F, { hook::FROM_OVERLAY }>(&h, OVERLAY, &F::packet(REMOTE, B, 6, &tcp(4004, 80, SYN)));
+        let told: Vec<_> = h.drops.borrow().iter().map(|d| d.sender).collect();
+        assert_eq!(told, [SOCKET, [103, 0]]);
     }
 
     pub(super) fn a_slot_without_default_lets_nothing_pass<F: Testable>()

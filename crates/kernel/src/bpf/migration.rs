@@ -40,9 +40,9 @@ const MAPS: [&str; 10] = [
 ];
 
 /// Older versions and how their elements become ours.
-const KNOWN: [(u32, Convert); 3] = [(1, unchanged), (2, unchanged), (3, unchanged)];
+const KNOWN: [(u32, Convert); 4] = [(1, unchanged), (2, unchanged), (3, unchanged), (4, unchanged)];
 
-/// Versions 1 to 3 had these maps' layouts.
+/// Versions 1 to 4 had these maps' layouts.
 #[expect(clippy::unnecessary_wraps, reason = "other versions may leave elements behind")]
 fn unchanged(_: &str, key: &[u8], value: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     Some((key.to_vec(), value.to_vec()))
