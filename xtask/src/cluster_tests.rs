@@ -15,6 +15,7 @@ mod host;
 mod hubble;
 mod inventory;
 mod ipam;
+mod kuttl;
 mod limits;
 mod outage;
 mod policy;
@@ -131,14 +132,16 @@ fn overlay_v6() -> Suite {
     }
 }
 
+/// The story of addresses; and, while there are pools, the cases of `kuttl-tests/`, some of which are about them.
 fn addresses() -> Suite {
+    let parts = [ipam::of_pools(), kuttl::scenarios(), ipam::of_others()];
     Suite {
         name: "ipam",
         family: Family::V4,
         routing: Routing::Overlay,
         ipam: ipam::ONE_POOL,
         by_hand: true,
-        scenarios: ipam::scenarios(),
+        scenarios: parts.into_iter().flatten().collect(),
     }
 }
 
@@ -160,6 +163,9 @@ pub(crate) fn run(filter: &str) -> Result<Totals> {
         return Ok(Totals::default());
     }
     let archives = image::build()?;
+    if lanes.iter().flatten().flat_map(|suite| &suite.scenarios).any(|(name, _)| name.starts_with(kuttl::PREFIX)) {
+        kuttl::build()?;
+    }
     let totals = Mutex::new(Totals::default());
     if KINDS.contains(filter) {
         judge(KINDS, &totals, kinds);

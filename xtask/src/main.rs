@@ -53,9 +53,9 @@ enum Task {
     },
     /// Format, lints, dependency direction, file rules, generated files, licences.
     Check,
-    /// The test ladder: check, unit, bpf, netns, cluster.
+    /// The test ladder: check, unit, bpf, netns, vm, cluster.
     Test {
-        /// A rung, or a part of test names.
+        /// A rung, `kuttl` for the cases of kuttl-tests, or a part of test names.
         rung_or_filter: Option<String>,
         /// After a rung: a part of test names.
         filter: Option<String>,

@@ -9,6 +9,8 @@
 //! | vm | the packet path on other kernels | `tests/root_vm_*.rs`, in QEMU |
 //! | cluster | real Kubernetes clusters | `testbed`, and the product's own tests on it |
 //!
+//! `kuttl` stands for the cases of `kuttl-tests/`, which are a part of the rung cluster.
+//!
 //! A test that needs root lies in a file `tests/root_*.rs` and is `#[ignore = "needs root: ..."]`.
 
 mod libtest;
@@ -80,6 +82,8 @@ impl Rung {
 /// Runs the named rung, or with another word all rungs but `check` with that filter on test names, or everything. A
 /// second word filters the names of one rung's tests.
 pub(crate) fn run(word: Option<&str>, second: Option<&str>) -> Result<()> {
+    let cases = format!("kuttl::{}", second.unwrap_or_default());
+    let (word, second) = if word == Some("kuttl") { (Some("cluster"), Some(cases.as_str())) } else { (word, second) };
     let rung = word.and_then(|word| Rung::from_str(word, true).ok());
     if let (None, Some(word), Some(_)) = (rung, word, second) {
         let names: Vec<String> = Rung::value_variants().iter().map(|rung| rung.name()).collect();

@@ -21,7 +21,8 @@ pub(super) const ONE_POOL: &str = "{mode: ClusterPool, clusterPool: {ipv4: {cidr
 /// A released address rests for 30 s on its node before its block can go.
 const RESTED: Duration = Duration::from_mins(1);
 
-pub(super) fn scenarios() -> Vec<Scenario> {
+/// The part of the story in which the product has the pools.
+pub(super) fn of_pools() -> Vec<Scenario> {
     let named: &[super::Named] = &[
         ("cluster_pool_gives_each_node_a_block_of_its_own", cluster_pool),
         ("multi_pool_takes_over_the_blocks_of_a_running_cluster", take_up_pools),
@@ -31,9 +32,13 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         ("an_overlapping_pool_is_refused_with_a_condition", overlapping),
         ("a_pool_edit_moves_no_address_in_use_and_the_block_goes_back_after", edited),
         ("blocks_that_nobody_needs_go_back_to_the_pool", given_back),
-        ("lent_addresses_are_used_reported_and_given_back", lent),
     ];
     super::boxed(named)
+}
+
+/// Its end, in which somebody else has them.
+pub(super) fn of_others() -> Vec<Scenario> {
+    super::boxed(&[("lent_addresses_are_used_reported_and_given_back", lent)])
 }
 
 fn pool(name: &str, cidrs: &str, mask: u8, selectors: &str) -> String {
@@ -148,12 +153,17 @@ fn cluster_pool(lab: &Lab, f: &Fixture) -> Result<()> {
     reaches(lab, &f.client[0], &f.server[1])
 }
 
+/// From the one pool of the settings to pools that are objects, with its addresses in the first.
+pub(super) fn to_pools(lab: &Lab) -> Result<()> {
+    lab.apply(&pool("default", "10.40.0.0/16", 26, ""))?;
+    let mode = r#"{"spec":{"ipam":{"mode":"MultiPool"}}}"#;
+    lab.cluster.kubectl(&["patch", "axonemeconfig", "default", "--type=merge", "-p", mode]).map(drop)
+}
+
 fn take_up_pools(lab: &Lab, f: &Fixture) -> Result<()> {
     let before = [blocks(lab, "node1", None)?, blocks(lab, "node2", None)?];
     lab.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: pools}\n")?;
-    lab.apply(&pool("default", "10.40.0.0/16", 26, ""))?;
-    let mode = r#"{"spec":{"ipam":{"mode":"MultiPool"}}}"#;
-    lab.cluster.kubectl(&["patch", "axonemeconfig", "default", "--type=merge", "-p", mode])?;
+    to_pools(lab)?;
     for (node, held) in ["node1", "node2"].into_iter().zip(&before) {
         let ask = || blocks(lab, node, Some("default"));
         Lab::eventually(&format!("{node} holds what it held"), SOON, ask, |now| held.is_subset(now))?;
