@@ -15,8 +15,11 @@ use serde_json::{Value, json};
 fn examples() -> Vec<(String, Value)> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/examples");
     let mut objects = Vec::new();
-    for entry in fs::read_dir(&folder).expect("the examples are there") {
-        let path = entry.expect("the folder is readable").path();
+    let entries = fs::read_dir(&folder).expect("the examples are there");
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("the folder is readable").path()).collect();
+    // those that catalogs show
+    paths.push(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../deploy/olm/examples.yaml"));
+    for path in paths {
         let name = path.file_name().expect("a file has a name").to_string_lossy().into_owned();
         let text = fs::read_to_string(&path).expect("an example is text");
         let documents: Vec<Value> =

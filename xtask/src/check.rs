@@ -7,6 +7,7 @@ mod sources;
 use anyhow::{Result, bail};
 
 use crate::bench;
+use crate::bundle;
 use crate::command::{output, show};
 use crate::report::Report;
 use crate::workspace::{self, Package, cargo};
@@ -22,6 +23,7 @@ pub(crate) fn run(report: &mut Report) -> Result<()> {
     report.case("every fault names a test", || all(&sources::faults_without_test()?));
     report.case("workspace lints in every package", || all(&sources::without_lints(&packages)?));
     generated(report, &packages);
+    report.case("the OLM bundle is that of deploy/ and crds/, and keeps the rules of catalogs", bundle::current);
     report.case("clippy", || {
         show(cargo().args(["clippy", "--quiet", "--workspace", "--all-targets", "--", "--deny", "warnings"]))
     });

@@ -2,6 +2,7 @@
 
 mod bench;
 mod bpf;
+mod bundle;
 mod check;
 mod cluster;
 mod cluster_tests;
@@ -47,6 +48,12 @@ enum Task {
     },
     /// Write the CRDs' YAML from their types.
     Crds {
+        /// Only say where it differs.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Write the OLM bundle and catalog from deploy/ and crds/.
+    Bundle {
         /// Only say where it differs.
         #[arg(long)]
         check: bool,
@@ -111,6 +118,7 @@ fn run(task: Task) -> Result<()> {
         Task::Bpf => bpf::object(),
         Task::Build { release } => bpf::build(release),
         Task::Crds { check } => bpf::crds(check),
+        Task::Bundle { check } => bundle::run(check),
         Task::Check => check_alone(),
         Task::Test { rung_or_filter, filter } => test::run(rung_or_filter.as_deref(), filter.as_deref()),
         Task::Image => images(),
