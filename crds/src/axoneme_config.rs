@@ -17,7 +17,7 @@ pub use self::{
         Services, SocketLb,
     },
     ipam::{ClusterPool, Ipam, IpamMode, Ipv4Pool, Ipv6Pool, MultiPool},
-    node::{Agent, ChainedPlugin, Cni, Flows, LogLevel},
+    node::{Agent, ChainedPlugin, Cni, Flows, LogLevel, NodeHealth},
     routing::{NativeRouting, Overlay, OverlayProtocol, Routing, RoutingMode},
 };
 use crate::condition::Condition;
@@ -88,6 +88,9 @@ pub struct AxonemeConfigSpec {
     /// The record of what was forwarded and dropped.
     pub flows: Flows,
 
+    /// How nodes find out whether they reach each other.
+    pub node_health: NodeHealth,
+
     /// The agent on the nodes.
     pub agent: Agent,
 }
@@ -107,6 +110,7 @@ impl Default for AxonemeConfigSpec {
             conntrack: Conntrack::default(),
             cni: Cni::default(),
             flows: Flows::default(),
+            node_health: NodeHealth::default(),
             agent: Agent::default(),
         }
     }

@@ -102,6 +102,7 @@ fn config() -> NodeConfigRow {
         devices: vec![],
         blocks: axoneme_model::rows::BlockUse::default(),
         guard: None,
+        health: None,
     }
 }
 

@@ -6,14 +6,17 @@ use std::{sync::Arc, time::Duration};
 
 use axoneme_flow::{
     Hub, Query, Session, Step,
-    admin::{COVERAGE, EXPLAIN, FLOWS, IDENTITIES, STATUS, TABLES, WHO_CAN},
+    admin::{COVERAGE, EXPLAIN, FLOWS, HEALTH, IDENTITIES, STATUS, TABLES, WHO_CAN},
     explain,
 };
 use axoneme_model::rows::RowSet;
 use axoneme_runtime::admin::{Answer, Handler, Lines, Question};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::run::{Look, Mail};
+use crate::{
+    health::task::Asker,
+    run::{Look, Mail},
+};
 
 pub const DRIFT: &str = "/drift";
 pub const REPAIR: &str = "/repair";
@@ -27,6 +30,7 @@ const IDLE: Duration = Duration::from_millis(50);
 pub struct Admin {
     pub engine: mpsc::Sender<Mail>,
     pub flows: Arc<Hub>,
+    pub health: Asker,
 }
 
 impl Handler for Admin {
@@ -35,6 +39,7 @@ impl Handler for Admin {
             (false, STATUS) => match self.ask(Mail::Status).await {
                 Some(mut status) => {
                     status.status.lost_flows = self.flows.lost_by_cause();
+                    status.status.health = self.health.summary().await;
                     Answer::json(&status)
                 }
                 None => gone(),
@@ -50,11 +55,12 @@ impl Handler for Admin {
                 Err(error) => Answer::Failed(error),
             },
             (false, COVERAGE) => self.look(explain::coverage).await.map_or_else(gone, |v| Answer::json(&v)),
+            (false, HEALTH) => Answer::json(&self.health.matrix().await),
             (false, FLOWS) => self.flows(&question.query),
             (false, DRIFT) => result(self.ask(Mail::Drift).await),
             (true, REPAIR) => result(self.ask(Mail::Repair).await),
             (_, path) => Answer::NotFound(format!(
-                "{path}: there is GET {STATUS}, {IDENTITIES}, {TABLES}, {EXPLAIN}, {WHO_CAN}, {COVERAGE}, {FLOWS}, {DRIFT} and POST {REPAIR}"
+                "{path}: there is GET {STATUS}, {IDENTITIES}, {TABLES}, {EXPLAIN}, {WHO_CAN}, {COVERAGE}, {HEALTH}, {FLOWS}, {DRIFT} and POST {REPAIR}"
             )),
         }
     }

@@ -26,7 +26,7 @@ use crate::{
     discovery,
     engine::{Engine, Parts},
     gate::{self, Front, Phase},
-    hubble, preflight,
+    health, hubble, preflight,
     run::{self, Running},
     settings,
     source::RowSource,
@@ -88,7 +88,7 @@ async fn serve(
     let _lock = lock(&args.places)?;
     let (driver, client, events) = Driver::new(settings, directory, credentials);
     tasks.spawn(driver.run(cancel.clone()));
-    let (running, admin) = engine(args, findings, RowSource { events, operator: Box::new(client) })?;
+    let (running, admin, health) = engine(args, findings, RowSource { events, operator: Box::new(client) })?;
     uninstall::note_sockets(&args.places.state_dir, &args.hubble.hubble_socket).context("note sockets")?;
     let (denials, every) = watch::channel(Duration::ZERO);
     let told = hubble::Told { every, mail: running.mail.clone() };
@@ -98,6 +98,7 @@ async fn serve(
     tasks.spawn(server::serve(cni, cni_path, running.mail.clone(), watcher));
     let flows = admin.flows.clone();
     phase.send_replace(Phase::Serving(admin));
+    tasks.spawn(health.run());
     tasks.spawn(settings::heed(running.settings.clone(), flows, denials, log));
     if install {
         tasks.spawn(settings::tell_runtime(running.ready.clone(), running.settings.clone(), cni_paths(args)));
@@ -149,7 +150,10 @@ fn in_cluster() -> Option<(String, String)> {
     Some((std::env::var("KUBERNETES_SERVICE_HOST").ok()?, std::env::var("KUBERNETES_SERVICE_PORT").ok()?))
 }
 
-fn engine(args: &Common, mut findings: preflight::Findings, source: RowSource) -> Result<(Running, Admin)> {
+/// What serves a node.
+type Serving = (Running, Admin, health::task::Task);
+
+fn engine(args: &Common, mut findings: preflight::Findings, source: RowSource) -> Result<Serving> {
     let instance = clock::unix_millis(clock::wall()).saturating_mul(1_000_000);
     let (flows, feed) = Hub::new(&args.node, "", instance, AgentRow::default().flow_buffer as usize);
     let network = Arc::new(Netlink::open()?);
@@ -171,8 +175,10 @@ fn engine(args: &Common, mut findings: preflight::Findings, source: RowSource) -
     let engine = Engine::new(parts, Box::new(factory))?;
     bpf::read_events(current, feed).context("start the event reader")?;
     let running = run::start(engine, network, Some(grace), source).context("start the engine")?;
-    let admin = Admin { engine: running.mail.clone(), flows };
-    Ok((running, admin))
+    let at = args.prometheus_serve_addr;
+    let (task, health) = health::task::Task::new(&args.node, running.health.clone(), running.mail.clone(), at);
+    let admin = Admin { engine: running.mail.clone(), flows, health };
+    Ok((running, admin, task))
 }
 
 fn cni_paths(args: &Common) -> install::Paths {

@@ -1,6 +1,6 @@
 //! The command line. Every setting has a flag and a variable; the DaemonSet uses the defaults.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -90,6 +90,9 @@ pub struct Common {
     /// Seconds that an ADD waits for its rows before the runtime has to ask again.
     #[arg(long, env = "AXONEME_ADD_DEADLINE", default_value_t = 15)]
     pub add_deadline: u64,
+    /// Where Prometheus reads what probes of other nodes found, in clear text, such as `[::]:9962`. None: nowhere.
+    #[arg(long, env = "AXONEME_PROMETHEUS_SERVE_ADDR")]
+    pub prometheus_serve_addr: Option<SocketAddr>,
     #[command(flatten)]
     pub hubble: HubbleArgs,
 }

@@ -43,6 +43,7 @@ mod adopt;
 mod attach;
 mod former;
 mod guard;
+mod health;
 mod lost;
 mod mtu;
 mod node;
@@ -190,6 +191,7 @@ pub struct Engine {
     dirty: BTreeSet<Attachment>,
     tables: Tables,
     guard: guard::Guarding,
+    health: health::Health,
     ips: Reconciler<IpNetwork, IpEntry>,
     entries: Reconciler<IpAddr, EndpointEntry>,
     /// Addresses and endpoints are staged that are not in force.
@@ -232,6 +234,7 @@ impl Engine {
             dirty: BTreeSet::new(),
             tables: Tables::default(),
             guard: guard::Guarding::default(),
+            health: health::Health::default(),
             ips: Reconciler::new(Backoff::default()),
             entries: Reconciler::new(Backoff::default()),
             uncommitted: false,
@@ -304,6 +307,7 @@ impl Engine {
             self.former.due(),
             self.base.underlay_at,
             self.guard.retry_at(),
+            self.health.retry_at(),
         ];
         deadlines.chain(retries.into_iter().flatten()).min()
     }

@@ -28,6 +28,7 @@ pub mod endpoint;
 pub mod engine;
 pub mod error;
 pub mod gate;
+pub mod health;
 pub mod hubble;
 pub mod inventory;
 pub mod ipam;

@@ -327,6 +327,7 @@ mod tests {
             devices: vec![],
             blocks: axoneme_model::rows::BlockUse::default(),
             guard: None,
+            health: None,
         }
     }
 

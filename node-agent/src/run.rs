@@ -6,7 +6,7 @@ use axoneme_cni::{Answer, Request};
 use axoneme_flow::admin::{IdentityView, TableView};
 use axoneme_kernel::{grace::GracePeriods, net::Network};
 use axoneme_model::rows::{AgentRow, RowSet};
-use axoneme_wire::{NodeEvent, client::Event};
+use axoneme_wire::{NodeEvent, Proof, client::Event};
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot, watch},
@@ -16,6 +16,7 @@ use tokio::{
 use crate::{
     Error,
     engine::{Doomed, Engine, Outgoing},
+    health::Plan,
     reaper::{self, Removal},
     settings::Settings,
     source::RowSource,
@@ -43,6 +44,8 @@ pub enum Mail {
     Rows(Look),
     Drift(oneshot::Sender<Result<Vec<String>, Error>>),
     Repair(oneshot::Sender<Result<usize, Error>>),
+    /// What probes say of the datapath.
+    Health(Proof),
     /// Something for a person to know of an object.
     Tell(NodeEvent),
     /// The engine ends, whoever still holds a sender.
@@ -66,6 +69,8 @@ pub struct Running {
     pub ready: watch::Receiver<bool>,
     /// What concerns the process itself.
     pub settings: Settings,
+    /// Whom to probe, and where to answer.
+    pub health: watch::Receiver<Arc<Plan>>,
     tasks: Vec<JoinHandle<()>>,
     thread: std::thread::JoinHandle<()>,
 }
@@ -82,7 +87,8 @@ pub fn start(
     let (doomed_tx, doomed) = mpsc::channel(reaper::QUEUE);
     let (ready_tx, ready) = watch::channel(false);
     let (settings_tx, settings) = watch::channel(AgentRow::default());
-    let told = Told { reports, doomed: doomed_tx, ready: ready_tx, settings: settings_tx };
+    let (health_tx, health) = watch::channel(Arc::default());
+    let told = Told { reports, doomed: doomed_tx, ready: ready_tx, settings: settings_tx, health: health_tx };
     let handle = Handle::current();
     let RowSource { mut events, operator } = source;
     let feed = mail.clone();
@@ -103,7 +109,7 @@ pub fn start(
     let thread = std::thread::Builder::new()
         .name("engine".to_owned())
         .spawn(move || handle.block_on(turn(engine, inbox, told)))?;
-    Ok(Running { mail, ready, settings, tasks, thread })
+    Ok(Running { mail, ready, settings, health, tasks, thread })
 }
 
 impl Running {
@@ -127,6 +133,7 @@ struct Told {
     doomed: mpsc::Sender<Removal>,
     ready: watch::Sender<bool>,
     settings: watch::Sender<AgentRow>,
+    health: watch::Sender<Arc<Plan>>,
 }
 
 async fn turn(mut engine: Engine, mut inbox: mpsc::Receiver<Mail>, told: Told) {
@@ -175,6 +182,7 @@ fn handle(engine: &mut Engine, mail: Mail) {
         Mail::Rows(look) => look.0(engine.row_set()),
         Mail::Drift(reply) => drop(reply.send(engine.drift())),
         Mail::Repair(reply) => drop(reply.send(engine.repair())),
+        Mail::Health(proof) => engine.proven(proof),
         Mail::Tell(event) => engine.tell(event),
         // the caller has ended the loop
         Mail::Stop => {}
@@ -191,6 +199,9 @@ async fn publish(engine: &mut Engine, told: &Told) {
     }
     let is_ready = engine.is_ready();
     told.ready.send_if_modified(|r| std::mem::replace(r, is_ready) != is_ready);
+    if let Some(plan) = engine.take_health_plan() {
+        told.health.send_replace(plan);
+    }
     if let Some(new) = engine.agent_settings() {
         told.settings.send_if_modified(|s| {
             let changed = s != new;

@@ -13,7 +13,7 @@ use std::{
 };
 
 use axoneme_kernel::datapath::{Datapath, DatapathError, PolicyKey, PolicyTable, PolicyValue};
-use axoneme_model::rows::{TableId, TableRow};
+use axoneme_model::rows::{DirectionDefault, RuleId, TableId, TableRow};
 use axoneme_table::Backoff;
 use axoneme_wire::TablePatch;
 use serde::{Deserialize, Serialize};
@@ -28,6 +28,23 @@ pub use moves::Moves;
 
 const DOCUMENT: &str = "slots";
 const SCHEMA: u32 = 1;
+
+/// The table of what is no subject of policy: everything passes. No row tells of it; no table of rules has this number
+/// but by a chance of 2^-64.
+pub const OPEN: TableId = TableId(u64::MAX);
+
+const PASS: DirectionDefault = DirectionDefault { allow: true, audit: false, rule: RuleId(0) };
+static OPEN_ROW: TableRow = TableRow {
+    id: OPEN,
+    ingress_default: PASS,
+    egress_default: PASS,
+    entries: BTreeMap::new(),
+    policies: BTreeMap::new(),
+};
+
+fn row(rows: &BTreeMap<TableId, TableRow>, id: TableId) -> Option<&TableRow> {
+    if id == OPEN { Some(&OPEN_ROW) } else { rows.get(&id) }
+}
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Saved {
@@ -159,6 +176,16 @@ impl Tables {
         table.failed = None;
     }
 
+    /// The table that needs no row is there, or not.
+    pub fn want_open(&mut self, wanted: bool) {
+        let is = self.known.get(&OPEN).is_some_and(|t| t.wanted);
+        if wanted && !is {
+            self.want(OPEN);
+        } else if is && !wanted {
+            self.unwant(OPEN);
+        }
+    }
+
     /// The row changed by this.
     pub fn patch(&mut self, patch: TablePatch) {
         let Some(table) = self.known.get_mut(&patch.id) else { return };
@@ -200,7 +227,7 @@ impl Tables {
         rows: &'a BTreeMap<TableId, TableRow>,
     ) -> impl Iterator<Item = (TableId, u16, &'a TableRow)> {
         let known = self.known.iter().filter(|(_, t)| t.wanted && t.in_force && matches!(t.work, Work::None));
-        known.filter_map(|(id, t)| Some((*id, t.slot, rows.get(id)?)))
+        known.filter_map(|(id, t)| Some((*id, t.slot, row(rows, *id)?)))
     }
 
     /// How the contents of slots differ from the rows, in words.
@@ -270,7 +297,7 @@ impl Tables {
             return run;
         }
         for id in due {
-            let (Some(table), Some(row)) = (self.known.get_mut(&id), rows.get(&id)) else { continue };
+            let (Some(table), Some(row)) = (self.known.get_mut(&id), row(rows, id)) else { continue };
             match datapath.put_table(table.slot, &plan::policy_table(row)) {
                 Ok(()) => {
                     table.settled();
@@ -294,7 +321,7 @@ impl Tables {
     ) -> Run {
         let mut run = Run::default();
         for id in self.due(now, true) {
-            let Some(row) = rows.get(&id) else { continue };
+            let Some(row) = row(rows, id) else { continue };
             let Some(change) = self.known.get_mut(&id).map(|t| t.change(row)) else { continue };
             let slot = self.slot(id);
             let split = match change {

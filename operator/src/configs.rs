@@ -10,7 +10,7 @@ use axoneme_crds::axoneme_config::{IpFamily, IpamMode};
 use axoneme_intake::{Conntrack, Routing, Settings};
 use axoneme_model::{
     Cidr,
-    rows::{self, AgentRow, BlockUse, ConntrackTimes, GuardRow, NodeConfigRow},
+    rows::{self, AgentRow, BlockUse, ConntrackTimes, GuardRow, HealthRow, NodeConfigRow},
 };
 
 use crate::{ipam::Blocks, state::Cluster};
@@ -71,7 +71,15 @@ fn row(
         devices: s.agent.devices.iter().map(|d| d.as_str().into()).collect(),
         blocks,
         guard,
+        health: health(s),
     }
+}
+
+fn health(s: &Settings) -> Option<HealthRow> {
+    let health = &s.node_health;
+    // of a multi-pool block no address is set aside
+    let endpoints = health.endpoints && s.ipam.mode != IpamMode::MultiPool;
+    health.enabled.then_some(HealthRow { interval_seconds: health.interval_seconds, endpoints })
 }
 
 fn conntrack_times(c: &Conntrack) -> ConntrackTimes {

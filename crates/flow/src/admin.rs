@@ -8,6 +8,7 @@
 //! | [`EXPLAIN`]`?`[`Question`](crate::explain::Question) | an [`Explanation`](crate::explain::Explanation) |
 //! | [`WHO_CAN`]`?target=namespace/pod` | an [`Access`](crate::explain::Access) |
 //! | [`COVERAGE`] | a [`Coverage`](crate::explain::Coverage) |
+//! | [`HEALTH`] | a list of [`NodeHealth`] |
 //! | [`FLOWS`]`?`[`Query`](crate::Query) | a [`Response`](crate::Response) a line, until the query ends or the peer leaves |
 //!
 //! Documents may grow fields; readers ignore what they do not know.
@@ -29,6 +30,7 @@ pub const EXPLAIN: &str = "/explain";
 pub const WHO_CAN: &str = "/policy/who-can";
 pub const COVERAGE: &str = "/policy/coverage";
 pub const FLOWS: &str = "/flows";
+pub const HEALTH: &str = "/health";
 
 /// How a node is: facts, not judgements.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +70,57 @@ pub struct Status {
     pub maps: Vec<MapUsage>,
     /// Flow events that nobody saw, by cause.
     pub lost_flows: BTreeMap<String, u64>,
+    /// Whether other nodes are reached; none: nobody is probed. Each node is in [`HEALTH`].
+    pub health: Option<HealthSummary>,
+}
+
+/// Whether other nodes are reached, in short.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HealthSummary {
+    /// Nodes that are probed, this one among them.
+    pub nodes: u64,
+    /// All of whose addresses and endpoints answer.
+    pub reachable: u64,
+    /// Of which it is not known yet.
+    pub unknown: u64,
+    /// The first of those that can't be reached, a sentence each, and how many more there are.
+    pub unreachable: Vec<String>,
+    pub more_unreachable: u64,
+    /// Seconds between probes of the same node.
+    pub interval_seconds: u64,
+    /// `proven`, `pending`, `refuted`.
+    pub datapath: String,
+    /// Why it is refuted.
+    pub why: String,
+}
+
+/// What is known of the ways to one node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodeHealth {
+    pub node: String,
+    pub lanes: Vec<LaneHealth>,
+}
+
+/// What is known of one way to a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LaneHealth {
+    /// `node`: its own address; `endpoint`: its health endpoint, an address of its pods.
+    pub place: String,
+    pub address: String,
+    /// `icmp` or `http`.
+    pub protocol: String,
+    /// `unknown`, `reachable`, `suspect` (lately lost, not given up), `unreachable`.
+    pub state: String,
+    /// Of the newest answer.
+    pub latency_micros: Option<u64>,
+    /// Why the newest probe failed; empty: it did not.
+    pub error: String,
+    /// Seconds since the newest probe, and since the state began.
+    pub probed_seconds: Option<u64>,
+    pub since_seconds: Option<u64>,
 }
 
 /// The stream of rows from the operator.

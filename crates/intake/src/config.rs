@@ -14,7 +14,7 @@ use serde_json::Value;
 
 pub use self::{
     datapath::{Conntrack, Masquerade, Routing, Services},
-    node::{Agent, Cni},
+    node::{Agent, Cni, NodeHealth},
 };
 use crate::{
     Options,
@@ -48,6 +48,7 @@ pub struct Settings {
     pub flow_buffer_events: u32,
     /// Seconds between Events of the same denial; 0: none.
     pub drop_events_seconds: u32,
+    pub node_health: NodeHealth,
     pub agent: Agent,
 }
 
@@ -133,6 +134,7 @@ fn spec(field: &Field<'_>) -> Settings {
         cni: node::cni(field),
         flow_buffer_events: buffer.unwrap_or(default.flows.buffer_events),
         drop_events_seconds: drop_events.unwrap_or(default.flows.drop_events_seconds),
+        node_health: node::node_health(field),
         agent: node::agent(field),
     }
 }

@@ -51,7 +51,7 @@ pub use self::{
     cilium_node::{CiliumNode, PoolShare, RELEASING, Release, cilium_node},
     cilium_policy::{cilium_clusterwide_network_policy, cilium_network_policy},
     cluster_network_policy::cluster_network_policy,
-    config::{Agent, CONFIG_NAME, Cni, Conntrack, Ipam, Masquerade, Routing, Services, Settings, config},
+    config::{Agent, CONFIG_NAME, Cni, Conntrack, Ipam, Masquerade, NodeHealth, Routing, Services, Settings, config},
     endpoint_slice::{EndpointSlice, apiserver_addresses, endpoint_slice, merge},
     error::{FieldError, ObjectErrors, Reason},
     namespace::namespace,

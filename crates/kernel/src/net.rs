@@ -13,7 +13,7 @@
 use std::{
     fmt::{self, Debug},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    os::fd::BorrowedFd,
+    os::fd::{BorrowedFd, OwnedFd},
     path::Path,
 };
 
@@ -30,9 +30,12 @@ mod socket;
 mod sysctl;
 
 pub use netlink::Netlink;
+pub use pod::listen_in;
 
 /// Names of all links that the agent makes start so.
 pub const LINK_PREFIX: &str = "axn";
+/// Host side of the node's health endpoint.
+pub const HEALTH_LINK: &str = "axn_health";
 /// The tunnel device.
 pub const OVERLAY_LINK: &str = "axn_vxlan";
 /// Marks routes as ours (`ip route show proto 97`); not in use by any daemon listed in iproute2's `rt_protos`.
@@ -161,6 +164,9 @@ pub struct Masquerade {
 /// *Guarantees*: calls that make something succeed when it is already so; calls that remove something succeed when it
 /// is already gone. *Assumptions*: called from a thread in the node's network namespace.
 pub trait Network: Send + Sync + Debug {
+    /// A new network namespace, which nothing but this descriptor (and what is opened in it) holds: it ends with the
+    /// process at the latest, and takes its links along.
+    fn new_namespace(&self) -> Result<OwnedFd>;
     /// Makes the pair: peer directly in `netns`, both sides down. A host side of the same name that is left from
     /// earlier is replaced. Returns the host side's interface index.
     fn create_pod_link(&self, netns: BorrowedFd<'_>, link: &PodLink) -> Result<u32>;

@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
 };
 
@@ -199,6 +199,30 @@ pub struct NodeRow {
     pub pod_cidrs: Vec<Cidr>,
 }
 
+impl NodeRow {
+    /// Where the node's health endpoint is, one address a family: the second of the first block, which no pod gets
+    /// ([`Edges::Usual`]). So every node knows it without being told. None in blocks of one or two addresses, and not to
+    /// be used of multi-pool blocks, whose edges are their pools' own.
+    pub fn health_addresses(&self) -> impl Iterator<Item = IpAddr> + use<'_> {
+        let first = |v4: bool| self.pod_cidrs.iter().find(|c| c.is_ipv4() == v4);
+        [true, false].into_iter().filter_map(first).filter_map(|block| {
+            if !Edges::Usual.of(*block).1.contains(&1) {
+                return None;
+            }
+            Some(match block.network() {
+                IpAddr::V4(a) => Ipv4Addr::from_bits(a.to_bits() + 1).into(),
+                IpAddr::V6(a) => Ipv6Addr::from_bits(a.to_bits() + 1).into(),
+            })
+        })
+    }
+
+    /// Where other nodes send packets for its pods: IPv4 before IPv6, so that all of them go one way.
+    #[must_use]
+    pub fn underlay(&self) -> Option<IpAddr> {
+        self.addresses.iter().find(|a| a.is_ipv4()).or_else(|| self.addresses.first()).copied()
+    }
+}
+
 /// Key: `namespace/name`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceRow {
@@ -267,6 +291,18 @@ pub struct NodeConfigRow {
     /// None: all traffic of the node itself passes.
     #[serde(default)]
     pub guard: Option<GuardRow>,
+    /// None: the node probes nobody and answers no probes.
+    #[serde(default)]
+    pub health: Option<HealthRow>,
+}
+
+/// How nodes find out whether they reach each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthRow {
+    /// Seconds between probes of the same node, before they grow with the number of nodes.
+    pub interval_seconds: u32,
+    /// Nodes have health endpoints ([`NodeRow::health_addresses`]), and these are probed, too.
+    pub endpoints: bool,
 }
 
 /// Seconds until idle connections are forgotten. The defaults are those of `AxonemeConfig`, and Cilium's.

@@ -16,7 +16,7 @@
 //! | `Kubelet` | TCP 10250 | TCP 10250 |
 //! | `APIServer` | TCP 6443 | TCP 6443; TCP to the API server's addresses |
 //! | `Etcd` | TCP 2379–2380 | TCP 2379–2380 |
-//! | `Streams` | TCP 4244, 4250, 4251; UDP, the overlay's port | the same |
+//! | `Streams` | TCP 4240, 4244, 4250, 4251; UDP, the overlay's port | the same |
 //!
 //! "In" and "out" are by who begins: answers pass with their connection. Ports are those of the destination.
 
@@ -44,7 +44,7 @@ pub enum Safe {
     Kubelet,
     ApiServer,
     Etcd,
-    /// What the product itself speaks between nodes: operator, webhooks, flows, overlay.
+    /// What the product itself speaks between nodes: operator, webhooks, flows, probes, overlay.
     Streams,
 }
 
@@ -67,7 +67,7 @@ const IN: Direction = Direction::Ingress;
 const OUT: Direction = Direction::Egress;
 
 /// The safe set, but for what a cluster's settings and addresses add: the overlay's port and the API server's addresses.
-pub const SAFE_PORTS: [SafePorts; 32] = [
+pub const SAFE_PORTS: [SafePorts; 34] = [
     ports(Safe::Neighbors, IN, Protocol::ICMPV6, 130, 137),
     ports(Safe::Neighbors, IN, Protocol::ICMPV6, 143, 143),
     ports(Safe::Neighbors, OUT, Protocol::ICMPV6, 130, 137),
@@ -92,9 +92,11 @@ pub const SAFE_PORTS: [SafePorts; 32] = [
     ports(Safe::ApiServer, OUT, Protocol::TCP, 6443, 6443),
     ports(Safe::Etcd, IN, Protocol::TCP, 2379, 2380),
     ports(Safe::Etcd, OUT, Protocol::TCP, 2379, 2380),
-    // flows, operator, webhooks
+    // probes of nodes, flows, operator, webhooks
+    ports(Safe::Streams, IN, Protocol::TCP, 4240, 4240),
     ports(Safe::Streams, IN, Protocol::TCP, 4244, 4244),
     ports(Safe::Streams, IN, Protocol::TCP, 4250, 4251),
+    ports(Safe::Streams, OUT, Protocol::TCP, 4240, 4240),
     ports(Safe::Streams, OUT, Protocol::TCP, 4244, 4244),
     ports(Safe::Streams, OUT, Protocol::TCP, 4250, 4251),
     // the usual overlay, beside the one that is set: nodes change one after the other

@@ -26,7 +26,7 @@ pub mod server;
 
 pub use change::{Row, RowChange, RowKey, RowType, TablePatch};
 pub use convert::WireError;
-pub use message::{EndpointReport, Hello, Nack, NodeEvent, NodeReport, Resume};
+pub use message::{EndpointReport, Hello, Nack, NodeEvent, NodeReport, Proof, Resume};
 
 /// Version of the protocol that this build speaks. An operator serves agents one version older and one newer.
 pub const PROTOCOL: u32 = 1;

@@ -71,6 +71,21 @@ pub struct NodeReport {
     pub blocks_version: u64,
     /// Of its `releasing`, the blocks of which no address is in use or at rest.
     pub released: BTreeSet<Cidr>,
+    /// Whether packets get through to other nodes and pods.
+    pub proof: Proof,
+}
+
+/// Whether packets get through from a node to others and to pods, as probes tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Proof {
+    /// Nobody probes: nothing is known against it.
+    #[default]
+    Unasked,
+    Proven,
+    /// Not probed yet.
+    Pending,
+    /// What does not get through.
+    Refuted(String),
 }
 
 /// Something a person should know; the leader makes an Event of it.

@@ -5,7 +5,7 @@ use axoneme_kernel::net::{LINK_PREFIX, OVERLAY_LINK};
 use axoneme_model::rows::NodeConfigRow;
 use ipnetwork::IpNetwork;
 
-use super::{Endpoint, Engine};
+use super::{Endpoint, Engine, health};
 use crate::{
     Error,
     endpoint::{DOCUMENT_PREFIX, Intent, Phase, SCHEMA},
@@ -60,6 +60,11 @@ impl Engine {
                     intent.schema
                 )));
             }
+            // its namespace went with the process: it is made anew
+            if health::is_ours(&intent.attachment) {
+                self.parts.store.remove(&name)?;
+                continue;
+            }
             for address in &intent.addresses {
                 if let Err(error) = self.ipam.claim(*address) {
                     tracing::error!(%error, pod = %intent.name, "two intents hold one address");
@@ -79,6 +84,7 @@ impl Engine {
     /// Compares with what the datapath holds, then undoes and finishes what was left half done.
     pub(super) fn adopt_datapath(&mut self) -> Result<(), Error> {
         let Some(datapath) = self.datapath.clone() else { return Ok(()) };
+        self.drop_former_health()?;
         self.tables.adopt(datapath.tables()?, &*self.parts.store)?;
         if self.former.in_use() {
             self.wish_former(&*datapath)?;

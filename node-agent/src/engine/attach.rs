@@ -20,7 +20,7 @@ use axoneme_model::rows::EndpointRow;
 use ipnetwork::IpNetwork;
 use serde_json::Value;
 
-use super::{Doomed, Endpoint, Engine, Outgoing};
+use super::{Doomed, Endpoint, Engine, Outgoing, health};
 use crate::{
     Error,
     endpoint::{self, Intent, Phase, SCHEMA},
@@ -232,7 +232,7 @@ impl Engine {
         Ok(got)
     }
 
-    fn build(&mut self, attachment: &Attachment, netns: &OwnedFd) -> Result<AddResult, Error> {
+    pub(super) fn build(&mut self, attachment: &Attachment, netns: &OwnedFd) -> Result<AddResult, Error> {
         let (network, sources) = (self.parts.network.clone(), self.sources());
         let Some(datapath) = self.datapath.clone() else {
             return Err(Error::Node("the datapath is not loaded yet".to_owned()));
@@ -318,7 +318,7 @@ impl Engine {
         if let Err(error) = store::save(&*self.parts.store, &document, &endpoint.intent) {
             tracing::warn!(%error, %attachment, "removal goes on without its record");
         }
-        if was_live {
+        if was_live && !health::is_ours(attachment) {
             self.outgoing.push(Outgoing::Endpoint(endpoint.intent.report(false, true)));
         }
         let addresses: Vec<IpAddr> = addresses.into_iter().collect();
@@ -416,7 +416,8 @@ impl Engine {
     /// Removes everything of ours that belongs to no valid attachment.
     fn gc(&mut self, valid: Vec<Attachment>) -> Result<(), Refusal> {
         let valid: BTreeSet<Attachment> = valid.into_iter().collect();
-        let stale: Vec<Attachment> = self.endpoints.keys().filter(|a| !valid.contains(a)).cloned().collect();
+        let stale: Vec<Attachment> =
+            self.endpoints.keys().filter(|a| !valid.contains(a) && !health::is_ours(a)).cloned().collect();
         let mut left = Vec::new();
         for attachment in stale {
             tracing::info!(%attachment, "collecting an attachment that the runtime no longer knows");

@@ -54,6 +54,7 @@ impl Engine {
         let wanted = plan.datapath_config(&config, self.base.overlay_ifindex, &self.parts.paths);
         self.base.plan = Some(plan);
         self.own_addresses();
+        self.health.changed();
         self.fit_pods(mtu, Ordering::Less);
         self.adopt_routes()?;
         for name in self.rows.rows().nodes.keys().cloned().collect::<Vec<_>>() {

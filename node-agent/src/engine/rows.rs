@@ -131,6 +131,11 @@ impl Engine {
                 self.wish_ip(prefix);
             }
         }
+        if old.is_none_or(|o| o.routing != config.routing || o.health != config.health) {
+            for name in self.rows.rows().nodes.keys().cloned().collect::<Vec<_>>() {
+                self.wish_health(&name);
+            }
+        }
         if old.is_none_or(|o| o.services != config.services) {
             for key in self.rows.rows().services.keys().cloned().collect::<Vec<_>>() {
                 self.wish_service(&key);
@@ -147,7 +152,7 @@ impl Engine {
             self.rows.rows().ips.get(&prefix).and_then(|row: &IpRow| {
                 plan::ip_entry(row, &self.parts.node, &self.rows.rows().config.as_ref()?.routing)
             });
-        let entry = entry.or_else(|| self.guard.address(prefix));
+        let entry = entry.or_else(|| self.guard.address(prefix)).or_else(|| self.health.address(prefix));
         match entry {
             Some(entry) => self.ips.set(prefix, entry),
             None => self.ips.unset(&prefix),
@@ -187,6 +192,7 @@ impl Engine {
     fn node_changed(&mut self, name: &Arc<str>) {
         self.base.dirty = true;
         self.wish_routes(name);
+        self.wish_health(name);
     }
 
     /// Routes to a node's pods; all nodes' when the base changes.

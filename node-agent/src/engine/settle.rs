@@ -12,7 +12,7 @@ use axoneme_table::Outcome;
 use axoneme_wire::{Nack, NodeReport, RowKey};
 use ipnetwork::IpNetwork;
 
-use super::{Engine, Outgoing, attach::Refusal, later, targets};
+use super::{Engine, Outgoing, attach::Refusal, health, later, targets};
 use crate::{
     endpoint::Phase,
     store,
@@ -41,8 +41,10 @@ impl Engine {
         self.collect_lost();
         self.look_at_room();
         if let Some(datapath) = self.datapath.clone() {
+            self.want_health();
             self.settle_datapath(&*datapath);
             self.settle_programs();
+            self.settle_health();
             self.settle_guard(&*datapath);
             self.acknowledge();
         }
@@ -255,7 +257,7 @@ impl Engine {
     fn report_endpoint(&mut self, attachment: &Attachment) {
         let applied = self.is_applied(attachment);
         let Some(endpoint) = self.endpoints.get_mut(attachment) else { return };
-        if endpoint.intent.phase != Phase::Live {
+        if endpoint.intent.phase != Phase::Live || health::is_ours(attachment) {
             return;
         }
         let report = endpoint.intent.report(applied && endpoint.fault.is_none(), false);
@@ -333,7 +335,8 @@ impl Engine {
         let capabilities = self.parts.warnings.iter().map(|w| ("warning".to_owned(), w.clone())).collect();
         let (blocks_version, released) = self.ipam.released(self.parts.clock.now());
         let ready = reasons.is_empty();
-        let report = NodeReport { ready, reasons, addresses, capabilities, blocks_version, released };
+        let proof = self.health.proof(self.rows.rows().config.as_ref());
+        let report = NodeReport { ready, reasons, addresses, capabilities, blocks_version, released, proof };
         if self.reported.as_ref() != Some(&report) {
             self.reported = Some(report.clone());
             self.outgoing.push(Outgoing::Node(report));

@@ -4,7 +4,7 @@ use axoneme_cni::protocol::Attachment;
 use axoneme_flow::admin::{EndpointStatus, IdentityView, PoolUsage, Problem, Status, Stream, TableView};
 use axoneme_model::rows::RowSet;
 
-use super::Engine;
+use super::{Engine, health};
 use crate::{endpoint::Phase, status::NodeStatus};
 
 impl Engine {
@@ -44,7 +44,12 @@ impl Engine {
             tables: self.tables.iter().filter(|(.., in_force)| *in_force).count() as u64,
             pools: self.pools(),
             waiting: self.waiting.iter().map(|w| w.reason.clone()).collect(),
-            endpoints: self.endpoints.keys().filter_map(|a| self.view_endpoint(a)).collect(),
+            endpoints: self
+                .endpoints
+                .keys()
+                .filter(|a| !health::is_ours(a))
+                .filter_map(|a| self.view_endpoint(a))
+                .collect(),
             problems: self.problems(),
             maps: self.room.view(),
             ..Status::default()

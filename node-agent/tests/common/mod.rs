@@ -276,6 +276,10 @@ impl Mortal {
 }
 
 impl Network for Mortal {
+    fn new_namespace(&self) -> net::Result<OwnedFd> {
+        self.burn("namespace")?;
+        self.0.new_namespace()
+    }
     fn create_pod_link(&self, netns: BorrowedFd<'_>, link: &PodLink) -> net::Result<u32> {
         self.burn("create")?;
         self.0.create_pod_link(netns, link)
@@ -488,6 +492,7 @@ pub fn config() -> NodeConfigRow {
         devices: vec![],
         blocks: axoneme_model::rows::BlockUse::default(),
         guard: None,
+        health: None,
     }
 }
 

@@ -142,8 +142,13 @@ pub const PODS: usize = 2;
 
 impl Rig {
     pub fn new() -> Self {
+        Self::named("")
+    }
+
+    /// One of several.
+    pub fn named(name: &str) -> Self {
         let rig = Self {
-            prefix: format!("axnr{}", std::process::id()),
+            prefix: format!("axnr{}{name}", std::process::id()),
             dir: tempfile::tempdir_in("/dev/shm").unwrap(),
             agent: None,
         };

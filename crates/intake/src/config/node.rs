@@ -20,6 +20,29 @@ pub struct Agent {
     pub devices: Vec<String>,
 }
 
+/// How nodes find out whether they reach each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeHealth {
+    pub enabled: bool,
+    /// Seconds between probes of the same node, before they grow with the number of nodes.
+    pub interval_seconds: u32,
+    /// Whether health endpoints are made and probed.
+    pub endpoints: bool,
+}
+
+pub(super) fn node_health(spec: &Field<'_>) -> NodeHealth {
+    let default = AxonemeConfigSpec::default().node_health;
+    let field = spec.get("nodeHealth").filter(Field::object);
+    let field = field.as_ref();
+    NodeHealth {
+        enabled: field.and_then(|f| f.get("enabled")?.bool()).unwrap_or(default.enabled),
+        interval_seconds: field
+            .and_then(|f| f.get("intervalSeconds")?.int(1..=3600))
+            .unwrap_or(default.interval_seconds),
+        endpoints: field.and_then(|f| f.get("endpoints")?.bool()).unwrap_or(default.endpoints),
+    }
+}
+
 pub(super) fn cni(spec: &Field<'_>) -> Cni {
     let default = AxonemeConfigSpec::default().cni;
     let field = spec.get("cni");

@@ -2,8 +2,9 @@
 
 use std::{
     collections::BTreeMap,
+    fs::File,
     net::IpAddr,
-    os::fd::BorrowedFd,
+    os::fd::{BorrowedFd, OwnedFd},
     path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -112,6 +113,12 @@ impl State {
 }
 
 impl Network for FakeNetwork {
+    fn new_namespace(&self) -> Result<OwnedFd> {
+        let operation = || "open a stand-in for a namespace".to_owned();
+        let file = File::open("/dev/null").map_err(|source| NetworkError::Io { operation: operation(), source })?;
+        Ok(file.into())
+    }
+
     fn create_pod_link(&self, _netns: BorrowedFd<'_>, link: &PodLink) -> Result<u32> {
         let mut s = self.write();
         s.remove(&link.host_name);

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -87,6 +87,10 @@ fn open(netns: &Path) -> Result<File> {
 }
 
 impl Network for Netlink {
+    fn new_namespace(&self) -> Result<OwnedFd> {
+        pod::new_namespace()
+    }
+
     fn create_pod_link(&self, netns: BorrowedFd<'_>, link: &PodLink) -> Result<u32> {
         let create = || self.socket().send(message::create_pair(netns.as_raw_fd(), link));
         let exists = |e: &NetworkError| matches!(e, NetworkError::Kernel { errno: libc::EEXIST, .. });

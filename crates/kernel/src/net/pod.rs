@@ -1,13 +1,17 @@
 //! Work inside a pod's network namespace.
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::{
+    fs::File,
+    net::{Ipv4Addr, Ipv6Addr, TcpListener},
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
+};
 
 use netlink_packet_route::{
     RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
     route::RouteMessage,
 };
-use nix::sched::{CloneFlags, setns};
+use nix::sched::{CloneFlags, setns, unshare};
 
 use super::{HOST_MAC, Link, NetworkError, PodLink, Result, Route, gateway, message, socket::Socket, sysctl};
 
@@ -41,6 +45,32 @@ pub(super) fn inside_beside<T: Send>(
                 operation: format!("work in network namespace fd {}", netns.as_raw_fd()),
                 source: std::io::Error::other("the thread panicked"),
             })
+        })
+    })
+}
+
+/// Makes a namespace on a thread of its own, which leaves nothing of it behind but the descriptor.
+pub(super) fn new_namespace() -> Result<OwnedFd> {
+    let failed = |operation: &str, source: std::io::Error| NetworkError::Io { operation: operation.to_owned(), source };
+    let make = move || {
+        unshare(CloneFlags::CLONE_NEWNET).map_err(|e| failed("make a network namespace", e.into()))?;
+        File::open("/proc/thread-self/ns/net").map_err(|e| failed("open the new network namespace", e))
+    };
+    let thread = std::thread::Builder::new().name("new-netns".to_owned()).spawn(make);
+    let thread = thread.map_err(|source| failed("start a thread", source))?;
+    let made = thread.join().unwrap_or_else(|_| Err(failed("make a namespace", std::io::Error::other("it panicked"))));
+    made.map(Into::into)
+}
+
+/// Listens at all addresses of a namespace. The socket holds the namespace.
+pub fn listen_in(netns: BorrowedFd<'_>, port: u16) -> Result<TcpListener> {
+    inside(netns, || {
+        // of both families, where this kernel has IPv6
+        let any = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port));
+        let any = any.or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)));
+        any.map_err(|source| NetworkError::Io {
+            operation: format!("listen on TCP port {port} of a namespace"),
+            source,
         })
     })
 }

@@ -5,7 +5,7 @@ use axoneme_model::{Identity, ObjectRef, rows::TableId};
 use super::{At, Wire, WireError, address_bytes, addresses, list, name, required};
 use crate::{
     change::RowKey,
-    message::{EndpointReport, Hello, Nack, NodeEvent, NodeMessage, NodeReport, Resume},
+    message::{EndpointReport, Hello, Nack, NodeEvent, NodeMessage, NodeReport, Proof, Resume},
     pb,
 };
 
@@ -115,11 +115,26 @@ impl Wire for NodeReport {
             capabilities: self.capabilities.clone(),
             blocks_version: self.blocks_version,
             released: self.released.iter().map(Wire::to_message).collect(),
+            proof: match self.proof {
+                Proof::Unasked => pb::Proof::Unspecified,
+                Proof::Proven => pb::Proof::Proven,
+                Proof::Pending => pb::Proof::Pending,
+                Proof::Refuted(_) => pb::Proof::Refuted,
+            }
+            .into(),
+            unproven: if let Proof::Refuted(why) = &self.proof { why.clone() } else { String::new() },
         }
     }
 
     fn from_message(m: pb::NodeReport) -> Result<Self, WireError> {
+        let proof = match m.proof() {
+            pb::Proof::Unspecified => Proof::Unasked,
+            pb::Proof::Proven => Proof::Proven,
+            pb::Proof::Pending => Proof::Pending,
+            pb::Proof::Refuted => Proof::Refuted(m.unproven.clone()),
+        };
         Ok(Self {
+            proof,
             ready: m.ready,
             reasons: m.reasons,
             addresses: addresses("addresses", &m.addresses)?,

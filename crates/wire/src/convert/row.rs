@@ -5,8 +5,8 @@ use std::sync::Arc;
 use axoneme_model::{
     Identity, PeerClass, Safe,
     rows::{
-        AgentRow, BlockUse, ConntrackTimes, Edges, EndpointRow, GuardRow, IdentityRow, IpRow, NodeConfigRow, NodeRow,
-        Routing, TableId,
+        AgentRow, BlockUse, ConntrackTimes, Edges, EndpointRow, GuardRow, HealthRow, IdentityRow, IpRow, NodeConfigRow,
+        NodeRow, Routing, TableId,
     },
 };
 
@@ -43,6 +43,7 @@ impl Wire for NodeConfigRow {
             socket_lb_host_only: self.socket_lb_host_only,
             agent: Some(self.agent.to_message()),
             guard: self.guard.as_ref().map(Wire::to_message),
+            health: self.health.map(|h| pb::Health { interval_seconds: h.interval_seconds, endpoints: h.endpoints }),
         }
     }
 
@@ -79,6 +80,7 @@ impl Wire for NodeConfigRow {
             socket_lb_host_only: m.socket_lb_host_only,
             agent: m.agent.map(AgentRow::from_message).transpose().at("agent")?.unwrap_or_default(),
             guard: m.guard.map(GuardRow::from_message).transpose().at("guard")?,
+            health: m.health.map(|h| HealthRow { interval_seconds: h.interval_seconds, endpoints: h.endpoints }),
         })
     }
 }

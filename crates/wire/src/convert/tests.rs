@@ -4,8 +4,8 @@ use axoneme_model::{
     Direction, Identity, PeerClass, RuleRef, Safe,
     rows::{
         AgentRow, Backend, BlockUse, ConntrackTimes, DirectionDefault, Edges, EndpointRow, Frontend, GuardRow,
-        IdentityRow, IpRow, NodeConfigRow, NodeRow, PolicyEntry, PolicyKey, Routing, RuleId, RuleRow, ServiceRow,
-        TableId, TableRow,
+        HealthRow, IdentityRow, IpRow, NodeConfigRow, NodeRow, PolicyEntry, PolicyKey, Routing, RuleId, RuleRow,
+        ServiceRow, TableId, TableRow,
     },
 };
 use proptest::{collection as many, option, prelude::*};
@@ -14,7 +14,7 @@ use prost::Message;
 use super::*;
 use crate::{
     change::{Row, RowChange, TablePatch},
-    message::{EndpointReport, Hello, Nack, NodeEvent, NodeMessage, NodeReport, Resume},
+    message::{EndpointReport, Hello, Nack, NodeEvent, NodeMessage, NodeReport, Proof, Resume},
 };
 
 pub(crate) fn text() -> impl Strategy<Value = Arc<str>> {
@@ -156,6 +156,7 @@ pub(crate) fn config(name: impl Strategy<Value = Arc<str>>) -> impl Strategy<Val
                 overlay_port: n[1] as u16,
                 apiserver: ["10.0.0.1", "fd00::1"].map(|a| a.parse().unwrap()).into(),
             }),
+            health: b[3].then_some(HealthRow { interval_seconds: n[0], endpoints: b[4] }),
             devices: vec![device],
         })
 }
@@ -287,6 +288,12 @@ fn node_message() -> impl Strategy<Value = NodeMessage> {
         addresses: addresses.into_iter().collect(),
         capabilities: BTreeMap::from([(text.to_string(), "yes".to_owned())]),
         blocks_version: released.len() as u64,
+        proof: match released.len() {
+            0 if ready => Proof::Proven,
+            0 => Proof::Unasked,
+            1 => Proof::Pending,
+            _ => Proof::Refuted(text.to_string()),
+        },
         released,
     });
     let event = (any::<bool>(), text(), option::of(object())).prop_map(|(warning, reason, object)| NodeEvent {
