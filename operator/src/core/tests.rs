@@ -267,6 +267,39 @@ fn a_ready_agent_takes_the_taint_away_and_sets_the_condition() {
 }
 
 #[test]
+fn a_node_keeps_pods_away_until_its_datapath_is_proven_and_when_it_is_refuted() {
+    use axoneme_wire::Proof;
+    let mut s = cluster();
+    let mut r = Replica::new("a");
+    r.core.lead(Leadership::Me);
+    r.settle(&mut s);
+    let refuted = |why: &str| Proof::Refuted(why.to_owned());
+    let (mut condition, mut writes) = (Value::Null, 0);
+    for (proof, tainted, status, reason) in [
+        (Proof::Pending, true, Value::Null, Value::Null),
+        (refuted("its own health endpoint is silent"), true, json!("True"), json!("DatapathNotProven")),
+        (Proof::Proven, false, json!("False"), json!("AxonemeIsUp")),
+        // the agent starts anew
+        (Proof::Pending, false, json!("False"), json!("AxonemeIsUp")),
+        (Proof::Proven, false, json!("False"), json!("AxonemeIsUp")),
+        (refuted("no endpoint of others answers"), false, json!("True"), json!("DatapathNotProven")),
+        (refuted("in other words"), false, json!("True"), json!("DatapathNotProven")),
+        (Proof::Unasked, false, json!("False"), json!("AxonemeIsUp")),
+    ] {
+        let report = axoneme_wire::NodeReport { ready: true, proof: proof.clone(), ..Default::default() };
+        r.core.cluster.node_report(&"n1".into(), report);
+        r.settle(&mut s);
+        let n1 = &s.objects[&ObjectRef::new(Kind::Node, "", "n1")];
+        let has = n1["spec"]["taints"].to_string().contains(crate::plan::nodes::TAINT);
+        let now = n1["status"]["conditions"][0].clone();
+        assert_eq!((has, &now["status"], &now["reason"]), (tainted, &status, &reason), "{proof:?}");
+        writes += usize::from(now != condition);
+        condition = now;
+    }
+    assert_eq!(writes, 4, "one a change, none for other words");
+}
+
+#[test]
 fn the_taint_of_a_node_whose_agent_has_gone_stays_until_it_is_back() {
     let mut s = cluster();
     let mut r = Replica::new("a");

@@ -5,10 +5,12 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use axoneme_crds::axoneme_config::IpamMode;
 use axoneme_intake::RELEASING;
 use axoneme_model::{Cidr, Kind, ObjectRef};
+use axoneme_wire::Proof;
 use serde_json::{Map, Value, json};
 
 use crate::{
     ipam::{Choice, NodePlan, NodeState, Plan},
+    plan::status::cut,
     state::{Cluster, NodeEntry, NodeUse},
     write::{Operation, Part, Write},
 };
@@ -210,12 +212,22 @@ fn texts(cidrs: &[Cidr]) -> Value {
     cidrs.iter().map(ToString::to_string).collect::<Vec<_>>().into()
 }
 
-/// The Node object's taint and condition, once its agent is ready. `since` is the time to write for the condition.
+/// The Node object's taint and condition, once its agent is ready and probes have proved its datapath; and the condition
+/// alone where they refute it, from which the node lifecycle controller makes a taint of its own. `since` is the time to
+/// write for the condition.
 #[must_use]
 pub fn ready(name: &Arc<str>, n: &NodeEntry, since: &str) -> Vec<Write> {
-    let (Some(_), true) = (&n.node, n.report.as_ref().is_some_and(|r| r.ready)) else { return Vec::new() };
+    let report = n.report.as_ref().filter(|r| r.ready && n.node.is_some());
     let object = ObjectRef::new(Kind::Node, "", name);
     let mut writes = Vec::new();
+    match report.map(|r| &r.proof) {
+        None | Some(Proof::Pending) => return writes,
+        Some(Proof::Refuted(why)) => {
+            writes.extend(network_unavailable(n, &object, ("True", "DatapathNotProven", &cut(why.clone())), since));
+            return writes;
+        }
+        Some(Proof::Proven | Proof::Unasked) => {}
+    }
     let taints = n.node_raw.pointer("/spec/taints").and_then(Value::as_array).cloned().unwrap_or_default();
     let rest: Vec<_> = taints.iter().filter(|t| t.get("key").is_none_or(|k| k != TAINT)).cloned().collect();
     if rest.len() != taints.len() {
@@ -223,13 +235,25 @@ pub fn ready(name: &Arc<str>, n: &NodeEntry, since: &str) -> Vec<Write> {
         let body = json!({"metadata": {"resourceVersion": version}, "spec": {"taints": rest}});
         writes.push(Write::new(object.clone(), Part::Object, Operation::Merge(body)));
     }
+    let up = ("False", "AxonemeIsUp", "The agent networks pods of this node");
+    writes.extend(network_unavailable(n, &object, up, since));
+    writes
+}
+
+/// The write that makes the condition so; none if it says so already, whatever its words.
+fn network_unavailable(
+    n: &NodeEntry,
+    object: &ObjectRef,
+    (status, reason, message): (&str, &str, &str),
+    since: &str,
+) -> Option<Write> {
     let conditions = n.node_raw.pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten();
     let network = conditions.into_iter().find(|c| c.get("type").is_some_and(|t| t == "NetworkUnavailable"));
-    if network.and_then(|c| c.get("status")).is_none_or(|s| s != "False") {
-        let condition = json!({"type": "NetworkUnavailable", "status": "False", "reason": "AxonemeIsUp",
-            "message": "The agent networks pods of this node", "lastTransitionTime": since, "lastHeartbeatTime": since});
-        let body = json!({"status": {"conditions": [condition]}});
-        writes.push(Write::new(object, Part::Status, Operation::Strategic(body)));
+    if network.and_then(|c| c.get("status")).is_some_and(|s| s == status) {
+        return None;
     }
-    writes
+    let condition = json!({"type": "NetworkUnavailable", "status": status, "reason": reason, "message": message,
+        "lastTransitionTime": since, "lastHeartbeatTime": since});
+    let body = json!({"status": {"conditions": [condition]}});
+    Some(Write::new(object.clone(), Part::Status, Operation::Strategic(body)))
 }
