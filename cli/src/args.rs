@@ -87,6 +87,9 @@ pub struct Status {
     /// Wait until the node is ready, for so many seconds at most
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "300")]
     pub wait: Option<u64>,
+    /// Also each node that is probed from here: at its address and at its health endpoint, by which protocol, how fast
+    #[arg(long)]
+    pub health: bool,
 }
 
 /// What makes a pair busy.

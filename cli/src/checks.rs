@@ -42,6 +42,33 @@ pub fn checks(status: &Status) -> Vec<Check> {
     out.extend(maps(status));
     out.extend(addresses(status));
     out.extend(endpoints(status));
+    out.extend(health(status));
+    out
+}
+
+/// Whether other nodes are reached. That another node is down is no fault of this one.
+fn health(status: &Status) -> Vec<Check> {
+    const NAME: &str = "node health";
+    let Some(h) = &status.health else { return Vec::new() };
+    let counted = format!("{} of {} nodes reached", h.reachable, h.nodes);
+    let mut out = match &*h.datapath {
+        "refuted" => vec![check(NAME, State::Failed, h.why.clone(), mend(&h.why))],
+        _ if h.reachable < h.nodes && h.unreachable.is_empty() => {
+            vec![check(NAME, State::Waiting, format!("{counted}, {} not probed yet", h.unknown), "")]
+        }
+        _ if h.unreachable.is_empty() => vec![check(NAME, State::Ok, counted.clone(), "")],
+        _ => Vec::new(),
+    };
+    let more = if h.more_unreachable == 0 { String::new() } else { format!(", and {} more", h.more_unreachable) };
+    if !h.unreachable.is_empty() {
+        let lost = format!("{counted}; not reached: {}{more}", h.unreachable.join("; "));
+        out.push(check(
+            NAME,
+            State::Warning,
+            lost,
+            "axoneme status --health shows every node; is it up, is it cut off?",
+        ));
+    }
     out
 }
 

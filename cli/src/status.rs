@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use axoneme_flow::admin::{self, Status};
+use axoneme_flow::admin::{self, LaneHealth, NodeHealth, Status};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -25,6 +25,9 @@ struct Report {
     /// The agent's document, also with what this version does not know.
     #[serde(flatten)]
     document: Value,
+    /// Each node that is probed.
+    #[serde(rename = "node_health", skip_serializing_if = "Option::is_none")]
+    matrix: Option<Vec<NodeHealth>>,
     #[serde(skip)]
     status: Status,
 }
@@ -36,10 +39,13 @@ impl Report {
 }
 
 pub fn run(agent: &Agent, args: &args::Status, out: &mut Output) -> Result<(), Failure> {
-    let report = match args.wait {
+    let mut report = match args.wait {
         Some(seconds) => wait(agent, Duration::from_secs(seconds))?,
         None => ask(agent)?,
     };
+    if args.health {
+        report.matrix = Some(agent.get(admin::HEALTH)?);
+    }
     out.document(args.output, &report, table)?;
     if report.well() { Ok(()) } else { Err(Failure::Unwell) }
 }
@@ -48,7 +54,7 @@ fn ask(agent: &Agent) -> Result<Report, Failure> {
     let document = agent.get::<Value>(admin::STATUS)?;
     let status: Status = serde_json::from_value(document.clone())
         .map_err(|e| Failure::Answer(format!("agent's status is not understood: {e}; see: axoneme version")))?;
-    Ok(Report { checks: checks(&status), document, status })
+    Ok(Report { checks: checks(&status), document, matrix: None, status })
 }
 
 /// Asks until the node is well or the time is over; then whatever the last answer was.
@@ -87,7 +93,31 @@ fn table(out: &mut Output, report: &Report) -> Result<(), Failure> {
             out.line(&format!("    {:width$}  {mend} {}", "", check.mend))?;
         }
     }
-    Ok(())
+    report.matrix.as_deref().map_or(Ok(()), |nodes| matrix(out, nodes))
+}
+
+fn matrix(out: &mut Output, nodes: &[NodeHealth]) -> Result<(), Failure> {
+    if nodes.is_empty() {
+        return out.line("no node is probed: spec.nodeHealth of the AxonemeConfig");
+    }
+    let rows = nodes.iter().flat_map(|node| node.lanes.iter().map(|lane| row(&node.node, lane)));
+    out.table(&["NODE", "PATH", "ADDRESS", "PROTOCOL", "STATE", "SINCE", "LATENCY", "PROBED", "ERROR"], rows)
+}
+
+fn row(node: &str, lane: &LaneHealth) -> Vec<String> {
+    let ago = |seconds: Option<u64>| seconds.map_or_else(|| "-".to_owned(), |s| format!("{s}s"));
+    let latency = lane.latency_micros.map(Duration::from_micros);
+    vec![
+        node.to_owned(),
+        lane.place.clone(),
+        lane.address.clone(),
+        lane.protocol.to_uppercase(),
+        lane.state.clone(),
+        ago(lane.since_seconds),
+        latency.map_or_else(|| "-".to_owned(), |l| format!("{l:.1?}")),
+        ago(lane.probed_seconds),
+        lane.error.clone(),
+    ]
 }
 
 pub(crate) fn mark(state: State) -> (&'static str, Tone) {

@@ -32,6 +32,7 @@ impl Handler for Fake {
     async fn answer(&self, q: Question) -> Answer {
         match q.path.as_str() {
             "/status" => Answer::Json(self.status.clone()),
+            "/health" => Answer::Json(health()),
             "/identities" => Answer::Json(identities()),
             "/policy/tables" => Answer::Json(tables()),
             admin_paths::EXPLAIN => {
@@ -94,6 +95,21 @@ fn broken() -> Value {
     status["problems"] = json!([{"row": "frontend 10.96.0.10:53 (protocol 17)", "message": "map SERVICES4 is full (1024 entries): fewer Services", "attempts": 3}]);
     status["waiting"] = json!(["shop/web-2: no rows for the pod yet"]);
     status
+}
+
+fn health() -> Value {
+    let lane = |place: &str, address: &str, protocol: &str, latency: Value, error: &str| {
+        let state = if error.is_empty() { "reachable" } else { "unreachable" };
+        json!({"place": place, "address": address, "protocol": protocol, "state": state, "latency_micros": latency,
+            "error": error, "probed_seconds": 12, "since_seconds": 4711})
+    };
+    json!([
+        {"node": "worker-1", "lanes": [lane("endpoint", "10.0.1.1", "http", json!(312), "")]},
+        {"node": "worker-2", "lanes": [
+            lane("node", "10.9.0.5", "icmp", json!(1204), ""),
+            lane("endpoint", "10.0.2.1", "http", Value::Null, "no answer within 3 s"),
+        ]},
+    ])
 }
 
 fn identities() -> Value {
@@ -192,6 +208,25 @@ fn all_shown(served: &Served, commands: &[&[&str]]) -> String {
 fn status_says_what_is_well() {
     let served = serve(status());
     golden("status-well", &all_shown(&served, &[&["status"], &["status", "-o", "yaml"], &["status", "--wait", "5"]]));
+}
+
+#[test]
+fn status_says_which_nodes_are_not_reached() {
+    let mut lost = status();
+    lost["health"] = json!({"nodes": 3, "reachable": 1, "unknown": 1, "more_unreachable": 0, "interval_seconds": 83,
+        "unreachable": ["worker-2: endpoint 10.0.2.1 by http: no answer within 3 s"], "datapath": "proven", "why": ""});
+    let mut refuted = lost.clone();
+    refuted["health"]["datapath"] = json!("refuted");
+    refuted["health"]["why"] = json!("this node's own health endpoint does not answer: no answer within 3 s");
+    let mut waiting = lost.clone();
+    waiting["health"]["unreachable"] = json!([]);
+    let mut well = waiting.clone();
+    well["health"]["reachable"] = json!(3);
+    let mut text = String::new();
+    for status in [well, waiting, lost, refuted] {
+        text += &shown(&serve(status), &["status", "--health"]);
+    }
+    golden("status-health", &text);
 }
 
 #[test]
