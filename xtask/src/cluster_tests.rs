@@ -42,10 +42,11 @@ use crate::setup::go;
 use crate::workspace;
 
 /// How a rung ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Totals {
-    pub(crate) passed: u32,
-    pub(crate) failed: u32,
+    pub(crate) passed: usize,
+    /// Names, and why.
+    pub(crate) failed: Vec<(String, String)>,
 }
 
 /// A scenario: its promise as a name, and what holds it.
@@ -231,8 +232,8 @@ fn judge(name: &str, totals: &Mutex<Totals>, check: impl FnOnce() -> Result<()>)
             println!("test {name} ... ok ({})", seconds(began.elapsed()));
         }
         Err(e) => {
-            totals.failed += 1;
             println!("test {name} ... FAILED ({})\n    {e:#}", seconds(began.elapsed()));
+            totals.failed.push((name.to_owned(), format!("{e:#}")));
         }
     }
     done.is_ok()

@@ -88,6 +88,13 @@ impl Report {
         }
     }
 
+    /// Takes what another report of the same phase has found beside this one.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failures.extend(other.failures);
+        self.skips.extend(other.skips);
+    }
+
     /// Prints the table, the names, and the closing line alone on its line; whether nothing failed.
     pub(crate) fn close(&self) -> bool {
         println!("\n{:<12} {:>9} {:>8} {:>8} {:>8}", "phase", "seconds", "passed", "failed", "skipped");
@@ -125,6 +132,22 @@ mod tests {
             anyhow::bail!("could not go on")
         });
         assert_eq!((report.passed, report.failures.len()), (3, 1));
+        assert!(!report.close());
+    }
+
+    #[test]
+    fn what_ran_beside_is_counted_to_the_phase() {
+        let mut report = Report::default();
+        report.phase("one", |report| {
+            let mut beside = Report::default();
+            beside.pass(1);
+            beside.fail("bad", "for a reason");
+            beside.skip("left out", "for another");
+            report.add(beside);
+            Ok(())
+        });
+        let phase = report.phases.first().unwrap();
+        assert_eq!((phase.passed, phase.failed, phase.skipped), (1, 1, 1));
         assert!(!report.close());
     }
 }
