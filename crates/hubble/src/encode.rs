@@ -95,12 +95,16 @@ fn flow(out: &mut Vec<u8>, flow: &Flow, facet: Facet, node: &str, details: bool)
     decided(out, flow);
     displayed(out, field::SUMMARY, &flow.summary);
     if details {
-        let any = details::any(&flow.extensions);
-        message(out, field::EXTENSIONS, |out| {
-            text(out, 1, &any.type_url);
-            bytes(out, 2, &any.value);
-        });
+        extensions(out, flow);
     }
+}
+
+fn extensions(out: &mut Vec<u8>, flow: &Flow) {
+    let any = details::any(&flow.extensions);
+    message(out, field::EXTENSIONS, |out| {
+        text(out, 1, &any.type_url);
+        bytes(out, 2, &any.value);
+    });
 }
 
 fn sender(out: &mut Vec<u8>, flow: &Flow) {

@@ -153,6 +153,7 @@ async fn say(client: &axoneme_wire::client::StreamClient) {
         capabilities: BTreeMap::from([("kernel".into(), "6.1".into())]),
         blocks_version: 7,
         released,
+        proof: axoneme_wire::Proof::Refuted("nobody answers".into()),
     };
     client.node(node).await.unwrap();
     let object = Some(ObjectRef::new(Kind::Pod, "shop", "web"));
