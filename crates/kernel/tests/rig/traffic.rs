@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
     time::Duration,
@@ -49,10 +49,16 @@ pub fn serve_tcp(ns: &Namespace, port: u16) {
     wait.recv().unwrap();
 }
 
+/// Room for what comes while nobody reads: a busy machine lets a thread wait for longer than the usual 200 KiB last.
+fn roomy(socket: &UdpSocket) {
+    nix::sys::socket::setsockopt(socket, nix::sys::socket::sockopt::RcvBufForce, &(64 << 20)).unwrap();
+}
+
 pub fn serve_udp(ns: &Namespace, port: u16) {
     let (ready, wait) = std::sync::mpsc::channel();
     ns.spawn(move || {
         let s = UdpSocket::bind(("::", port)).unwrap();
+        roomy(&s);
         ready.send(()).unwrap();
         let mut b = vec![0; 65536];
         while let Ok((n, from)) = s.recv_from(&mut b) {
@@ -90,6 +96,8 @@ pub struct Stream {
 
 /// Pause between numbered datagrams.
 const PACE: Duration = Duration::from_micros(200);
+/// So long is waited for an echo after the last datagram was sent.
+const STRAGGLERS: Duration = Duration::from_secs(2);
 
 impl Stream {
     /// Starts; the other end must echo UDP.
@@ -99,13 +107,21 @@ impl Stream {
         let sender = from.spawn(move || {
             let s = UdpSocket::bind(if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).unwrap();
             s.connect(SocketAddr::new(to, port)).unwrap();
+            roomy(&s);
             let receiver = s.try_clone().unwrap();
-            receiver.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+            receiver.set_read_timeout(Some(STRAGGLERS)).unwrap();
+            let all = Arc::new(AtomicU64::new(u64::MAX));
+            let awaited = all.clone();
             let echoes = std::thread::spawn(move || {
                 let mut seen = std::collections::HashSet::new();
                 let mut b = [0; 8];
-                while let Ok(8) = receiver.recv(&mut b) {
-                    seen.insert(u64::from_be_bytes(b));
+                // a silence ends it only when nothing is sent any more
+                while (seen.len() as u64) < awaited.load(Ordering::Relaxed) {
+                    match receiver.recv(&mut b) {
+                        Ok(8) => drop(seen.insert(u64::from_be_bytes(b))),
+                        _ if awaited.load(Ordering::Relaxed) != u64::MAX => break,
+                        _ => {}
+                    }
                 }
                 seen.len() as u64
             });
@@ -115,6 +131,7 @@ impl Stream {
                 sent += 1;
                 std::thread::sleep(PACE);
             }
+            all.store(sent, Ordering::Relaxed);
             (sent, echoes.join().unwrap())
         });
         Self { stop, sender }
