@@ -13,6 +13,9 @@
 
 #[path = "../../compile/examples/cluster/mod.rs"]
 mod cluster;
+#[path = "../tests/rig/rows.rs"]
+#[allow(unreachable_pub, reason = "shared with the tests")]
+mod rows;
 
 use std::{
     collections::HashMap,
@@ -25,13 +28,12 @@ use std::{
 use axoneme_compile::{ChangeSet, Compiler, Event, NodeChanges, TablePatch};
 use axoneme_kernel::{
     bpf::{BpfDatapath, Loader},
-    datapath::{
-        Datapath, DatapathConfig, Direction, EndpointEntry, IpEntry, PolicyDefault, PolicyKey, PolicyTable, PolicyValue,
-    },
+    datapath::{Datapath, DatapathConfig, EndpointEntry},
     grace::GracePeriods,
 };
-use axoneme_model::rows::{self, IpRow, TableId, TableRow};
+use axoneme_model::rows::TableId;
 use cluster::{NODES, Size, address, policy, print, subject, upsert};
+use rows::{ip, key, value, whole};
 
 fn main() {
     let arguments: Vec<u32> = std::env::args().skip(1).map(|a| a.parse().expect("a number")).collect();
@@ -229,31 +231,4 @@ fn open(files: &BpfFs) -> BpfDatapath {
         cgroup: None,
     };
     Loader::open(config).unwrap_or_else(|e| panic!("{e}"))
-}
-
-fn key(k: &rows::PolicyKey) -> PolicyKey {
-    let direction = match k.direction {
-        axoneme_model::Direction::Ingress => Direction::Ingress,
-        axoneme_model::Direction::Egress => Direction::Egress,
-    };
-    let protocol = k.protocol.map_or(0, |p| p.0);
-    PolicyKey { direction, peer: k.peer.0, protocol, port: k.port, port_bits: k.port_bits }
-}
-
-fn value(v: rows::PolicyEntry) -> PolicyValue {
-    PolicyValue { allow: v.allow, audit: v.audit, rule: v.rule.0, proxy_port: v.proxy_port, auth: v.auth }
-}
-
-fn whole(row: &TableRow) -> PolicyTable {
-    let default = |d: rows::DirectionDefault| PolicyDefault { allow: d.allow, audit: d.audit, rule: d.rule.0 };
-    PolicyTable {
-        ingress_default: default(row.ingress_default),
-        egress_default: default(row.egress_default),
-        entries: row.entries.iter().map(|(k, v)| (key(k), value(*v))).collect(),
-    }
-}
-
-fn ip(row: &IpRow) -> IpEntry {
-    let is_node = !row.node.is_empty() && row.pod.is_empty();
-    IpEntry { identity: row.identity.0, peer: row.peer.0, tunnel: row.tunnel, is_node }
 }

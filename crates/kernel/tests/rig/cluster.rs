@@ -29,12 +29,30 @@ pub fn index(ns: &Namespace, link: &str) -> u32 {
 impl Cluster {
     /// `routed`: a router stands between the nodes; its link to the second one carries so many bytes.
     pub fn new(mode: Mode, routed: Option<u32>) -> Self {
-        Self::with(mode, routed, false)
+        Self::with(mode, routed, &Options::default())
+    }
+
+    /// Neighbours whose programs are attached by links or by filters, with somebody outside behind the first node:
+    /// 10.202.0.2 and fd22::2.
+    pub fn with_outside(mode: Mode, filters: bool) -> (Self, Namespace) {
+        let c = Self::with(mode, None, &Options { filters, ..Options::default() });
+        let outside = Namespace::new("outside");
+        let node = &c.nodes[0];
+        node.ns.ip(&format!("link add ext0 type veth peer name ext0 netns {}", outside.name));
+        for (ns, last) in [(&node.ns, 1), (&outside, 2)] {
+            ns.ip("link set ext0 up");
+            ns.ip(&format!("addr add 10.202.0.{last}/24 dev ext0"));
+            ns.ip(&format!("addr add fd22::{last}/64 dev ext0 nodad"));
+        }
+        outside.ip("route add default via 10.202.0.1");
+        outside.ip("route add default via fd22::1");
+        node.attach(Hook::Uplink, index(&node.ns, "ext0"));
+        (c, outside)
     }
 
     /// Neighbours whose second node can be guarded: all addresses of its devices are known as its own.
     pub fn guardable(mode: Mode) -> Self {
-        let c = Self::with(mode, None, true);
+        let c = Self::with(mode, None, &Options { host_firewall: true, ..Options::default() });
         let host = IpEntry { identity: 1, peer: 1, tunnel: None, is_node: true };
         for address in [IpAddr::from([10, 201, 0, 2]), IpAddr::from([0xfd21, 0, 0, 0, 0, 0, 0, 2])] {
             c.nodes[1].datapath.upsert_ip(address.into(), host).unwrap();
@@ -43,7 +61,7 @@ impl Cluster {
     }
 
     #[allow(clippy::too_many_lines, reason = "a network is laid out in one piece")]
-    fn with(mode: Mode, routed: Option<u32>, host_firewall: bool) -> Self {
+    fn with(mode: Mode, routed: Option<u32>, options: &Options) -> Self {
         let spaces = [Namespace::new("n1"), Namespace::new("n2")];
         let router = routed.map(|mtu| {
             let r = Namespace::new("router");
@@ -93,7 +111,9 @@ impl Cluster {
         let mut number = 0;
         let nodes = spaces.map(|ns| {
             number += 1;
-            Self::node(ns, number, mode, router.is_some(), host_firewall && number == 2)
+            // the first one is who asks
+            let options = Options { host_firewall: options.host_firewall && number == 2, ..options.clone() };
+            Self::node(ns, number, mode, router.is_some(), options)
         });
         let pods = [nodes[0].pod(1), nodes[1].pod(2)];
         if mode == Mode::Vxlan6 {
@@ -104,18 +124,13 @@ impl Cluster {
             }
         }
         for (here, there) in [(0, 1), (1, 0)] {
-            let pod = &pods[there];
-            for (address, own) in pod.addresses().into_iter().zip(own_addresses(&nodes[there], mode, router.is_some()))
-            {
+            let (pod, n) = (&pods[there], nodes[there].number);
+            for (address, own) in pod.addresses().into_iter().zip(pod_hops(n, mode, router.is_some())) {
                 let entry = IpEntry { identity: pod.identity, peer: pod.identity, tunnel: own, is_node: false };
                 nodes[here].datapath.upsert_ip(address.into(), entry).unwrap();
             }
-            // A node's address of the family that the tunnel does not speak is reached by the one that it does.
-            let n = nodes[there].number;
             let addresses = [IpAddr::from(node_v4(n)), node_v6(n).into()];
-            let underlay = usize::from(mode == Mode::Vxlan6);
-            for (family, address) in addresses.into_iter().enumerate() {
-                let tunnel = (family != underlay).then_some(addresses[underlay]);
+            for (address, tunnel) in addresses.into_iter().zip(node_hops(n, mode)) {
                 let remote = IpEntry { identity: 6, peer: 6, tunnel, is_node: true };
                 nodes[here].datapath.upsert_ip(address.into(), remote).unwrap();
             }
@@ -123,7 +138,7 @@ impl Cluster {
         Self { nodes, router, pods }
     }
 
-    fn node(ns: Namespace, number: u8, mode: Mode, routed: bool, host_firewall: bool) -> Node {
+    fn node(ns: Namespace, number: u8, mode: Mode, routed: bool, options: Options) -> Node {
         let other = 3 - number;
         let overlay = if mode == Mode::Native {
             let i = if routed { usize::from(number) - 1 } else { 0 };
@@ -147,29 +162,32 @@ impl Cluster {
             overlay,
             services: true,
             underlay6: mode == Mode::Vxlan6,
-            host_firewall,
-            ..Options::default()
+            ..options
         };
         let node = Node::with(ns, number, &options);
-        node.ns.run(|| {
-            node.datapath.attach(Hook::Uplink, uplink).unwrap();
-            if overlay != 0 {
-                node.datapath.attach(Hook::Overlay, overlay).unwrap();
-            }
-        });
+        node.attach(Hook::Uplink, uplink);
+        if overlay != 0 {
+            node.attach(Hook::Overlay, overlay);
+        }
         node
     }
 }
 
-/// What other nodes send to for this node's pods: the tunnel's end, a neighbour's address, or nothing (the stack routes).
-fn own_addresses(node: &Node, mode: Mode, routed: bool) -> [Option<IpAddr>; 2] {
-    let n = u16::from(node.number);
+/// What other nodes send to for a node's pods: the tunnel's end, a neighbour's address, or nothing (the stack routes).
+pub fn pod_hops(node: u8, mode: Mode, routed: bool) -> [Option<IpAddr>; 2] {
     match (mode, routed) {
-        (Mode::Vxlan, _) => [Some(node_v4(node.number).into()); 2],
-        (Mode::Vxlan6, _) => [Some(node_v6(node.number).into()); 2],
+        (Mode::Vxlan, _) => [Some(node_v4(node).into()); 2],
+        (Mode::Vxlan6, _) => [Some(node_v6(node).into()); 2],
         (Mode::Native, true) => [None; 2],
         (Mode::Native, false) => {
-            [Some(IpAddr::from([10, 201, 0, node.number])), Some(IpAddr::from([0xfd21, 0, 0, 0, 0, 0, 0, n]))]
+            let last = u16::from(node);
+            [Some(IpAddr::from([10, 201, 0, node])), Some(IpAddr::from([0xfd21, 0, 0, 0, 0, 0, 0, last]))]
         }
     }
+}
+
+/// The same for the node itself: its address of the family that the tunnel does not speak is reached by the one that it
+/// does.
+pub fn node_hops(node: u8, mode: Mode) -> [Option<IpAddr>; 2] {
+    if mode == Mode::Vxlan6 { [Some(node_v6(node).into()), None] } else { [None, Some(node_v4(node).into())] }
 }

@@ -6,6 +6,7 @@
 
 pub mod cluster;
 pub mod frames;
+pub mod rows;
 pub mod traffic;
 pub mod wire;
 
@@ -165,6 +166,7 @@ pub struct Node {
     pub ns: Namespace,
     pub number: u8,
     pub config: DatapathConfig,
+    filters: bool,
 }
 
 /// How a rig is set up.
@@ -182,6 +184,8 @@ pub struct Options {
     pub host_firewall: bool,
     /// The tunnel speaks IPv6.
     pub underlay6: bool,
+    /// Programs are attached as on a kernel that has no links.
+    pub filters: bool,
 }
 
 pub fn node_v4(number: u8) -> Ipv4Addr {
@@ -228,7 +232,7 @@ impl Node {
         };
         let c = config.clone();
         let datapath = ns.run(move || Loader::open(c)).unwrap_or_else(|e| panic!("{e}"));
-        let node = Self { datapath, fs, ns, number, config };
+        let node = Self { datapath, fs, ns, number, config, filters: options.filters };
         node.addresses();
         node
     }
@@ -248,8 +252,14 @@ impl Node {
     pub fn pod(&self, number: u8) -> Pod {
         let pod = self.bare_pod(number);
         self.program(&pod);
-        self.ns.run(|| self.datapath.attach(Hook::Endpoint, pod.ifindex)).unwrap();
+        self.attach(Hook::Endpoint, pod.ifindex);
         pod
+    }
+
+    /// By links, or by filters where the options say so.
+    pub fn attach(&self, hook: Hook, ifindex: u32) {
+        let d = &self.datapath;
+        self.ns.run(|| if self.filters { d.attach_filters(hook, ifindex) } else { d.attach(hook, ifindex) }).unwrap();
     }
 
     /// Links, addresses and routes only.
