@@ -38,7 +38,7 @@ use axoneme_model::{
     Protocol, Requirement, Rule, Selector, Subject, Tier, Traffic, World,
     policy::Entity,
     rows::RuleId,
-    verdict::{Side, verdict},
+    verdict::{Reason, Side, verdict},
     world::{Namespace as ModelNamespace, Node as ModelNode, Pod as ModelPod},
 };
 use rig::{
@@ -423,12 +423,11 @@ fn bytes_are_right(place: &Place, line: &Line, v6: bool, payload: &[u8], outcome
         return;
     }
     let frame = &outcome.between.as_ref().expect("it came between the nodes")[ETHERNET..];
-    let pods = line.from.app().is_some() && line.to.app().is_some();
-    // a node's address of the underlay's family is reached without the tunnel
+    // a node's own address is reached by the stack's routes, without the tunnel
     let through = match place.mode {
-        Mode::Native => None,
-        Mode::Vxlan => (pods || v6 || line.from == Who::Other).then_some(false),
-        Mode::Vxlan6 => (pods || !v6 || line.from == Who::Other).then_some(true),
+        Mode::Vxlan if line.to.app().is_some() => Some(false),
+        Mode::Vxlan6 if line.to.app().is_some() => Some(true),
+        _ => None,
     };
     let Some(outer6) = through else { return plain(frame) };
     let (from, to, outer) = datagram(frame);
@@ -482,8 +481,12 @@ fn abi(direction: Direction) -> axoneme_abi::Direction {
     }
 }
 
-/// The event names a rule that the oracle accepts, or none where none decided.
+/// The event names a rule that the oracle accepts, or none where none decided. A pod's own node is passed before any table
+/// is asked, which names none.
 fn explained(side: &Side, rule: Option<&axoneme_model::RuleRef>) -> bool {
+    if side.reason == Reason::OwnHost && rule.is_none() {
+        return true;
+    }
     let accepted = side.audit.as_ref().map_or(&side.rules, |would| &would.rules);
     rule.map_or(accepted.is_empty(), |rule| accepted.contains(rule))
 }
