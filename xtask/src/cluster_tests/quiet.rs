@@ -158,14 +158,29 @@ fn operator(lab: &Lab, _: &Fixture) -> Result<()> {
     })
 }
 
-/// All agents: what is in the kernel is adopted as it is.
+/// All agents: what is in the kernel is adopted as it is. But for the health endpoint, which is the agent's own and ends with
+/// it: there is none here.
 fn agent(lab: &Lab, _: &Fixture) -> Result<()> {
-    silent(lab, true, || {
+    health_endpoints(lab, false)?;
+    let done = silent(lab, true, || {
         for pod in runtime::product(lab, "axoneme-agent")? {
             Container::of(lab, &pod)?.signal(lab, "SIGKILL")?;
         }
         let anew = || Ok(counters(lab).is_ok());
         Lab::eventually("agents answer", BACK, anew, |ok| *ok)?;
         lab.rollout(SYSTEM, "daemonset/axoneme-agent")
-    })
+    });
+    health_endpoints(lab, true)?;
+    done
+}
+
+/// Switches the nodes' health endpoints, and waits until nodes have them or have none.
+fn health_endpoints(lab: &Lab, wanted: bool) -> Result<()> {
+    let patch = format!(r#"{{"spec":{{"nodeHealth":{{"endpoints":{wanted}}}}}}}"#);
+    lab.cluster.kubectl(&["patch", "axonemeconfig", "default", "--type=merge", "-p", &patch])?;
+    for node in lab.cluster.nodes() {
+        let there = || Ok(lab.cluster.node_exec(&node, &["ip", "link", "show", "axn_health"]).is_ok());
+        Lab::eventually(&format!("health endpoint of {node}: {wanted}"), SOON, there, |there| *there == wanted)?;
+    }
+    Ok(())
 }
