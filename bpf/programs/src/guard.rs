@@ -11,7 +11,8 @@ use crate::{
     tc::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, NEXT, SHOT, Scratch},
 };
 
-/// Whether a socket of this network namespace sent the packet: it loses its socket where it changes namespaces.
+/// Whether a socket of this node sent the packet. A pod's packet keeps its socket on the way out of the pod and loses it
+/// where the node's IP stack receives it (`ip_rcv`), so what the node passes on, and only that, has none here.
 #[inline(always)]
 fn is_own(skb: Skb) -> bool {
     if TESTING.load() != 0 {

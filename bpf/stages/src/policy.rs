@@ -142,10 +142,14 @@ fn ask<F: Family, E: Env>(env: &E, source: &End, destination: &End, protocol: u8
         }
         egress = v;
     }
-    // The node may always reach its own pods (probes), where the configuration says so.
-    let own_host = !source.is_local() && source.identity == IDENTITY_HOST && env.feature(feature::ALLOW_OWN_HOST);
-    if destination.is_local() && !own_host {
+    if destination.is_local() {
         let v = table::<F, E>(env, destination.slot, source, Direction::Ingress, protocol, port);
+        // The node may always reach its own pods (probes), where the configuration says so: by the table's rule for it, and
+        // without one where the table has none yet.
+        if !source.is_local() && source.identity == IDENTITY_HOST && env.feature(feature::ALLOW_OWN_HOST) {
+            let rule = if v.is_drop() || v.argument != 0 { 0 } else { v.node };
+            return Verdict { node: rule, ..Verdict::PASS };
+        }
         if v.is_drop() {
             return v;
         }

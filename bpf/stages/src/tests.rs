@@ -8,7 +8,7 @@ use axoneme_abi::{
     constants::feature,
     policy::{ALLOW, DEFAULT_ALLOW, DEFAULT_DENY, DENY, PREFIX_FIXED, PREFIX_FULL, PolicyKey, PolicyValue, Slot},
     service::{BackendKey, Service},
-    tables::{Endpoint, IP_NODE, IpInfo, Side},
+    tables::{Endpoint, IDENTITY_HOST, IP_NODE, IpInfo, Side},
 };
 
 use crate::{

@@ -314,6 +314,11 @@ impl Judge<'_> {
             (view.allow, view.reason) = (true, "a pod may always talk to itself".into());
         } else if self.own_host && direction == Direction::Ingress && identity == Identity::HOST {
             (view.allow, view.reason) = (true, "the pod's own node may always reach it".into());
+            let table = self.rows.tables.get(&subject.table);
+            let entry = table.and_then(|t| deciding(t, direction, whom, self.protocol, self.port)).map(|(_, e)| e);
+            if let Some(entry) = entry.filter(|e| e.allow && !e.audit) {
+                view.rule = rule(self.rows, entry.rule);
+            }
         } else if let Some(table) = self.rows.tables.get(&subject.table) {
             self.by_table(&mut view, table, direction, whom, peer);
         } else {

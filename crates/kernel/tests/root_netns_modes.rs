@@ -38,7 +38,7 @@ use axoneme_model::{
     Protocol, Requirement, Rule, Selector, Subject, Tier, Traffic, World,
     policy::Entity,
     rows::RuleId,
-    verdict::{Reason, Side, verdict},
+    verdict::{Side, verdict},
     world::{Namespace as ModelNamespace, Node as ModelNode, Pod as ModelPod},
 };
 use rig::{
@@ -481,12 +481,8 @@ fn abi(direction: Direction) -> axoneme_abi::Direction {
     }
 }
 
-/// The event names a rule that the oracle accepts, or none where none decided. A pod's own node is passed before any table
-/// is asked, which names none.
+/// The event names a rule that the oracle accepts, or none where none decided.
 fn explained(side: &Side, rule: Option<&axoneme_model::RuleRef>) -> bool {
-    if side.reason == Reason::OwnHost && rule.is_none() {
-        return true;
-    }
     let accepted = side.audit.as_ref().map_or(&side.rules, |would| &would.rules);
     rule.map_or(accepted.is_empty(), |rule| accepted.contains(rule))
 }

@@ -251,7 +251,13 @@ mod inner {
         default(&h, 2, Direction::Ingress, false);
         let p = F::packet(NODE, B, 6, &tcp(5000, 80, SYN));
         assert_eq!(meet::<F, { hook::TO_CONTAINER }>(&h, LINK_B, &p).0, Verdict::PASS);
+        assert_eq!(h.flows.borrow().last().map(|f| f.rule), Some(0), "what denies it did not decide");
         assert_eq!(from_pod::<F>(&h, LINK_B, &F::packet(B, NODE, 6, &tcp(80, 5000, SYN | ACK))), Verdict::PASS);
+        // The table's rule for it is named.
+        rule(&h, 2, Direction::Ingress, IDENTITY_HOST, 6, 81, true);
+        let p81 = F::packet(NODE, B, 6, &tcp(5001, 81, SYN));
+        assert_eq!(meet::<F, { hook::TO_CONTAINER }>(&h, LINK_B, &p81).0, Verdict::PASS);
+        assert_eq!(h.flows.borrow().last().map(|f| f.rule), Some(42));
         // Another configuration is another program, which begins with no judgements.
         h.features.set(h.features.get() & !feature::ALLOW_OWN_HOST);
         h.judgements.borrow_mut().clear();
