@@ -41,10 +41,28 @@ impl Tap {
         })
     }
 
+    /// Lets more frames be under way than a socket may have by itself.
+    pub fn grow(&self) {
+        nix::sys::socket::setsockopt(&self.fd, nix::sys::socket::sockopt::SndBufForce, &(256 << 20)).unwrap();
+    }
+
+    /// Sends it.
     pub fn send(&self, frame: &[u8]) {
-        // SAFETY: the buffer outlives the call.
-        let n = unsafe { libc::send(self.fd.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
-        assert_eq!(usize::try_from(n).unwrap(), frame.len(), "{}", io::Error::last_os_error());
+        assert!(self.offer(frame), "{} bytes: {}", frame.len(), io::Error::last_os_error());
+    }
+
+    /// Sends it, whether or not the far end of the link takes it; waits where the socket has no room. Returns whether it
+    /// was taken.
+    pub fn offer(&self, frame: &[u8]) -> bool {
+        loop {
+            // SAFETY: the buffer outlives the call.
+            let n = unsafe { libc::send(self.fd.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
+            match io::Error::last_os_error().raw_os_error() {
+                _ if usize::try_from(n).is_ok_and(|n| n == frame.len()) => return true,
+                Some(libc::EAGAIN) => std::thread::yield_now(),
+                _ => return false,
+            }
+        }
     }
 
     /// A frame that came in, if there is one. What this namespace sent is passed over.
