@@ -213,6 +213,21 @@ impl Cluster {
         control_plane::start(&self.paths, &self.state, component)
     }
 
+    /// Ends a node as a power failure does, and boots it anew: no process, mount, namespace, link or BPF object of before is
+    /// there; its disk is. Its containerd answers on return.
+    pub(crate) fn reboot(&self, node: &str) -> Result<()> {
+        let found = self.state.nodes().into_iter().find(|(name, _)| name == node);
+        let (name, number) = found.with_context(|| format!("no node {node:?}: {}", self.nodes().join(", ")))?;
+        let init = Recorded::load(&self.paths.pid(&format!("{name}.init")));
+        // everything in its pid namespace ends with it
+        init.with_context(|| format!("{name} was never started"))?.end()?;
+        let group = self.state.group().join(&name);
+        cgroup::remove(&group)?;
+        cgroup::create(&group)?;
+        network::renew_node(self.state.layout, &name, number)?;
+        up::boot(self, &name)
+    }
+
     /// A log: `apiserver`, `etcd`, `controller-manager`, `scheduler`, or `node1/kubelet`, `node1/containerd`, `node1/init`.
     pub(crate) fn log_path(&self, what: &str) -> Result<PathBuf> {
         let path = match what.split_once('/') {

@@ -20,6 +20,7 @@ mod limits;
 mod outage;
 mod policy;
 mod quiet;
+mod reboot;
 mod runtime;
 mod traffic;
 mod upgrade;
@@ -95,7 +96,8 @@ fn overlay_v4() -> Suite {
 
 /// What is killed, stopped, upgraded or away. The longest waits are here, so it has a lane to itself.
 fn faults() -> Suite {
-    let parts = [faults::scenarios(), failover::scenarios(), upgrade::scenarios(), outage::scenarios()];
+    let parts =
+        [faults::scenarios(), failover::scenarios(), upgrade::scenarios(), outage::scenarios(), reboot::scenarios()];
     Suite {
         name: "faults",
         family: Family::V4,
@@ -148,7 +150,7 @@ fn addresses() -> Suite {
 
 /// The suites that run side by side, lane by lane.
 fn lanes() -> Vec<Vec<Suite>> {
-    vec![vec![overlay_v4(), addresses()], vec![native_dual(), overlay_v6()], vec![faults()]]
+    vec![vec![faults()], vec![overlay_v4(), native_dual()], vec![overlay_v6()], vec![addresses()]]
 }
 
 /// Runs the scenarios whose name holds the filter. A failed one is shown at once and the others go on.

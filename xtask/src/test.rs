@@ -62,14 +62,8 @@ impl Rung {
         match self {
             Rung::Check => check::run(report),
             Rung::Unit => unit(report, filter),
-            Rung::Bpf => root_tests(report, filter, "bpf", &|file| file.starts_with("root_bpf")),
-            Rung::Netns => {
-                let done = root_tests(report, filter, "netns", &|file| {
-                    !file.starts_with("root_bpf") && !file.starts_with("root_vm")
-                });
-                report.cases(filter, standalone::CASES);
-                done.and_then(|()| stock_clients(report, filter))
-            }
+            Rung::Bpf => root_tests(report, filter, "bpf", &|_, file| file.starts_with("root_bpf")),
+            Rung::Netns => netns(report, filter),
             Rung::Vm => vm::run(report, filter),
             Rung::Cluster => cluster(report, filter),
         }
@@ -106,6 +100,26 @@ pub(crate) fn run(word: Option<&str>, second: Option<&str>) -> Result<()> {
     if report.close() { Ok(()) } else { bail!("some tests failed") }
 }
 
+/// The datapath's tests, and beside them those of processes that run on it: much of both is waiting, and their namespaces
+/// are their own.
+fn netns(report: &mut Report, filter: Option<&str>) -> Result<()> {
+    let datapath = |package: &str| package == "axoneme-kernel";
+    let linked = |file: &str| !file.starts_with("root_bpf") && !file.starts_with("root_vm");
+    let mut processes = Report::default();
+    let done = std::thread::scope(|scope| {
+        let beside = scope.spawn(|| {
+            let report = &mut processes;
+            let done = root_tests(report, filter, "netns", &|package, file| !datapath(package) && linked(file));
+            report.cases(filter, standalone::CASES);
+            done.and_then(|()| stock_clients(report, filter))
+        });
+        let done = root_tests(report, filter, "netns", &|package, file| datapath(package) && linked(file));
+        done.and(beside.join().unwrap_or_else(|_| bail!("a lane of tests ended early")))
+    });
+    report.add(processes);
+    done
+}
+
 /// The local cluster's own promises beside the product's scenarios: most of both is waiting.
 fn cluster(report: &mut Report, filter: Option<&str>) -> Result<()> {
     let mut testbed = Report::default();
@@ -131,11 +145,17 @@ fn unit(report: &mut Report, filter: Option<&str>) -> Result<()> {
     libtest::run(report, "unit", &selection)
 }
 
-/// The tests that need root, of the files that `belongs` picks.
-fn root_tests(report: &mut Report, filter: Option<&str>, rung: &str, belongs: &dyn Fn(&str) -> bool) -> Result<()> {
+/// The tests that need root, of the packages' files that `belongs` picks.
+fn root_tests(
+    report: &mut Report,
+    filter: Option<&str>,
+    rung: &str,
+    belongs: &dyn Fn(&str, &str) -> bool,
+) -> Result<()> {
     let packages = workspace::packages()?;
-    let files = packages.iter().flat_map(|package| package.targets("test"));
-    let files: Vec<&str> = files.filter(|name| name.starts_with("root_") && belongs(name)).collect();
+    let files = packages.iter().flat_map(|package| package.targets("test").map(|file| (package.name.as_str(), file)));
+    let chosen = files.filter(|(package, file)| file.starts_with("root_") && belongs(package, file));
+    let files: Vec<&str> = chosen.map(|(_, file)| file).collect();
     if files.is_empty() {
         report.skip(rung, "no test of this rung exists yet");
         return Ok(());
@@ -146,7 +166,7 @@ fn root_tests(report: &mut Report, filter: Option<&str>, rung: &str, belongs: &d
     }
     // The BPF object, and the binaries that the agent's tests start.
     workspace::build_binaries()?;
-    // One at a time: they share the machine's links and the two cores.
+    // One at a time: many of them count what is lost while the machine is busy with nothing else of theirs.
     selection.programs = vec!["--ignored".to_owned(), "--test-threads=1".to_owned()];
     selection.programs.extend(filter.map(str::to_owned));
     // the reason of a failure is told with the other tests that ask by the client

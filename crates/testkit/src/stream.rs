@@ -6,7 +6,7 @@
 
 use std::{
     future::Future,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     pin::pin,
     time::{Duration, Instant},
 };
@@ -96,12 +96,22 @@ impl Tally {
     }
 }
 
-/// A UDP stream to an echo server. When `stop` ends, nothing more is sent and the stream ends as if it had been that long.
-pub async fn udp(target: SocketAddr, plan: Plan, stop: impl Future<Output = ()>) -> std::io::Result<Report> {
+/// A UDP stream to an echo server, or to the same port of `addresses` from the target's on, in turn. When `stop` ends,
+/// nothing more is sent and the stream ends as if it had been that long.
+pub async fn udp(
+    target: SocketAddr,
+    addresses: u32,
+    plan: Plan,
+    stop: impl Future<Output = ()>,
+) -> std::io::Result<Report> {
     let local: SocketAddr = if target.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
     let socket = UdpSocket::bind(local).await?;
     patient(&socket);
-    socket.connect(target).await?;
+    if addresses <= 1 {
+        socket.connect(target).await?;
+    }
+    let several: Vec<SocketAddr> = (0..addresses).map(|n| later(target, n)).collect();
+    let mut targets = several.iter().cycle().copied();
     let mut tally = Tally::new(plan.packets);
     let mut tick = ticker(plan.rate);
     let mut buffer = [0u8; 64];
@@ -110,7 +120,12 @@ pub async fn udp(target: SocketAddr, plan: Plan, stop: impl Future<Output = ()>)
         tokio::select! {
             () = &mut stop => break,
             _ = tick.tick() => {
-                if socket.send(&frame(tally.report.sent)).await.is_err() { tally.report.send_errors += 1; }
+                let frame = frame(tally.report.sent);
+                let sent = match targets.next().filter(|_| addresses > 1) {
+                    Some(to) => socket.send_to(&frame, to).await,
+                    None => socket.send(&frame).await,
+                };
+                if sent.is_err() { tally.report.send_errors += 1; }
                 tally.report.sent += 1;
             }
             r = socket.recv(&mut buffer) => if let Ok(n) = r { take(&mut tally, buffer.get(..n)); },
@@ -125,6 +140,15 @@ pub async fn udp(target: SocketAddr, plan: Plan, stop: impl Future<Output = ()>)
         }
     }
     Ok(tally.finish())
+}
+
+/// The address that comes so many after this one.
+fn later(target: SocketAddr, n: u32) -> SocketAddr {
+    let ip = match target.ip() {
+        IpAddr::V4(a) => Ipv4Addr::from(u32::from(a).wrapping_add(n)).into(),
+        IpAddr::V6(a) => Ipv6Addr::from(u128::from(a).wrapping_add(n.into())).into(),
+    };
+    SocketAddr::new(ip, target.port())
 }
 
 fn take(tally: &mut Tally, bytes: Option<&[u8]>) {
@@ -207,7 +231,7 @@ mod tests {
         let at = s.local_addr().expect("address");
         let server = tokio::task::spawn(lossy_echo(s, 10));
         let plan = Plan { packets: 200, rate: 5000, linger: Duration::from_millis(300) };
-        let r = udp(at, plan, std::future::pending()).await.expect("stream");
+        let r = udp(at, 1, plan, std::future::pending()).await.expect("stream");
         assert_eq!((r.sent, r.received, r.lost, r.duplicated), (200, 180, 20, 0));
         server.abort();
     }
@@ -222,7 +246,7 @@ mod tests {
         }
         let plan = Plan { packets: 1_000_000, rate: 1000, linger: Duration::from_secs(2) };
         let soon = || tokio::time::sleep(Duration::from_millis(200));
-        for r in [udp(at, plan, soon()).await.expect("udp"), tcp(at, plan, soon()).await.expect("tcp")] {
+        for r in [udp(at, 1, plan, soon()).await.expect("udp"), tcp(at, plan, soon()).await.expect("tcp")] {
             assert!(r.sent > 0 && r.sent < 10_000, "{r:?}");
             assert_eq!((r.received, r.lost, r.cut), (r.sent, 0, 0));
         }

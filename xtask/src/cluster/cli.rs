@@ -66,6 +66,8 @@ pub(crate) enum Action {
     },
     /// Import OCI archives on all nodes (default: target/images/*.tar).
     Load { archives: Vec<PathBuf> },
+    /// End a node as a power failure does, and boot it anew.
+    Reboot { node: String },
     /// Start CoreDNS.
     Dns,
     /// Run kubectl as administrator.
@@ -116,6 +118,7 @@ pub(crate) fn run(args: ClusterArgs) -> Result<()> {
             let archives = if archives.is_empty() { up::built_images()? } else { archives };
             Cluster::open(&name)?.load(&archives)
         }
+        Action::Reboot { node } => Cluster::open(&name)?.reboot(&node),
         Action::Dns => Cluster::open(&name)?.apply_dns(),
         Action::Kubectl { arguments } => end_with(Cluster::open(&name)?.kubectl_command().args(arguments)),
     }

@@ -85,8 +85,7 @@ pub(crate) fn make(layout: Layout, nodes: &[(String, u8)]) -> Result<()> {
         "link set outside up".to_owned(),
     ];
     for role in roles.iter().filter(|role| *role != ROUTER && *role != OUTSIDE) {
-        lines.push(format!("link add {role} type veth peer name eth0 netns {}", layout.netns(role)));
-        lines.push(format!("link set {role} master {BRIDGE} up"));
+        lines.extend(link_to_bridge(layout, role));
     }
     lines.extend(addresses(BRIDGE, layout, Place::Gateway));
     lines.extend(addresses("outside", layout, Place::OutsideGateway));
@@ -94,13 +93,34 @@ pub(crate) fn make(layout: Layout, nodes: &[(String, u8)]) -> Result<()> {
     sysctl(&router, FORWARD)?;
 
     for (name, number) in nodes {
-        host(layout, name, Place::Node(*number), &default_routes(layout, Place::Gateway))?;
-        sysctl(&layout.netns(name), FORWARD)?;
+        node(layout, name, *number)?;
     }
     host(layout, CONTROL_PLANE, Place::ControlPlane, &default_routes(layout, Place::Gateway))?;
     // No default route: what the outside host answers to an address that it cannot route to never arrives.
     host(layout, OUTSIDE, Place::Outside, &routes_to(&layout.node_subnets(), layout, Place::OutsideGateway))?;
     link_to_root(layout)
+}
+
+fn link_to_bridge(layout: Layout, role: &str) -> [String; 2] {
+    [
+        format!("link add {role} type veth peer name eth0 netns {}", layout.netns(role)),
+        format!("link set {role} master {BRIDGE} up"),
+    ]
+}
+
+fn node(layout: Layout, name: &str, number: u8) -> Result<()> {
+    host(layout, name, Place::Node(number), &default_routes(layout, Place::Gateway))?;
+    sysctl(&layout.netns(name), FORWARD)
+}
+
+/// A node's network as after a boot: its namespace goes with all that is in it, and one with nothing but its device comes.
+pub(crate) fn renew_node(layout: Layout, name: &str, number: u8) -> Result<()> {
+    let (router, netns) = (layout.netns(ROUTER), layout.netns(name));
+    // the device first: a namespace ends when the kernel finds the time
+    batch(Some(&router), &[format!("link delete {name}")])?;
+    batch(None, &[format!("netns delete {netns}"), format!("netns add {netns}")])?;
+    batch(Some(&router), &link_to_bridge(layout, name))?;
+    node(layout, name, number)
 }
 
 fn routes_to(subnets: &[String], layout: Layout, gateway: Place) -> Vec<String> {

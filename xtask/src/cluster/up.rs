@@ -160,8 +160,14 @@ fn start_control_plane(cluster: &Cluster) -> Result<()> {
 }
 
 fn start_node(cluster: &Cluster, name: &str, number: u8) -> Result<()> {
+    node::prepare(&cluster.paths, &cluster.state, name, number)?;
+    boot(cluster, name)?;
+    cluster.load_into(name, &images::archives()?)
+}
+
+/// Starts the node's first process and waits for its containerd.
+pub(crate) fn boot(cluster: &Cluster, name: &str) -> Result<()> {
     let Cluster { paths, state } = cluster;
-    node::prepare(paths, state, name, number)?;
     node::start(paths, state, name)?;
     wait("containerd", Duration::from_mins(1), SOON, || {
         if !cluster.node_alive(name) {
@@ -169,8 +175,7 @@ fn start_node(cluster: &Cluster, name: &str, number: u8) -> Result<()> {
             bail!("the node's first process has ended: {}", crate::command::tail(&log, 8));
         }
         Ok(cluster.node_exec(name, &["ctr", "version"]).ok().map(drop))
-    })?;
-    cluster.load_into(name, &images::archives()?)
+    })
 }
 
 /// Pods cannot be made before the default service account is there, nor without nodes.

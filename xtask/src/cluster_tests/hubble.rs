@@ -30,6 +30,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         ("hubble_client_reads_an_agent_by_its_socket_and_its_port", agent),
         ("hubble_client_reads_all_nodes_through_a_forwarded_port_and_through_tls", relay),
         ("hubble_client_sees_the_policy_behind_each_verdict", policy),
+        ("audited_policy_denies_nothing_and_a_client_sees_what_it_would_deny", audited),
         ("denial_is_an_event_of_the_pod_where_a_setting_asks_for_it", event),
         ("hubble_relay_goes_on_and_names_the_node_whose_agent_is_silent", silent),
         ("hubble_relay_that_is_killed_serves_again", killed),
@@ -193,6 +194,47 @@ fn policy(lab: &Lab, f: &Fixture) -> Result<()> {
     let told = judged(lab, f);
     lab.cluster.kubectl(&["-n", "lab", "delete", "networkpolicy", "seen"])?;
     told
+}
+
+const MODE: &str = "policy.axoneme.io/mode";
+
+fn audited(lab: &Lab, f: &Fixture) -> Result<()> {
+    let yaml = format!(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata:\n  name: tried\n  namespace: lab\n  \
+         annotations: {{{MODE}: Audit}}\nspec:\n  podSelector: {{matchLabels: {{app: server}}}}\n  ingress:\n    \
+         - from: [{{podSelector: {{matchLabels: {{app: client}}}}}}]\n      ports: [{{port: 7761}}]\n"
+    );
+    lab.apply(&yaml)?;
+    let told = tried(lab, f);
+    lab.cluster.kubectl(&["annotate", "namespace", "lab", &format!("{MODE}-")])?;
+    lab.cluster.kubectl(&["-n", "lab", "delete", "networkpolicy", "tried"])?;
+    told
+}
+
+/// One policy is audited, then enforced, then all of its namespace is audited.
+fn tried(lab: &Lab, f: &Fixture) -> Result<()> {
+    let both = || connect(lab, &f.client[0], &f.server[1], &[7761, 7762]);
+    let forward = Forward::start(lab)?;
+    let all = Client::here(lab, &forward)?;
+    let would = ["--to-port", "7762", "--verdict", "AUDIT", "--to-pod", "lab/server-2"];
+    let mut reached = Vec::new();
+    let ask = || {
+        reached.push(both()?);
+        Ok(!all.flows(&would)?.is_empty())
+    };
+    Lab::eventually("the client is shown what would be denied", SOON, ask, |told| *told)?;
+    ensure!(reached.iter().flatten().all(|passes| *passes), "an audited policy denies: {reached:?}");
+    let flows = all.flows(&would)?;
+    let by = |flow: &Value| text(flow, "/ingress_denied_by/0/name") == "tried";
+    ensure!(flows.iter().all(by), "not by the policy that would deny: {flows:?}");
+    ensure!(all.flows(&["--to-port", "7761", "--verdict", "AUDIT"])?.is_empty(), "what it allows is told as denied");
+    let enforce = |mode: &str| lab.cluster.kubectl(&["-n", "lab", "annotate", "--overwrite", "netpol", "tried", mode]);
+    enforce(&format!("{MODE}=Enforce"))?;
+    Lab::eventually("the policy is enforced", SOON, both, |reached| reached.as_slice() == [true, false])?;
+    lab.cluster.kubectl(&["annotate", "--overwrite", "namespace", "lab", &format!("{MODE}=Audit")])?;
+    Lab::eventually("the namespace is audited", SOON, both, |reached| reached.as_slice() == [true, true])?;
+    lab.cluster.kubectl(&["annotate", "namespace", "lab", &format!("{MODE}-")])?;
+    Lab::eventually("it is enforced again", SOON, both, |reached| reached.as_slice() == [true, false]).map(drop)
 }
 
 /// Agents may write no Event: theirs go by the operator.

@@ -8,7 +8,7 @@ use crate::image;
 use crate::lab::{Lab, Stream};
 
 /// Clients may, others may not.
-const GUARD: &str = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: guard, namespace: lab}\nspec:\n  \
+pub(super) const GUARD: &str = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: guard, namespace: lab}\nspec:\n  \
                      podSelector: {matchLabels: {app: server}}\n  ingress: [{from: [{podSelector: {matchLabels: {app: client}}}]}]\n";
 
 /// Packets a second of one stream. Three clusters that start containers at once on two processors may keep a receiver

@@ -58,6 +58,17 @@ impl Lab {
     }
 }
 
+impl Lab {
+    /// As [`Lab::stream_until_finished`], in turn to so many addresses from the target's on.
+    pub(crate) fn sweep(&self, from: &Pod, first: &str, addresses: u32, rate: u32) -> Result<Stream> {
+        let (addresses, rate) = (addresses.to_string(), rate.to_string());
+        let mut command = self.inside(from)?;
+        command.args(["axoneme-workload", "stream", first, "--packets", ENDLESS, "--until-closed", "--rate", &rate]);
+        command.args(["--addresses", &addresses]);
+        Stream::endless(command, format!("{}/{} to {addresses} from {first}", from.namespace, from.name))
+    }
+}
+
 impl Stream {
     /// Starts the workload's `stream`, wherever the command runs it.
     pub(crate) fn start(mut command: Command, what: String) -> Result<Self> {

@@ -11,6 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::command::show;
+use crate::progress::say;
 use crate::report::Report;
 use crate::workspace::cargo;
 
@@ -125,8 +126,20 @@ impl Reader {
             }
             Line::Other => {}
         }
-        line.clone_into(&mut self.last);
+        match slow(line) {
+            Some(took) => say(format_args!("  ok {took}, after {}", self.last)),
+            None if line.is_empty() => {}
+            None => line.clone_into(&mut self.last),
+        }
     }
+}
+
+/// What a program with many or long tests says at its end: how many passed, and in what time.
+fn slow(line: &str) -> Option<String> {
+    let (counts, seconds) = line.strip_prefix("test result: ok. ")?.rsplit_once("; finished in ")?;
+    let took: f64 = seconds.strip_suffix('s')?.parse().ok()?;
+    let passed = counts.split(';').next()?;
+    (took >= 2.0).then(|| format!("{passed} ({took:.1} s)"))
 }
 
 #[cfg(test)]
@@ -144,5 +157,11 @@ mod tests {
         );
         assert_eq!(read("test result: ok. 3 passed; 0 failed; 1 ignored"), Line::Other);
         assert_eq!(read("running 3 tests"), Line::Other);
+        let end = |time| {
+            format!("test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in {time}")
+        };
+        assert_eq!(slow(&end("12.34s")).as_deref(), Some("3 passed (12.3 s)"));
+        assert_eq!(slow(&end("0.01s")), None);
+        assert_eq!(slow("test a::b ... ok"), None);
     }
 }

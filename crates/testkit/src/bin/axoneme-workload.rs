@@ -51,6 +51,9 @@ enum Command {
         rate: u32,
         #[arg(long, default_value_t = 2000)]
         linger_ms: u64,
+        /// So many addresses from the target's on, one datagram each in turn (UDP only).
+        #[arg(long, default_value_t = 1)]
+        addresses: u32,
     },
     /// Probe one target again and again and print when the outcome changed: `started` at once, then one
     /// JSON object with the milliseconds from there to the begin of the first probe with the wanted outcome.
@@ -123,13 +126,14 @@ async fn run(command: Command) -> anyhow::Result<bool> {
             }
             Ok(all)
         }
-        Command::Stream { target: t, packets, until_closed, rate, linger_ms } => {
+        Command::Stream { target: t, packets, until_closed, rate, linger_ms, addresses } => {
             let (manner, address) = target(&t)?;
             let plan = Plan { packets, rate, linger: Duration::from_millis(linger_ms) };
             let stop = stopped(until_closed);
             let report = match manner {
+                Manner::Tcp if addresses > 1 => anyhow::bail!("a stream to more than one address is udp:"),
                 Manner::Tcp => stream::tcp(address, plan, stop).await,
-                Manner::Udp => stream::udp(address, plan, stop).await,
+                Manner::Udp => stream::udp(address, addresses, plan, stop).await,
                 Manner::Connect | Manner::Fragments | Manner::Path | Manner::Echo => {
                     anyhow::bail!("a stream is tcp: or udp:")
                 }
