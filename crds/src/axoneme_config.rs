@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 pub use self::unknown::{Successor, successor, validate_unknown};
 pub use self::{
     datapath::{
-        AllowLocalhost, CidrMatchMode, Conntrack, HostFirewall, Masquerade, Policy, PolicyEnforcement, SafeMember,
-        Services, SocketLb,
+        AllowLocalhost, CidrMatchMode, Conntrack, DenyResponse, HostFirewall, Masquerade, Policy, PolicyEnforcement,
+        SafeMember, Services, SocketLb,
     },
     ipam::{ClusterPool, Ipam, IpamMode, Ipv4Pool, Ipv6Pool, MultiPool},
     node::{Agent, ChainedPlugin, Cni, Flows, LogLevel, NodeHealth},

@@ -95,6 +95,7 @@ fn config() -> NodeConfigRow {
         services: true,
         socket_lb: true,
         always_allow_own_host: true,
+        deny_response: axoneme_model::rows::DenyResponse::None,
         conntrack_entries: 65_536,
         conntrack_times: ConntrackTimes::default(),
         socket_lb_host_only: false,

@@ -6,7 +6,7 @@ use axoneme_kernel::{
     datapath::{DatapathConfig, Timeouts},
     net::{Link, Network, OVERLAY_LINK, Overlay, mtu, mtu::Encapsulation},
 };
-use axoneme_model::rows::{ConntrackTimes, NodeConfigRow, NodeRow, Routing};
+use axoneme_model::rows::{ConntrackTimes, DenyResponse, NodeConfigRow, NodeRow, Routing};
 use ipnetwork::IpNetwork;
 
 use crate::{Error, inventory::Inventory, plan, store::Store};
@@ -202,6 +202,7 @@ impl Base {
             ipv6: config.ipv6,
             node_addresses: self.addresses.clone(),
             allow_own_host: config.always_allow_own_host,
+            answer_denied: config.deny_response == DenyResponse::Icmp,
             services: config.services,
             socket_lb: config.socket_lb && paths.cgroup.is_some(),
             socket_lb_host_only: config.socket_lb_host_only,
@@ -248,6 +249,20 @@ mod tests {
             plan(&config(Routing::Vxlan { port: 8472 }), Some(&node()), &Observed::read(&network).unwrap()).unwrap();
         assert_eq!(base.devices, [("eth0".to_owned(), 2)]);
         assert_eq!((base.mtu, base.overlay), (1450, Some(Overlay { port: 8472, mtu: 1450 })));
+    }
+
+    #[test]
+    fn what_is_denied_is_answered_where_the_row_says_so() {
+        let network = FakeNetwork::node(&["192.168.0.1".parse().unwrap()]);
+        let mut c = config(Routing::Vxlan { port: 8472 });
+        let base = plan(&c, Some(&node()), &Observed::read(&network).unwrap()).unwrap();
+        let paths = DatapathPaths { pin_dir: "/pins".into(), cgroup: None };
+        assert!(
+            !base.datapath_config(&c, 0, &paths).answer_denied,
+            "a row of an operator that does not know the setting"
+        );
+        c.deny_response = DenyResponse::Icmp;
+        assert!(base.datapath_config(&c, 0, &paths).answer_denied);
     }
 
     #[test]

@@ -320,6 +320,7 @@ mod tests {
             services: true,
             socket_lb: true,
             always_allow_own_host: true,
+            deny_response: axoneme_model::rows::DenyResponse::None,
             conntrack_entries: 1024,
             conntrack_times: ConntrackTimes::default(),
             socket_lb_host_only: false,

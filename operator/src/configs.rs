@@ -64,6 +64,7 @@ fn row(
         services: s.services.enabled,
         socket_lb: s.services.socket_lb,
         always_allow_own_host: s.cluster.always_allow_own_host,
+        deny_response: s.deny_response,
         conntrack_entries: s.conntrack.max_entries,
         conntrack_times: conntrack_times(&s.conntrack),
         socket_lb_host_only: s.services.socket_lb_host_only,

@@ -69,6 +69,8 @@ pub mod feature {
     pub const FLOWS: u32 = 1 << 5;
     /// The kernel has `bpf_set_retval` (5.18).
     pub const SET_RETVAL: u32 = 1 << 6;
+    /// What a pod's own egress policy denies is answered.
+    pub const ANSWER_DENIED: u32 = 1 << 7;
 }
 
 /// Places of the control array.

@@ -101,6 +101,23 @@ pub struct Waiting {
 }
 assert_layout!(Waiting, 16, bytes = 0, left = 8, reserved = 12);
 
+/// Answers that one sender got from one CPU of late. A program's own, never shared with user space.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Answers {
+    /// Tick that `count` is of.
+    pub tick: u32,
+    pub count: u32,
+}
+assert_layout!(Answers, 8, tick = 0, count = 4);
+
+/// Places for senders on each CPU, by the number of their interface: those that are so many apart share one. A power of
+/// two.
+pub const ANSWERED: u32 = 1024;
+/// Answers that one sender gets from one CPU in a tick: a burst of connections is told at once, and a sender that asks for
+/// nothing else takes less than a thousandth of the CPU.
+pub const ANSWERS_PER_TICK: u32 = 64;
+
 /// Reserved identities that the programs know (numbers of Cilium).
 pub const IDENTITY_UNKNOWN: u32 = 0;
 pub const IDENTITY_HOST: u32 = 1;

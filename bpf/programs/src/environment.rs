@@ -12,7 +12,7 @@ use axoneme_abi::{
         Affinity4Key, Affinity6Key, Backend4, Backend6, BackendKey, Fragment4, Fragment6, Ports, Reverse4, Reverse6,
         Service, Service4Key, Service6Key, Socket4Key, Socket6Key,
     },
-    tables::{Endpoint, IpInfo},
+    tables::{Answers, Endpoint, IpInfo},
 };
 use axoneme_stages::{Choice, Env, Guards, Maps, Reverse, Timeout, V4, V6, fits, socket::Sockets};
 use aya_ebpf::{
@@ -135,6 +135,11 @@ impl Env for Kernel {
     fn with_judgement<R>(&self, place: u32, then: impl FnOnce(&mut Judgement) -> R) -> Option<R> {
         // SAFETY: a per-CPU element; programs of one CPU do not preempt each other here.
         JUDGED.get_ptr_mut(place).map(|p| then(unsafe { &mut *p }))
+    }
+    #[inline(always)]
+    fn with_answers<R>(&self, place: u32, then: impl FnOnce(&mut Answers) -> R) -> Option<R> {
+        // SAFETY: as above.
+        ANSWERS.get_ptr_mut(place).map(|p| then(unsafe { &mut *p }))
     }
     #[inline(always)]
     fn uplink(&self) -> u32 {

@@ -12,7 +12,7 @@ use axoneme_abi::{
         Affinity4Key, Affinity6Key, Backend4, Backend6, BackendKey, Fragment4, Fragment6, Ports, Reverse4, Reverse6,
         Service, Service4Key, Service6Key, Socket4Key, Socket6Key,
     },
-    tables::{Endpoint, IpInfo, NODES as NODE_COUNT, Node, Waiting},
+    tables::{ANSWERED, Answers, Endpoint, IpInfo, NODES as NODE_COUNT, Node, Waiting},
 };
 use aya_ebpf::{
     Global,
@@ -123,6 +123,9 @@ pub(crate) static WAITING: Array<Waiting, 1> = Array::new();
 /// Judgements that were made. Not pinned: new programs begin with none.
 #[btf_map]
 pub(crate) static JUDGED: PerCpuArray<Judgement, { JUDGEMENTS as usize }> = PerCpuArray::new();
+/// Answers to those whose packets were dropped. Not pinned: new programs begin with none.
+#[btf_map]
+pub(crate) static ANSWERS: PerCpuArray<Answers, { ANSWERED as usize }> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static METRIC: PerCpuArray<Metric, { METRICS as usize }> = PerCpuArray::new();
 #[btf_map]

@@ -4,7 +4,7 @@ use axoneme_abi::{
     Conntrack, DropEvent, FlowEvent,
     policy::{Judgement, PolicyKey, PolicyValue},
     service::{BackendKey, Ports, Service},
-    tables::{Endpoint, IpInfo},
+    tables::{Answers, Endpoint, IpInfo},
 };
 
 use crate::{Family, family::Reverse};
@@ -45,6 +45,8 @@ pub trait Env {
     /// Calls `then` with what is kept at a place below [`axoneme_abi::policy::JUDGEMENTS`], this CPU's own. `then` must
     /// not touch another.
     fn with_judgement<R>(&self, place: u32, then: impl FnOnce(&mut Judgement) -> R) -> Option<R>;
+    /// Calls `then` with what was answered of late at a place below [`axoneme_abi::tables::ANSWERED`], by this CPU.
+    fn with_answers<R>(&self, place: u32, then: impl FnOnce(&mut Answers) -> R) -> Option<R>;
     fn uplink(&self) -> u32;
     fn overlay(&self) -> u32;
     /// Interface of the waiting room; 0: none.

@@ -118,6 +118,8 @@ pub trait Family: Copy + Sized + core::fmt::Debug + PartialEq + 'static {
     fn from_words(words: [u32; 4]) -> Self::Address;
     /// Multicast or broadcast.
     fn is_group(address: Self::Address) -> bool;
+    /// One host's address on a network: not a group's, "unspecified", or of the loopback.
+    fn is_single(address: Self::Address) -> bool;
     fn is_link_local(address: Self::Address) -> bool;
 
     /// Replaces an address in the IP header at `ip`. `checksum`: the transport checksum that covers it.

@@ -15,7 +15,7 @@ use axoneme_abi::{
     guard::Guard,
     policy::{Judgement, PREFIX_FIXED, PolicyKey, PolicyValue, Slot},
     service::{BackendKey, Ports, Service},
-    tables::{Endpoint, IpInfo, Waiting},
+    tables::{Answers, Endpoint, IpInfo, Waiting},
 };
 
 use crate::{
@@ -74,6 +74,7 @@ pub struct Host {
     /// (slot, prefix bits, key) → value.
     pub policy: RefCell<HashMap<(u16, u32, PolicyKey), PolicyValue>>,
     pub judgements: RefCell<HashMap<u32, Judgement>>,
+    pub answers: RefCell<HashMap<u32, Answers>>,
     pub now: Cell<u32>,
     pub random: Cell<u32>,
     pub epoch: Cell<u32>,
@@ -147,6 +148,9 @@ impl Env for Host {
     }
     fn with_judgement<R>(&self, place: u32, then: impl FnOnce(&mut Judgement) -> R) -> Option<R> {
         Some(then(self.judgements.borrow_mut().entry(place).or_default()))
+    }
+    fn with_answers<R>(&self, place: u32, then: impl FnOnce(&mut Answers) -> R) -> Option<R> {
+        Some(then(self.answers.borrow_mut().entry(place).or_default()))
     }
     fn uplink(&self) -> u32 {
         self.uplink.get()

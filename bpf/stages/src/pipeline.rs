@@ -65,8 +65,12 @@ pub fn slow<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P
     } else if w.verdict.kind == Kind::Wait {
         wait::<F, E, P, HOOK>(env, packet, w);
     }
-    if matches!(w.verdict.kind, Kind::Drop | Kind::Reject) {
+    if w.verdict.kind == Kind::Drop {
         report::<F, E, P, HOOK>(env, packet, w);
+        // After that: an answer overwrites what is to be reported.
+        if HOOK == hook::FROM_CONTAINER {
+            refuse(env, packet, w);
+        }
     }
     w.verdict
 }
@@ -80,7 +84,6 @@ fn stages<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, 
     // A frontend's address has no entry of its own that holds: a new frontend made the epoch grow.
     if step == Step::Next && met::<P, HOOK>(packet) == hook::FROM_CONTAINER && env.feature(feature::SERVICES) {
         if services(env, w) == Step::End {
-            refuse(env, packet, w);
             return;
         }
         if w.done.flags != 0 {
@@ -187,12 +190,22 @@ fn services<F: Family, E: Maps<F>>(env: &E, w: &mut Work<F>) -> Step {
     }
 }
 
-/// A Service without backends: the sender is told, if the packet is the sender's own.
+/// Tells the sender of a dropped packet, where that is to be told: see [`reject`]. The packet is as the pod sent it, since
+/// nothing is translated before it may pass.
 #[inline(never)]
 fn refuse<F: Family, E: Maps<F>, P: Packet>(env: &E, packet: P, w: &mut Work<F>) {
-    let flow = w.flow;
+    let Some(word) = reject::word(env, w) else { return };
+    let mut flow = w.flow;
+    if w.done.flags != 0 {
+        flow.source = w.done.client;
+        flow.destination = w.done.frontend;
+    }
     let own = env.endpoint(flow.source).is_some_and(|e| e.ifindex == packet.ifindex());
-    if own && w.verdict.drop_numbers().0 == DropReason::NoBackend as u8 && reject::answer(&packet, &flow) {
+    if own
+        && reject::may_be_answered(&packet, &flow)
+        && reject::has_answers_left(env, packet.ifindex())
+        && reject::answer(&packet, &flow, word)
+    {
         w.verdict = Verdict { kind: Kind::Reject, ..w.verdict };
     }
 }

@@ -6,7 +6,10 @@ use axoneme_abi::{
     Conntrack, Direction, DropReason, FlowKind as EventKind,
     conntrack::{FLAG_CLOSED, FLAG_REPLIED, FLAG_SERVICE},
     constants::feature,
-    policy::{ALLOW, DEFAULT_ALLOW, DEFAULT_DENY, DENY, PREFIX_FIXED, PREFIX_FULL, PolicyKey, PolicyValue, Slot},
+    policy::{
+        ALLOW, DEFAULT_ALLOW, DEFAULT_AUDIT, DEFAULT_DENY, DENY, PREFIX_FIXED, PREFIX_FULL, PolicyKey, PolicyValue,
+        Slot,
+    },
     service::{BackendKey, Service},
     tables::{Endpoint, IDENTITY_HOST, IP_NODE, IpInfo, Side},
 };
@@ -18,6 +21,7 @@ use crate::{
     socket::{Caller, Outcome, connect, reverse},
 };
 
+mod answers;
 mod connections;
 mod guard;
 mod headers;

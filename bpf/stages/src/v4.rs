@@ -171,6 +171,10 @@ impl Family for V4 {
         address.to_le() as u8 >= 224
     }
     #[inline(always)]
+    fn is_single(address: u32) -> bool {
+        !matches!(address.to_le() as u8, 0 | 127 | 224..)
+    }
+    #[inline(always)]
     fn is_link_local(address: u32) -> bool {
         address.to_le() & 0xffff == 0xfea9
     }

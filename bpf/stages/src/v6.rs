@@ -255,6 +255,11 @@ impl Family for V6 {
         address[0].to_le() as u8 == 0xff
     }
     #[inline(always)]
+    fn is_single(address: Address6) -> bool {
+        // `::`, `::1`, and what once carried IPv4 addresses.
+        !Self::is_group(address) && address[0] != 0
+    }
+    #[inline(always)]
     fn is_link_local(address: Address6) -> bool {
         address[0].to_le() & 0xc0ff == 0x80fe
     }

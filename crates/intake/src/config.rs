@@ -9,7 +9,7 @@ use axoneme_crds::{
     AxonemeConfigSpec,
     axoneme_config::{IpFamily, IpamMode, validate_unknown},
 };
-use axoneme_model::{Cidr, Kind, policy::CidrScope, world::ClusterConfig};
+use axoneme_model::{Cidr, Kind, policy::CidrScope, rows::DenyResponse, world::ClusterConfig};
 use serde_json::Value;
 
 pub use self::{
@@ -40,6 +40,8 @@ pub struct Settings {
     /// Bytes of the largest packet that a pod may send; none: derived from the uplink.
     pub mtu: Option<u32>,
     pub ipam: Ipam,
+    /// What a pod hears when its own policy denies what it sends.
+    pub deny_response: DenyResponse,
     pub masquerade: Masquerade,
     pub services: Services,
     pub conntrack: Conntrack,
@@ -128,6 +130,7 @@ fn spec(field: &Field<'_>) -> Settings {
         mtu: field.get("mtu").and_then(|m| m.int(1280..=65_535)),
         ipam: ipam(field, &ip_families),
         ip_families,
+        deny_response: datapath::deny_response(field),
         masquerade: datapath::masquerade(field),
         services: datapath::services(field),
         conntrack: datapath::conntrack(field),

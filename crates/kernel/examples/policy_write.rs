@@ -226,6 +226,7 @@ fn open(files: &BpfFs) -> BpfDatapath {
         ipv6: true,
         node_addresses: vec![],
         allow_own_host: true,
+        answer_denied: false,
         services: true,
         socket_lb: false,
         host_firewall: false,

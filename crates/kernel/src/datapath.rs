@@ -206,6 +206,8 @@ pub struct DatapathConfig {
     /// Own underlay addresses, first of each family is the tunnel source.
     pub node_addresses: Vec<IpAddr>,
     pub allow_own_host: bool,
+    /// What a pod's own egress policy denies is answered with "administratively prohibited".
+    pub answer_denied: bool,
     pub services: bool,
     pub socket_lb: bool,
     /// Only sockets of the network namespace that this process is in choose backends, those of pods do not. A kernel that

@@ -52,6 +52,7 @@ fn programs_stay_within_their_budget() {
         services: true,
         socket_lb: true,
         host_firewall: true,
+        answer_denied: true,
         cgroup: Some(cgroup.clone()),
         ..Options::default()
     };
@@ -72,6 +73,7 @@ fn programs_stay_within_their_budget() {
             Some(_) => {}
         }
     }
+    println!("{table}");
     assert!(over.is_empty(), "{over:?}\nmeasured:\n{table}");
     assert_eq!(costs.len(), allowed.len(), "a budget without program");
     removed.unwrap();

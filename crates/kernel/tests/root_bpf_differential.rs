@@ -24,7 +24,7 @@ use std::{
 };
 
 use axoneme_abi::{
-    Conntrack, Key4, Key6,
+    Conntrack, DropReason, Key4, Key6,
     constants::{
         CONTROL_EPOCH, CONTROL_NOW, CONTROL_OWN, CONTROL_RANDOM, CONTROL_ROOM, CONTROL_TUNNEL, CONTROL_VERDICT, LAPS,
         MARK_MET_SHIFT, MARK_WAITING, global,
@@ -122,6 +122,11 @@ fn both(last: u8) -> [IpAddr; 2] {
 
 impl Pair {
     fn new(native: bool, seed: u64) -> Self {
+        Self::with(native, false, seed)
+    }
+
+    /// `answering`: what egress policy denies is answered.
+    fn with(native: bool, answering: bool, seed: u64) -> Self {
         let fs = BpfFs::new();
         let ns = Namespace::new("diff");
         ns.ip("link add d1 type veth peer name e1");
@@ -136,6 +141,7 @@ impl Pair {
             ipv6: true,
             node_addresses: both(OWN_NODE).to_vec(),
             allow_own_host: true,
+            answer_denied: answering,
             services: true,
             socket_lb: false,
             host_firewall: true,
@@ -151,6 +157,9 @@ impl Pair {
         let guards = ["guard_in", "guard_out"].map(|n| kernel.program(n).unwrap());
         let pair = Self { kernel, host: Host::default(), programs, guards, links, _fs: fs, ns };
         pair.fill(native, &mut StdRng::seed_from_u64(seed));
+        if answering {
+            pair.host.features.set(pair.host.features.get() | axoneme_abi::constants::feature::ANSWER_DENIED);
+        }
         pair
     }
 
@@ -322,8 +331,8 @@ impl Pair {
         if kernel.kind != Kind::Drop as u32 && kernel_bytes != host_bytes {
             return Err(format!("{packet:?}: kernel wrote\n{kernel_bytes:02x?}, host wrote\n{host_bytes:02x?}"));
         }
-        let reason = if kernel.kind == Kind::Drop as u32 { kernel.argument & 0xff } else { 0 };
-        Ok((kernel.kind, reason))
+        let dropped = [Kind::Drop as u32, Kind::Reject as u32].contains(&kernel.kind);
+        Ok((kernel.kind, if dropped { kernel.argument & 0xff } else { 0 }))
     }
 
     /// Compares all entries.
@@ -637,8 +646,8 @@ fn packets() -> u64 {
     std::env::var("AXONEME_PACKETS").ok().and_then(|n| n.parse().ok()).unwrap_or(120_000)
 }
 
-fn run(native: bool, seed: u64, count: u64) {
-    let pair = Pair::new(native, seed);
+fn run(native: bool, answering: bool, seed: u64, count: u64) {
+    let pair = Pair::with(native, answering, seed);
     let mut rng = StdRng::seed_from_u64(seed ^ 0x5eed);
     let mut now = 1000;
     let mut kinds = std::collections::BTreeMap::<(u32, u32), u64>::new();
@@ -674,6 +683,9 @@ fn run(native: bool, seed: u64, count: u64) {
     }
     let reasons = kinds.keys().filter(|k| k.0 == Kind::Drop as u32).count();
     assert!(reasons >= 10, "{kinds:?}");
+    let denied = [DropReason::PolicyDenied, DropReason::PolicyDeny].map(|r| r as u32);
+    let answered = denied.map(|reason| kinds.contains_key(&(Kind::Reject as u32, reason)));
+    assert_eq!(answered, [answering; 2], "{kinds:?}");
     println!("{count} packets: {kinds:?}");
 }
 
@@ -681,13 +693,17 @@ fn run(native: bool, seed: u64, count: u64) {
 #[ignore = "needs root: run by cargo xtask test bpf"]
 fn programs_and_host_build_agree_on_random_packets() {
     let count = packets() / 2;
-    in_own_thread(move || run(false, 1, count));
-    in_own_thread(move || run(true, 2, count));
+    in_own_thread(move || run(false, true, 1, count));
+    in_own_thread(move || run(true, false, 2, count));
 }
 
-/// Test runs find interfaces in the thread's network namespace.
+/// Test runs find interfaces in the thread's network namespace. On one CPU: each counts its own answers.
 fn in_own_thread(work: impl FnOnce() + Send + 'static) {
-    std::thread::spawn(work).join().unwrap_or_else(|e| std::panic::resume_unwind(e));
+    let pinned = move || {
+        rig::stay_on_one_cpu();
+        work();
+    };
+    std::thread::spawn(pinned).join().unwrap_or_else(|e| std::panic::resume_unwind(e));
 }
 
 #[test]

@@ -153,7 +153,8 @@ fn timeouts() -> Vec<(&'static str, u32)> {
 }
 
 impl World {
-    fn new(native: bool) -> Self {
+    /// `answering`: what egress policy denies is answered.
+    fn new(native: bool, answering: bool) -> Self {
         let (fs, ns) = (BpfFs::new(), Namespace::new("fixture"));
         let links = LOCAL.map(|(name, _)| {
             ns.ip(&format!("link add d{name} type veth peer name e{name}"));
@@ -167,6 +168,7 @@ impl World {
             ipv6: true,
             node_addresses: vec![host("node", false), host("node", true)],
             allow_own_host: true,
+            answer_denied: answering,
             services: true,
             socket_lb: false,
             host_firewall: false,
@@ -182,8 +184,9 @@ impl World {
         let world =
             Self { kernel, events, host: Host::default(), links, tables: BTreeMap::new(), going: vec![], ns, _fs: fs };
         let native = if native { feature::NATIVE } else { 0 };
+        let answering = if answering { feature::ANSWER_DENIED } else { 0 };
         let all = feature::ALLOW_OWN_HOST | feature::FLOWS | feature::IPV4 | feature::IPV6 | feature::SERVICES;
-        world.host.features.set(all | feature::SET_RETVAL | native);
+        world.host.features.set(all | feature::SET_RETVAL | native | answering);
         world.host.overlay.set(OVERLAY);
         world.host.uplink.set(UPLINK);
         world.host.room.set(ROOM);
@@ -607,14 +610,14 @@ fn compare_maps(world: &World, text: &str) {
 
 /// The file as it would be if what happens were right.
 fn run(text: &str) -> String {
-    let native = text.lines().any(|l| l.trim() == "native");
-    let mut world = World::new(native);
+    let says = |setting: &str| text.lines().any(|l| l.trim() == setting);
+    let mut world = World::new(says("native"), says("answering"));
     let mut out = String::new();
     for line in text.lines().filter(|l| !l.starts_with("  ")) {
         writeln!(out, "{line}").unwrap();
         let words: Vec<_> = line.split_whitespace().collect();
         match words[..] {
-            [] | ["native"] => {}
+            [] | ["native" | "answering"] => {}
             [w, ..] if w.starts_with('#') => {}
             ["isolate" | "allow" | "deny" | "audit", ..] => world.policy(&words),
             ["becomes", name, identity] => world.becomes(name, identity.parse().unwrap(), name),

@@ -24,7 +24,7 @@ use axoneme_kernel::datapath::{Datapath, Direction, Hook, NodeGuard, ServiceEntr
 use rig::{
     Node, Options, Pod, allow_all,
     cluster::{Cluster, Mode},
-    deny_ingress,
+    deny_egress, deny_ingress,
     frames::{Tap, fragments, macs},
     node_v4, node_v6, rule,
     traffic::{ping, sctp, serve_sctp, serve_tcp},
@@ -83,6 +83,17 @@ fn fragments_wait_for_their_first_one(node: &Node, a: &Pod, b: &Pod) {
     assert_eq!(denied, 6);
 }
 
+/// A pod that may send nothing hears so at once.
+fn a_denied_pod_is_told(node: &Node, a: &Pod, b: &Pod) {
+    node.datapath.put_table(a.slot, &deny_egress()).unwrap();
+    for to in b.addresses() {
+        let outcome = a.ns.run(|| TcpStream::connect_timeout(&SocketAddr::new(to, 80), PATIENCE));
+        let expected = if to.is_ipv4() { libc::EHOSTUNREACH } else { libc::EACCES };
+        assert_eq!(outcome.unwrap_err().raw_os_error(), Some(expected), "{to}");
+    }
+    node.datapath.put_table(a.slot, &allow_all()).unwrap();
+}
+
 /// What a pod says to its own node, under a policy of the node that lets nothing in.
 fn the_node_is_guarded(node: &Node, pod: &Pod) {
     const SLOT: u16 = 50;
@@ -110,6 +121,7 @@ fn programs_load_attach_and_let_pass_what_policy_allows() {
         services: true,
         socket_lb: true,
         host_firewall: true,
+        answer_denied: true,
         cgroup: Some(cgroup.into()),
         ..Options::default()
     };
@@ -169,6 +181,7 @@ fn programs_load_attach_and_let_pass_what_policy_allows() {
         }
     }
     the_node_is_guarded(&node, &a);
+    a_denied_pod_is_told(&node, &a, &b);
     for pod in [&a, &b] {
         node.ns.run(|| node.datapath.detach(pod.ifindex)).unwrap();
     }

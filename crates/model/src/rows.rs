@@ -275,6 +275,8 @@ pub struct NodeConfigRow {
     pub services: bool,
     pub socket_lb: bool,
     pub always_allow_own_host: bool,
+    #[serde(default)]
+    pub deny_response: DenyResponse,
     pub conntrack_entries: u32,
     #[serde(default)]
     pub conntrack_times: ConntrackTimes,
@@ -294,6 +296,16 @@ pub struct NodeConfigRow {
     /// None: the node probes nobody and answers no probes.
     #[serde(default)]
     pub health: Option<HealthRow>,
+}
+
+/// What a pod hears when its own egress policy denies what it sends. It changes no verdict.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum DenyResponse {
+    /// Nothing.
+    #[default]
+    None,
+    /// ICMP's "administratively prohibited".
+    Icmp,
 }
 
 /// How nodes find out whether they reach each other.

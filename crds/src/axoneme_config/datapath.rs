@@ -40,6 +40,11 @@ pub struct Policy {
     /// Policies are not enforced; what they would deny passes and is told as flows with the verdict AUDIT and the rule.
     /// The annotation policy.axoneme.io/mode says otherwise for a namespace or a pod (Enforce).
     pub audit_mode: bool,
+
+    /// What a pod hears when its own egress policy denies what it sends. None: nothing, it waits until it gives up. ICMP:
+    /// an ICMP or ICMPv6 error "administratively prohibited", by which a connection fails at once. What the policy of the
+    /// other end denies is never answered.
+    pub deny_response: DenyResponse,
 }
 
 /// Policies of nodes: CiliumClusterwideNetworkPolicies with a nodeSelector.
@@ -103,6 +108,16 @@ pub enum PolicyEnforcement {
 pub enum CidrMatchMode {
     /// Addresses of nodes.
     Nodes,
+}
+
+/// What a pod hears when its own egress policy denies what it sends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize, JsonSchema)]
+pub enum DenyResponse {
+    /// Nothing.
+    #[default]
+    None,
+    /// An ICMP or ICMPv6 error: "administratively prohibited".
+    ICMP,
 }
 
 /// Whether a pod's own node may always reach it.

@@ -77,6 +77,7 @@ const KNOWN: &[(&str, Successor)] = &[
     ("policyEnforcementMode", Setting("spec.policy.enforcement")),
     ("policy-cidr-match-mode", Setting("spec.policy.cidrMatchMode")),
     ("policy-audit-mode", Setting("spec.policy.auditMode")),
+    ("policy-deny-response", Setting("spec.policy.denyResponse")),
     ("enable-host-firewall", Setting("spec.hostFirewall.enabled")),
     ("hostFirewall.enabled", Setting("spec.hostFirewall.enabled")),
     ("allow-localhost", Setting("spec.policy.allowLocalhost")),

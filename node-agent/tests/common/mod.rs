@@ -485,6 +485,7 @@ pub fn config() -> NodeConfigRow {
         services: true,
         socket_lb: false,
         always_allow_own_host: true,
+        deny_response: axoneme_model::rows::DenyResponse::None,
         conntrack_entries: 1024,
         conntrack_times: ConntrackTimes::default(),
         socket_lb_host_only: false,

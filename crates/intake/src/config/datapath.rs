@@ -4,6 +4,7 @@ use axoneme_crds::{AxonemeConfigSpec, axoneme_config::OverlayProtocol};
 use axoneme_model::{
     Cidr, Safe,
     policy::CidrScope,
+    rows::DenyResponse,
     safe::HostSettings,
     world::{ClusterConfig, Enforcement},
 };
@@ -86,6 +87,14 @@ pub(super) fn policy(spec: &Field<'_>) -> (ClusterConfig, CidrScope) {
     }
     config.audit = policy.get("auditMode").and_then(|a| a.bool()).unwrap_or(config.audit);
     (config, scope)
+}
+
+/// What a pod hears when its own policy denies what it sends.
+pub(super) fn deny_response(spec: &Field<'_>) -> DenyResponse {
+    let response = section(spec, "policy").and_then(|policy| {
+        policy.get("denyResponse")?.choice(&[("None", DenyResponse::None), ("ICMP", DenyResponse::Icmp)])
+    });
+    response.unwrap_or_default()
 }
 
 /// Settings of the host firewall, for a cluster with this routing.

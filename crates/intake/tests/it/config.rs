@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axoneme_crds::axoneme_config::{IpFamily, IpamMode, LogLevel};
 use axoneme_intake::{Reason::Invalid, Routing, Settings, config};
-use axoneme_model::{policy::CidrScope, world::Enforcement};
+use axoneme_model::{policy::CidrScope, rows::DenyResponse, world::Enforcement};
 use serde_json::Value;
 
 use crate::show::{assert_refused, refused, yaml};
@@ -37,6 +37,7 @@ fn every_setting_is_read() {
     assert!(settings.cluster.dual_stack_world && !settings.cluster.always_allow_own_host);
     assert_eq!((settings.cluster.enforcement, settings.cluster.audit), (Enforcement::Always, true));
     assert_eq!(settings.options().cidr_scope, CidrScope::OutsideAndNodes);
+    assert_eq!(settings.deny_response, DenyResponse::Icmp);
     let Routing::Native { ipv4_cidr: Some(_), ipv6_cidr: Some(_), auto_direct_node_routes: true } = settings.routing
     else {
         panic!("{:?}", settings.routing)
@@ -73,7 +74,7 @@ spec:
     clusterPool: {ipv4: {cidrs: [10.1.0.0/16], maskSize: 25}, ipv6: {cidrs: ['fd01::/104'], maskSize: 121}}
     multiPool: {defaultPool: red, preAllocate: {red: 16}}
   masquerade: {ipv4: false, ipv6: false, excludeCIDRs: [172.16.0.0/12]}
-  policy: {enforcement: Always, cidrMatchMode: [Nodes], allowLocalhost: Policy, auditMode: true}
+  policy: {enforcement: Always, cidrMatchMode: [Nodes], allowLocalhost: Policy, auditMode: true, denyResponse: ICMP}
   services: {enabled: false, socketLB: {enabled: false, hostNamespaceOnly: true}}
   conntrack: {maxEntries: 2048, tcpOpeningSeconds: 1, tcpEstablishedSeconds: 2, tcpClosingSeconds: 3, udpSeconds: 4, otherSeconds: 5}
   cni: {exclusive: false, chainedPlugins: [{type: portmap, snat: true}]}
@@ -116,6 +117,7 @@ fn wrong_settings_are_named() {
         ("{policy: {enforcement: Sometimes}}", "spec.policy.enforcement", "Default, Always, Never"),
         ("{policy: {cidrMatchMode: [Pods]}}", "spec.policy.cidrMatchMode[0]", "Nodes"),
         ("{policy: {allowLocalhost: yes}}", "spec.policy.allowLocalhost", ""),
+        ("{policy: {denyResponse: icmp}}", "spec.policy.denyResponse", "did you mean ICMP?"),
         ("{conntrack: {maxEntries: 1}}", "spec.conntrack.maxEntries", "1024"),
         ("{conntrack: {udpSeconds: 0}}", "spec.conntrack.udpSeconds", "1 to"),
         ("{cni: {confPath: /a}}", "spec.cni.confPath", "DaemonSet"),
@@ -136,6 +138,7 @@ fn unknown_and_renamed_settings_are_told_their_place() {
     let cases = [
         ("{tunnelProtocol: vxlan}", "spec.tunnelProtocol", "spec.routing.overlay.protocol"),
         ("{policyEnforcementMode: always}", "spec.policyEnforcementMode", "spec.policy.enforcement"),
+        ("{policyDenyResponse: icmp}", "spec.policyDenyResponse", "spec.policy.denyResponse"),
         ("{kubeProxyReplacement: true}", "spec.kubeProxyReplacement", "spec.services.enabled"),
     ];
     for (spec, path, words) in cases {

@@ -144,6 +144,7 @@ fn constants(config: &DatapathConfig, version: Version, hertz: u32, testing: &Te
         (config.ipv6, feature::IPV6),
         (config.services, feature::SERVICES),
         (config.allow_own_host, feature::ALLOW_OWN_HOST),
+        (config.answer_denied, feature::ANSWER_DENIED),
         (true, feature::FLOWS),
         (version >= Version::SET_RETVAL, feature::SET_RETVAL),
     ];

@@ -50,6 +50,11 @@ impl Cluster {
         (c, outside)
     }
 
+    /// Neighbours who answer what the egress policies of their pods deny.
+    pub fn answering(mode: Mode) -> Self {
+        Self::with(mode, None, &Options { answer_denied: true, ..Options::default() })
+    }
+
     /// Neighbours whose second node can be guarded: all addresses of its devices are known as its own.
     pub fn guardable(mode: Mode) -> Self {
         let c = Self::with(mode, None, &Options { host_firewall: true, ..Options::default() });

@@ -182,6 +182,7 @@ pub struct Options {
     pub overlay: u32,
     pub conntrack_entries: Option<u32>,
     pub host_firewall: bool,
+    pub answer_denied: bool,
     /// The tunnel speaks IPv6.
     pub underlay6: bool,
     /// Programs are attached as on a kernel that has no links.
@@ -221,6 +222,7 @@ impl Node {
                 addresses
             },
             allow_own_host: true,
+            answer_denied: options.answer_denied,
             services: options.services,
             socket_lb: options.socket_lb,
             host_firewall: options.host_firewall,
@@ -350,6 +352,17 @@ pub fn rule(
         PolicyKey { direction, peer, protocol, port, port_bits },
         PolicyValue { allow, audit: false, rule, proxy_port: 0, auth: 0 },
     )
+}
+
+/// Keeps this thread where it is: some maps are of one CPU.
+pub fn stay_on_one_cpu() {
+    use nix::{
+        sched::{CpuSet, sched_getcpu, sched_setaffinity},
+        unistd::Pid,
+    };
+    let mut here = CpuSet::new();
+    here.set(sched_getcpu().unwrap()).unwrap();
+    sched_setaffinity(Pid::from_raw(0), &here).unwrap();
 }
 
 /// Waits until the condition holds.

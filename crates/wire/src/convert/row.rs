@@ -5,8 +5,8 @@ use std::sync::Arc;
 use axoneme_model::{
     Identity, PeerClass, Safe,
     rows::{
-        AgentRow, BlockUse, ConntrackTimes, Edges, EndpointRow, GuardRow, HealthRow, IdentityRow, IpRow, NodeConfigRow,
-        NodeRow, Routing, TableId,
+        AgentRow, BlockUse, ConntrackTimes, DenyResponse, Edges, EndpointRow, GuardRow, HealthRow, IdentityRow, IpRow,
+        NodeConfigRow, NodeRow, Routing, TableId,
     },
 };
 
@@ -43,6 +43,11 @@ impl Wire for NodeConfigRow {
             socket_lb_host_only: self.socket_lb_host_only,
             agent: Some(self.agent.to_message()),
             guard: self.guard.as_ref().map(Wire::to_message),
+            deny_response: match self.deny_response {
+                DenyResponse::None => pb::DenyResponse::Unspecified,
+                DenyResponse::Icmp => pb::DenyResponse::Icmp,
+            }
+            .into(),
             health: self.health.map(|h| pb::Health { interval_seconds: h.interval_seconds, endpoints: h.endpoints }),
         }
     }
@@ -66,6 +71,11 @@ impl Wire for NodeConfigRow {
             cluster_cidrs: list("cluster_cidrs", m.cluster_cidrs)?,
             services: m.services,
             socket_lb: m.socket_lb,
+            // an answer that this version does not know is none, as without the setting
+            deny_response: match pb::DenyResponse::try_from(m.deny_response) {
+                Ok(pb::DenyResponse::Icmp) => DenyResponse::Icmp,
+                Ok(pb::DenyResponse::Unspecified) | Err(_) => DenyResponse::None,
+            },
             always_allow_own_host: m.always_allow_own_host,
             conntrack_entries: m.conntrack_entries,
             devices: m.devices.into_iter().map(Into::into).collect(),

@@ -3,9 +3,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use axoneme_model::{
     Direction, Identity, PeerClass, RuleRef, Safe,
     rows::{
-        AgentRow, Backend, BlockUse, ConntrackTimes, DirectionDefault, Edges, EndpointRow, Frontend, GuardRow,
-        HealthRow, IdentityRow, IpRow, NodeConfigRow, NodeRow, PolicyEntry, PolicyKey, Routing, RuleId, RuleRow,
-        ServiceRow, TableId, TableRow,
+        AgentRow, Backend, BlockUse, ConntrackTimes, DenyResponse, DirectionDefault, Edges, EndpointRow, Frontend,
+        GuardRow, HealthRow, IdentityRow, IpRow, NodeConfigRow, NodeRow, PolicyEntry, PolicyKey, Routing, RuleId,
+        RuleRow, ServiceRow, TableId, TableRow,
     },
 };
 use proptest::{collection as many, option, prelude::*};
@@ -134,6 +134,7 @@ pub(crate) fn config(name: impl Strategy<Value = Arc<str>>) -> impl Strategy<Val
             services: b[4],
             socket_lb: b[5],
             always_allow_own_host: b[6],
+            deny_response: if b[5] { DenyResponse::Icmp } else { DenyResponse::None },
             conntrack_entries: n[1],
             conntrack_times: ConntrackTimes { tcp_opening: n[0], udp: n[1], ..ConntrackTimes::default() },
             socket_lb_host_only: b[0] ^ b[6],
