@@ -115,7 +115,7 @@ assert_layout!(Answers, 8, tick = 0, count = 4);
 /// two.
 pub const ANSWERED: u32 = 1024;
 /// Answers that one sender gets from one CPU in a tick: a burst of connections is told at once, and a sender that asks for
-/// nothing else takes less than a thousandth of the CPU.
+/// nothing else takes less than a thousandth of the CPU (3 µs an answer, 256 ms the shortest tick).
 pub const ANSWERS_PER_TICK: u32 = 64;
 
 /// Reserved identities that the programs know (numbers of Cilium).

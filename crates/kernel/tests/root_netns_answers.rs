@@ -23,7 +23,7 @@ use rig::{
     Namespace, Node, Options, Pod, allow_all,
     cluster::{Cluster, Mode},
     deny_egress, deny_ingress, rule,
-    traffic::{SHORT, serve_tcp, serve_udp, tcp, udp},
+    traffic::{SHORT, Stream, serve_tcp, serve_udp, tcp, udp},
 };
 
 /// An answer comes within microseconds; a connection without one is given up after minutes. Between them, with room for a
@@ -180,6 +180,27 @@ fn pods_elsewhere_are_denied_at_once_with_either_routing() {
         c.nodes[0].datapath.put_table(here.slot, &allow_all()).unwrap();
         c.nodes[1].datapath.put_table(there.slot, &deny_ingress()).unwrap();
         there.addresses().into_iter().for_each(|to| is_silent(&here.ns, to));
+    }
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test netns"]
+fn the_setting_changes_without_losing_a_packet() {
+    let mut node = node(false);
+    let (a, b, c) = (node.pod(1), node.pod(2), node.pod(3));
+    serve_udp(&b.ns, 53);
+    node.datapath.put_table(a.slot, &deny_egress()).unwrap();
+    let streams = b.addresses().map(|to| Stream::start(&c.ns, to, 53));
+    for answering in [true, false, true] {
+        node.config.answer_denied = answering;
+        node.restart();
+        for to in b.addresses() {
+            if answering { fails_at_once(&a.ns, to) } else { is_silent(&a.ns, to) }
+        }
+    }
+    for stream in streams {
+        let (sent, echoed) = stream.finish();
+        assert!(sent > 100 && sent == echoed, "{echoed} of {sent}");
     }
 }
 
