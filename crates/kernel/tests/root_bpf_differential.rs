@@ -331,6 +331,12 @@ impl Pair {
         if kernel.kind != Kind::Drop as u32 && kernel_bytes != host_bytes {
             return Err(format!("{packet:?}: kernel wrote\n{kernel_bytes:02x?}, host wrote\n{host_bytes:02x?}"));
         }
+        if kernel.kind == Kind::Reject as u32 {
+            let wrong = rig::wire::wrong_checksums(&kernel_bytes);
+            if !wrong.is_empty() || may_not_be_answered(&packet.bytes, packet.v6) {
+                return Err(format!("{packet:?}: answered by\n{kernel_bytes:02x?}, wrong checksums: {wrong:?}"));
+            }
+        }
         let dropped = [Kind::Drop as u32, Kind::Reject as u32].contains(&kernel.kind);
         Ok((kernel.kind, if dropped { kernel.argument & 0xff } else { 0 }))
     }
@@ -446,6 +452,19 @@ struct Random {
     mark: u32,
     note: u32,
     bytes: Vec<u8>,
+}
+
+/// RFC 1122 §3.2.2 and RFC 4443 §2.4, and resets, on a frame whose headers were read already. A frame with options or
+/// extension headers is among them: what is behind these is not looked for here.
+fn may_not_be_answered(frame: &[u8], v6: bool) -> bool {
+    let ip = &frame[14..];
+    let (protocol, header) = if v6 { (ip[6], 40) } else { (ip[9], 20) };
+    let transport = &ip[header..];
+    let (icmp, echo) = if v6 { (58, 128) } else { (1, 8) };
+    let headers = if v6 { [0, 43, 44, 51, 60].contains(&protocol) } else { ip[0] != 0x45 };
+    let later = !v6 && u16::from_be_bytes([ip[6], ip[7]]) & 0x1fff != 0;
+    let group = if v6 { ip[24] == 0xff } else { ip[16] >= 224 } || frame[0] & 1 != 0;
+    headers || later || group || (protocol == icmp && transport[0] != echo) || (protocol == 6 && transport[13] & 4 != 0)
 }
 
 fn random_table(rng: &mut StdRng) -> PolicyTable {
