@@ -168,9 +168,9 @@ fn a_denied_backend_fails_at_once_at_its_services_address() {
 
 #[test]
 #[ignore = "needs root: run by cargo xtask test netns"]
-fn pods_elsewhere_are_denied_at_once_with_either_routing() {
-    for mode in [Mode::Vxlan, Mode::Native] {
-        let c = Cluster::answering(mode);
+fn pods_elsewhere_are_denied_at_once_with_either_routing_by_links_and_by_filters() {
+    for (mode, filters) in [(Mode::Vxlan, false), (Mode::Native, true)] {
+        let c = Cluster::answering(mode, filters);
         let [here, there] = &c.pods;
         serve_tcp(&there.ns, 80);
         assert!(there.addresses().into_iter().all(|to| tcp(&here.ns, to, 80).is_some()), "{mode:?}");

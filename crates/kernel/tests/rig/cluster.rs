@@ -50,9 +50,9 @@ impl Cluster {
         (c, outside)
     }
 
-    /// Neighbours who answer what the egress policies of their pods deny.
-    pub fn answering(mode: Mode) -> Self {
-        Self::with(mode, None, &Options { answer_denied: true, ..Options::default() })
+    /// Neighbours who answer what the egress policies of their pods deny, by links or by filters.
+    pub fn answering(mode: Mode, filters: bool) -> Self {
+        Self::with(mode, None, &Options { answer_denied: true, filters, ..Options::default() })
     }
 
     /// Neighbours whose second node can be guarded: all addresses of its devices are known as its own.
