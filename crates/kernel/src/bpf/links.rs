@@ -126,7 +126,7 @@ impl BpfDatapath {
         for (ifindex, _, place, path) in self.pins()? {
             if !programs.contains_key(place.program) {
                 // The host firewall was switched off.
-                self.take_off(ifindex, place, &path)?;
+                self.take_off_now(ifindex, place, &path)?;
                 continue;
             }
             let there = if self.version < Version::TCX {
@@ -201,9 +201,26 @@ impl BpfDatapath {
     /// Takes them off all interfaces.
     pub(super) fn detach_guard(&self) -> Result<()> {
         for (ifindex, _, place, path) in self.pins()?.into_iter().filter(|p| p.1.is_none()) {
-            self.take_off(ifindex, place, &path)?;
+            self.take_off_now(ifindex, place, &path)?;
         }
         Ok(())
+    }
+
+    /// As [`Self::take_off`], but at once, so that the same program can come back to the same place: without its pin alone
+    /// a link stays until the kernel finds the time.
+    fn take_off_now(&self, ifindex: u32, place: Place, path: &Path) -> Result<()> {
+        if self.version >= Version::TCX
+            && let Ok(link) = sys::open_pin(path)
+        {
+            match sys::detach_link(link.as_fd()) {
+                // the interface is gone, and it from it
+                Err(e) if !matches!(e.raw_os_error(), Some(libc::ENOLINK | libc::ENODEV | libc::ENOENT)) => {
+                    return Err(explain(&format!("take {} off interface {ifindex}", place.program), e));
+                }
+                _ => {}
+            }
+        }
+        self.take_off(ifindex, place, path)
     }
 
     fn take_off(&self, ifindex: u32, place: Place, path: &Path) -> Result<()> {

@@ -24,6 +24,7 @@ const MAP_UPDATE_BATCH: libc::c_long = 26;
 const MAP_DELETE_BATCH: libc::c_long = 27;
 const LINK_CREATE: libc::c_long = 28;
 const LINK_UPDATE: libc::c_long = 29;
+const LINK_DETACH: libc::c_long = 34;
 
 /// Attach types of `enum bpf_attach_type`.
 pub(crate) const TCX_INGRESS: u32 = 46;
@@ -329,6 +330,18 @@ struct LinkUpdate {
 pub(crate) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = LinkUpdate { link: number(link), program: number(program), ..LinkUpdate::default() };
     bpf(LINK_UPDATE, &mut attr).map(drop)
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct LinkDetach {
+    link: u32,
+}
+
+/// Takes the program off where the link holds it, before this returns. A link whose last holder goes is let go by the
+/// kernel later, in a work of its own.
+pub(crate) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    bpf(LINK_DETACH, &mut LinkDetach { link: number(link) }).map(drop)
 }
 
 #[repr(C)]
