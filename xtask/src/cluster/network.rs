@@ -84,8 +84,9 @@ pub(crate) fn make(layout: Layout, nodes: &[(String, u8)]) -> Result<()> {
         format!("link add outside type veth peer name eth0 netns {}", layout.netns(OUTSIDE)),
         "link set outside up".to_owned(),
     ];
-    for role in roles.iter().filter(|role| *role != ROUTER && *role != OUTSIDE) {
-        lines.extend(link_to_bridge(layout, role));
+    lines.extend(link_to_bridge(layout, CONTROL_PLANE, 0));
+    for (name, number) in nodes {
+        lines.extend(link_to_bridge(layout, name, *number));
     }
     lines.extend(addresses(BRIDGE, layout, Place::Gateway));
     lines.extend(addresses("outside", layout, Place::OutsideGateway));
@@ -101,9 +102,11 @@ pub(crate) fn make(layout: Layout, nodes: &[(String, u8)]) -> Result<()> {
     link_to_root(layout)
 }
 
-fn link_to_bridge(layout: Layout, role: &str) -> [String; 2] {
+/// A device of its own by name and number, as a card that stays in its machine.
+fn link_to_bridge(layout: Layout, role: &str, number: u8) -> [String; 2] {
+    let mac = format!("02:00:00:00:{:02x}:{number:02x}", layout.id);
     [
-        format!("link add {role} type veth peer name eth0 netns {}", layout.netns(role)),
+        format!("link add {role} type veth peer name eth0 address {mac} netns {}", layout.netns(role)),
         format!("link set {role} master {BRIDGE} up"),
     ]
 }
@@ -119,7 +122,7 @@ pub(crate) fn renew_node(layout: Layout, name: &str, number: u8) -> Result<()> {
     // the device first: a namespace ends when the kernel finds the time
     batch(Some(&router), &[format!("link delete {name}")])?;
     batch(None, &[format!("netns delete {netns}"), format!("netns add {netns}")])?;
-    batch(Some(&router), &link_to_bridge(layout, name))?;
+    batch(Some(&router), &link_to_bridge(layout, name, number))?;
     node(layout, name, number)
 }
 

@@ -69,6 +69,11 @@ fn steady(what: &str, line: &str) -> Option<String> {
         // name@peer, state, flags
         "link" => line.split(['@', ' ']).next()?.to_owned(),
         "address" if line.starts_with("lo ") => return None,
+        // name@peer, whose number is another after a boot
+        "address" => {
+            let (name, rest) = line.split_once(' ')?;
+            format!("{} {}", name.split('@').next()?, rest.trim())
+        }
         // kubelet keeps a table for itself, from some time after its start
         "nft table" if line.ends_with(" mangle") || line.ends_with(" filter") || line.ends_with(" nat") => return None,
         "route" => line.split(" expires ").next()?.trim().to_owned(),
@@ -96,6 +101,7 @@ mod tests {
     #[test]
     fn what_changes_by_itself_is_no_change() {
         assert_eq!(steady("link", "eth0@if7 UP 02:00:00:00:00:01 <UP>"), Some("eth0".into()));
+        assert_eq!(steady("address", "eth0@if7  UP  10.0.0.1/24"), Some("eth0 UP  10.0.0.1/24".into()));
         assert_eq!(steady("route", "fe80::/64 dev eth0 expires 12sec"), Some("fe80::/64 dev eth0".into()));
         assert_eq!(steady("nft table", "table ip mangle"), None);
         assert_eq!(steady("nft table", "table inet axoneme"), Some("table inet axoneme".into()));
