@@ -1,6 +1,6 @@
 //! From the agent's facts to a judgement: what is well, what is not, and the line that mends it.
 
-use axoneme_flow::admin::{MapUsage, PoolUsage, Status};
+use axoneme_flow::admin::{MapUsage, OverrideView, PoolUsage, Status};
 use serde::Serialize;
 
 /// One part of the node's health.
@@ -39,6 +39,7 @@ pub fn checks(status: &Status) -> Vec<Check> {
     let mut out = agent(status);
     out.push(rows(status));
     out.extend(datapath(status));
+    out.extend(settings(status));
     out.extend(maps(status));
     out.extend(addresses(status));
     out.extend(endpoints(status));
@@ -143,6 +144,21 @@ fn datapath(status: &Status) -> Vec<Check> {
         check(NAME, State::Failed, detail, mend(&p.message))
     }));
     out
+}
+
+/// In what the node differs from the cluster.
+fn settings(status: &Status) -> Vec<Check> {
+    let said = |value: &str| if value.is_empty() { "not set".to_owned() } else { value.to_owned() };
+    let one = |o: &OverrideView| {
+        let (value, cluster) = (said(&o.value), said(&o.cluster));
+        let detail = format!("{} is {value} by {}; in the cluster: {cluster}", o.setting, o.from);
+        if o.applied {
+            check("settings", State::Ok, detail, "")
+        } else {
+            check("settings", State::Waiting, format!("not in force yet: {detail}"), "")
+        }
+    };
+    status.overrides.iter().map(one).collect()
 }
 
 /// Only those that fill up.

@@ -113,7 +113,11 @@ impl Builder {
                 world.cidr_groups.insert(name, group);
             }
             Parsed::Config(settings) => world.config = settings.cluster,
-            Parsed::Identity(..) | Parsed::CiliumNode(_) | Parsed::PodIpPool(_) | Parsed::Ignored => {}
+            Parsed::Identity(..)
+            | Parsed::CiliumNode(_)
+            | Parsed::NodeConfig(_)
+            | Parsed::PodIpPool(_)
+            | Parsed::Ignored => {}
         }
     }
 

@@ -230,6 +230,20 @@ fn status_says_which_nodes_are_not_reached() {
 }
 
 #[test]
+fn status_says_in_what_the_node_differs_from_the_cluster() {
+    let own = |setting: &str, value: &str, cluster: &str, applied: bool| json!({"setting": setting, "value": value, "cluster": cluster, "from": "CiliumNodeConfig kube-system/jumbo", "applied": applied});
+    let text: String = [true, false]
+        .map(|applied| {
+            let mut status = status();
+            status["overrides"] =
+                json!([own("spec.mtu", "9000", "", applied), own("spec.agent.devices", "", "eth0", applied)]);
+            shown(&serve(status), &["status"])
+        })
+        .concat();
+    golden("status-overrides", &text);
+}
+
+#[test]
 fn status_says_what_is_not_well_and_what_mends_it() {
     let served = serve(broken());
     golden("status-broken", &all_shown(&served, &[&["status"], &["status", "--wait=0"]]));

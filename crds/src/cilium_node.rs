@@ -102,4 +102,27 @@ pub struct CiliumNodeStatus {
     /// Its Alibaba Cloud network interfaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alibaba_cloud: Option<AlibabaCloudStatus>,
+
+    /// The settings in which the node differs from the cluster. What it has applied of them is told in the status of the
+    /// objects that they come from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overrides: Option<Vec<SettingOverride>>,
+}
+
+/// A setting in which a node differs from the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub struct SettingOverride {
+    /// The setting's path in AxonemeConfig.
+    pub setting: String,
+
+    /// What it is on this node. Empty: not set.
+    #[serde(default)]
+    pub value: String,
+
+    /// What it is in the cluster. Empty: not set.
+    #[serde(default)]
+    pub cluster: String,
+
+    /// The CiliumNodeConfig that says so: its namespace and name.
+    pub from: String,
 }

@@ -9,7 +9,7 @@ use kube::CustomResourceExt as _;
 
 use crate::{
     AxonemeConfig, CiliumCIDRGroup, CiliumClusterwideNetworkPolicy, CiliumIdentity, CiliumNetworkPolicy, CiliumNode,
-    CiliumPodIPPool, ClusterNetworkPolicy, schema::finish,
+    CiliumNodeConfig, CiliumPodIPPool, ClusterNetworkPolicy, schema::finish,
 };
 
 /// The definitions of all kinds of this crate, in the order in which they are installed, as an API server takes them.
@@ -23,6 +23,7 @@ pub fn all_crds() -> Vec<CustomResourceDefinition> {
         finish(CiliumIdentity::crd()),
         finish(CiliumNetworkPolicy::crd()),
         finish(CiliumNode::crd()),
+        finish(CiliumNodeConfig::crd()),
         finish(CiliumPodIPPool::crd()),
         finish(ClusterNetworkPolicy::crd()),
     ]

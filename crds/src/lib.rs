@@ -13,6 +13,7 @@
 //! | `cilium.io/v2` (and `v2alpha1`, deprecated) | CiliumCIDRGroup | [`cilium_cidr_group`] |
 //! | `cilium.io/v2` | CiliumIdentity | [`cilium_identity`] |
 //! | `cilium.io/v2` | CiliumNode | [`cilium_node`] |
+//! | `cilium.io/v2` | CiliumNodeConfig | [`cilium_node_config`] |
 //! | `cilium.io/v2alpha1` | CiliumPodIPPool | [`cilium_pod_ip_pool`] |
 //! | `policy.networking.k8s.io/v1alpha2` | ClusterNetworkPolicy | [`cluster_network_policy`] |
 //! | `axoneme.io/v1alpha1` | AxonemeConfig | [`axoneme_config`] |
@@ -31,6 +32,7 @@ pub mod cilium_clusterwide_network_policy;
 pub mod cilium_identity;
 pub mod cilium_network_policy;
 pub mod cilium_node;
+pub mod cilium_node_config;
 pub mod cilium_pod_ip_pool;
 pub mod cluster_network_policy;
 pub mod condition;
@@ -48,6 +50,7 @@ pub use cilium_clusterwide_network_policy::CiliumClusterwideNetworkPolicy;
 pub use cilium_identity::CiliumIdentity;
 pub use cilium_network_policy::CiliumNetworkPolicy;
 pub use cilium_node::{CiliumNode, CiliumNodeSpec, CiliumNodeStatus};
+pub use cilium_node_config::{CiliumNodeConfig, CiliumNodeConfigSpec};
 pub use cilium_pod_ip_pool::{CiliumPodIPPool, CiliumPodIPPoolSpec};
 pub use cluster_network_policy::{ClusterNetworkPolicy, ClusterNetworkPolicySpec, ClusterNetworkPolicyStatus};
 pub use condition::{Condition, ConditionStatus};

@@ -6,8 +6,8 @@ use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use axoneme_crds::{
     AxonemeConfig, CiliumCIDRGroup, CiliumClusterwideNetworkPolicy, CiliumIdentity, CiliumNetworkPolicy, CiliumNode,
-    CiliumPodIPPool, ClusterNetworkPolicy, FieldError, axoneme_config::validate_unknown, definition::schema_of, parse,
-    unknown_fields,
+    CiliumNodeConfig, CiliumPodIPPool, ClusterNetworkPolicy, FieldError, axoneme_config::validate_unknown,
+    definition::schema_of, parse, unknown_fields,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -43,6 +43,7 @@ fn round_trip_by_kind(object: &Value) -> Result<Value, FieldError> {
         "CiliumIdentity" => round_trip::<CiliumIdentity>(object),
         "CiliumNetworkPolicy" => round_trip::<CiliumNetworkPolicy>(object),
         "CiliumNode" => round_trip::<CiliumNode>(object),
+        "CiliumNodeConfig" => round_trip::<CiliumNodeConfig>(object),
         "CiliumPodIPPool" => round_trip::<CiliumPodIPPool>(object),
         "ClusterNetworkPolicy" => round_trip::<ClusterNetworkPolicy>(object),
         other => panic!("no type for kind {other}"),

@@ -145,7 +145,13 @@ fn upstream_type(schema: &Map<String, Value>) -> Option<&str> {
 }
 
 /// Fields that upstream does not have, by the end of their path, and why we do.
-const OWN_FIELDS: [&str; 4] = [
+const OWN_FIELDS: [&str; 9] = [
+    // In what a node differs from the cluster.
+    "status.overrides[]",
+    "status.overrides[].cluster",
+    "status.overrides[].from",
+    "status.overrides[].setting",
+    "status.overrides[].value",
     // Every condition says which generation it is about.
     ".conditions[].observedGeneration",
     // Of Cilium before 1.20; known so that they can be refused by name.
@@ -177,8 +183,9 @@ fn fields_and_types_are_those_of_upstream() {
     }
     let is_own = |line: &str| {
         let path = line.split(' ').nth(1).unwrap_or_default();
-        let status_of_pool = line.starts_with("CiliumPodIPPool status");
-        OWN_FIELDS.iter().any(|own| path.ends_with(own)) || path.contains(".rules.kafka[].") || status_of_pool
+        // upstream says nothing of what became of these
+        let own_status = ["CiliumPodIPPool status", "CiliumNodeConfig status"].iter().any(|o| line.starts_with(o));
+        OWN_FIELDS.iter().any(|own| path.ends_with(own)) || path.contains(".rules.kafka[].") || own_status
     };
     let roots = [" spec object", " status object"];
     let missing: Vec<_> =
@@ -242,6 +249,8 @@ fn names_columns_and_versions_are_those_of_upstream() {
          categories=cilium,ciliumpolicy v2*+status(Age,Valid,Enforced)",
             "ciliumnodes.cilium.io CiliumNode Cluster short=cn,ciliumn categories=cilium \
          v2*+status(CiliumInternalIP,InternalIP,Age)",
+            "ciliumnodeconfigs.cilium.io CiliumNodeConfig Namespaced short= categories=cilium \
+         v2*+status(Valid,Applied,Nodes,Settings,Age)",
             "ciliumpodippools.cilium.io CiliumPodIPPool Cluster short=cpip categories=cilium \
          v2alpha1*+status(IPv4,IPv6,Valid,Available,Age)",
             "clusternetworkpolicies.policy.networking.k8s.io ClusterNetworkPolicy Cluster short=clusternp categories= \

@@ -104,6 +104,7 @@ fn config() -> NodeConfigRow {
         blocks: axoneme_model::rows::BlockUse::default(),
         guard: None,
         health: None,
+        overrides: vec![],
     }
 }
 

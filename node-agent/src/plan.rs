@@ -329,6 +329,7 @@ mod tests {
             blocks: axoneme_model::rows::BlockUse::default(),
             guard: None,
             health: None,
+            overrides: vec![],
         }
     }
 

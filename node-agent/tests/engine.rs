@@ -367,6 +367,43 @@ fn another_mtu_begins_where_no_packet_can_be_too_long() {
     assert_eq!(e.view().status.warnings, Vec::<String>::new());
 }
 
+#[test]
+fn settings_of_the_nodes_own_are_told_and_whether_they_are_in_force() {
+    let node = Node::default();
+    let mut e = node.boot();
+    let mut set = rows();
+    e.stream(snapshot(&set, 1));
+    assert!(e.view().status.overrides.is_empty());
+    let own = |setting: &str, value: &str| axoneme_model::rows::OverrideRow {
+        setting: setting.into(),
+        value: value.into(),
+        cluster: "".into(),
+        from: "CiliumNodeConfig kube-system/jumbo".into(),
+    };
+    let told = |e: &axoneme_node_agent::engine::Engine| {
+        let status = e.view().status;
+        let one = |o: &axoneme_flow::admin::OverrideView| format!("{}={} {} {}", o.setting, o.value, o.from, o.applied);
+        (status.mtu, status.acknowledged, status.overrides.iter().map(one).collect::<Vec<_>>())
+    };
+    let config = set.config.as_mut().unwrap();
+    (config.mtu, config.overrides) = (1400, vec![own("spec.mtu", "1400")]);
+    e.stream(snapshot(&set, 2));
+    assert_eq!(told(&e), (1400, 2, vec!["spec.mtu=1400 CiliumNodeConfig kube-system/jumbo true".to_owned()]));
+    // what can't be applied is neither acknowledged nor said to be in force
+    let config = set.config.as_mut().unwrap();
+    (config.devices, config.overrides) = (vec!["eth9".into()], vec![own("spec.agent.devices", "eth9")]);
+    e.stream(snapshot(&set, 3));
+    assert_eq!(
+        told(&e),
+        (1400, 2, vec!["spec.agent.devices=eth9 CiliumNodeConfig kube-system/jumbo false".to_owned()])
+    );
+    // taken back
+    let config = set.config.as_mut().unwrap();
+    (config.mtu, config.devices, config.overrides) = (0, vec![], vec![]);
+    e.stream(snapshot(&set, 4));
+    assert_eq!(told(&e), (1450, 4, vec![]));
+}
+
 fn meddle(node: &Node, slot: u16) {
     use axoneme_kernel::datapath::{Direction, PolicyKey, PolicyValue};
     let anyone = PolicyKey { direction: Direction::Ingress, peer: 0, protocol: 0, port: 0, port_bits: 0 };

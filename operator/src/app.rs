@@ -136,7 +136,9 @@ pub async fn start(client: Client, options: &Options) -> anyhow::Result<Running>
     let (turns_tx, turns_rx) = mpsc::channel(1);
     tasks.spawn(turns(client, leads, turns_tx));
     let timing = Timing { identity_grace: Duration::from_secs(options.identity_grace_seconds), ..Timing::default() };
-    let core = Loop { core: Core::new(&name, timing), writes: Outbox::new(writes), ready, guard, metrics, known };
+    let mut core = Core::new(&name, timing);
+    core.settings_in(&options.namespace);
+    let core = Loop { core, writes: Outbox::new(writes), ready, guard, metrics, known };
     tasks.spawn(core.run(Inputs { events, inbound, outcomes, turns: turns_rx }, cancel.clone()));
     info!(%stream_address, %health_address, "operator started");
     Ok(Running { stream_address, service, health_address, readiness, tasks, cancel })

@@ -29,7 +29,12 @@ pub fn rows(cluster: &Cluster, guard: impl Fn(&str) -> Option<GuardRow>) -> BTre
             let pools = n.pools(mode, &in_use);
             let mut blocks = n.block_use(mode, &in_use);
             blocks.unmasqueraded = unmasqueraded.iter().filter(|p| pools.contains_key(*p)).cloned().collect();
-            (name.clone(), row(&cluster.settings, name, (pools, blocks, guard(name)), &all))
+            let labels = n.node.as_ref().map(|n| &n.labels);
+            let resolved = labels.map(|labels| cluster.overrides.resolve(&cluster.settings, labels));
+            let settings = resolved.as_ref().map_or(&cluster.settings, |r| &*r.settings);
+            let mut row = row(settings, name, (pools, blocks, guard(name)), &all);
+            row.overrides = resolved.map(|r| r.rows()).unwrap_or_default();
+            (name.clone(), row)
         })
         .collect()
 }
@@ -43,10 +48,10 @@ fn row(
     let mut exclude = s.masquerade.exclude.clone();
     let routing = match &s.routing {
         Routing::Overlay { port, .. } => rows::Routing::Vxlan { port: *port },
-        Routing::Native { ipv4_cidr, ipv6_cidr, auto_direct_node_routes } => {
+        Routing::Native(n) => {
             // what the network routes by itself sees pods' own addresses
-            exclude.extend(ipv4_cidr.iter().chain(ipv6_cidr));
-            rows::Routing::Native { auto_direct_node_routes: *auto_direct_node_routes }
+            exclude.extend(n.ipv4_cidr.iter().chain(&n.ipv6_cidr));
+            rows::Routing::Native { auto_direct_node_routes: n.auto_direct_node_routes }
         }
     };
     NodeConfigRow {
@@ -73,6 +78,7 @@ fn row(
         blocks,
         guard,
         health: health(s),
+        overrides: Vec::new(),
     }
 }
 

@@ -108,13 +108,14 @@ pub async fn kinds_served(client: &Client) -> anyhow::Result<()> {
 }
 
 /// Kinds that this operator brings.
-const OWN_KINDS: [Kind; 8] = [
+const OWN_KINDS: [Kind; 9] = [
     Kind::AxonemeConfig,
     Kind::CiliumCIDRGroup,
     Kind::CiliumClusterwideNetworkPolicy,
     Kind::CiliumIdentity,
     Kind::CiliumNetworkPolicy,
     Kind::CiliumNode,
+    Kind::CiliumNodeConfig,
     Kind::CiliumPodIPPool,
     Kind::ClusterNetworkPolicy,
 ];

@@ -92,6 +92,8 @@ pub struct Core {
     timing: Timing,
     /// Rows of settings with the revision that brought them.
     configs: BTreeMap<Arc<str>, (NodeConfigRow, u64)>,
+    /// Revisions that brought what nodes have of their own in these.
+    overridden: BTreeMap<Arc<str>, u64>,
     addresses: ipam::Plan,
     /// Blocks of writes of CiliumNodes that are under way, or of which nothing was heard.
     promises: nodes::Promises,
@@ -144,6 +146,7 @@ impl Core {
             room_due: None,
             timing,
             configs: BTreeMap::new(),
+            overridden: BTreeMap::new(),
             addresses: ipam::Plan::default(),
             promises: nodes::Promises::default(),
             todo: Touched::default(),
@@ -165,6 +168,11 @@ impl Core {
             tellings: lead::EVENTS_AT_ONCE,
             told_at: None,
         }
+    }
+
+    /// Objects with settings of nodes count in this namespace, and where Cilium has them; in any, until this is called.
+    pub fn settings_in(&mut self, namespace: &str) {
+        self.cluster.overrides.count_in(namespace);
     }
 
     /// A core that gives numbers by itself and writes nothing: for one node without an API server.
@@ -291,9 +299,10 @@ impl Core {
     /// What the write was for is looked at again.
     fn again(&mut self, key: &WriteKey) {
         match key.object.kind {
+            Kind::CiliumNode if key.part == Part::Status => (self.todo.ipam, self.todo.config) = (true, true),
             Kind::CiliumNode => self.todo.ipam = true,
             Kind::Node => drop(self.todo.nodes.insert(key.object.name.clone())),
-            Kind::AxonemeConfig => self.todo.config = true,
+            Kind::AxonemeConfig | Kind::CiliumNodeConfig => self.todo.config = true,
             Kind::CiliumPodIPPool => self.todo.pools = true,
             _ if self.cluster.policies.contains_key(&key.object) => drop(self.statuses.insert(key.object.clone())),
             _ => {}

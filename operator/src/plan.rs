@@ -3,6 +3,7 @@
 pub mod identities;
 pub mod lent;
 pub mod nodes;
+pub mod overrides;
 pub mod pools;
 pub mod status;
 

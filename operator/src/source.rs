@@ -32,8 +32,9 @@ pub enum SourceEvent {
 }
 
 /// The kinds that the operator reads.
-pub const KINDS: [Kind; 14] = [
+pub const KINDS: [Kind; 15] = [
     Kind::AxonemeConfig,
+    Kind::CiliumNodeConfig,
     Kind::Namespace,
     Kind::Node,
     Kind::CiliumNode,

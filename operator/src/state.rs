@@ -7,6 +7,7 @@ mod apply;
 pub mod crowded;
 mod names;
 mod node;
+mod overrides;
 mod policy;
 mod uses;
 
@@ -26,6 +27,7 @@ use axoneme_model::{
 use serde_json::Value;
 
 pub use node::NodeEntry;
+pub use overrides::{NodeConfigEntry, Overrides, Resolved};
 pub use policy::{Loaded, PolicyEntry, TABLE_TOO_LARGE};
 pub use uses::NodeUse;
 
@@ -83,6 +85,8 @@ pub struct Cluster {
     pub pools: BTreeMap<Name, Pool>,
     /// CiliumPodIPPool objects as they are, with what is wrong with them.
     pub pool_objects: BTreeMap<Name, PoolEntry>,
+    /// Settings of single nodes.
+    pub overrides: Overrides,
     /// What no table holds though no policy changed.
     pub crowded: crowded::Crowded,
     uses: uses::Uses,
@@ -159,6 +163,7 @@ impl Cluster {
             }
             Kind::Node => of(&self.nodes.get(&object.name)?.node_raw),
             Kind::CiliumNode => of(&self.nodes.get(&object.name)?.cilium_raw),
+            Kind::CiliumNodeConfig => of(&self.overrides.get(object)?.raw),
             Kind::CiliumPodIPPool => of(&self.pool_objects.get(&object.name)?.raw),
             Kind::AxonemeConfig => of(&self.config.as_ref()?.raw),
             _ => match self.policies.get(object) {

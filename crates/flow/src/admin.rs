@@ -70,8 +70,25 @@ pub struct Status {
     pub maps: Vec<MapUsage>,
     /// Flow events that nobody saw, by cause.
     pub lost_flows: BTreeMap<String, u64>,
+    /// Settings in which the node differs from the cluster.
+    pub overrides: Vec<OverrideView>,
     /// Whether other nodes are reached; none: nobody is probed. Each node is in [`HEALTH`].
     pub health: Option<HealthSummary>,
+}
+
+/// A setting in which the node differs from the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OverrideView {
+    /// Path in AxonemeConfig.
+    pub setting: String,
+    /// What it should be here, as text, and what it is in the cluster; empty: not set.
+    pub value: String,
+    pub cluster: String,
+    /// The object that says so.
+    pub from: String,
+    /// Whether it is so.
+    pub applied: bool,
 }
 
 /// Whether other nodes are reached, in short.

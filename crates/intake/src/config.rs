@@ -1,6 +1,7 @@
 //! AxonemeConfig (`axoneme.io/v1alpha1`) → [`Settings`].
 
 mod datapath;
+pub(crate) mod knob;
 mod node;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -10,16 +11,17 @@ use axoneme_crds::{
     axoneme_config::{IpFamily, IpamMode, validate_unknown},
 };
 use axoneme_model::{Cidr, Kind, policy::CidrScope, rows::DenyResponse, world::ClusterConfig};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub use self::{
-    datapath::{Conntrack, Masquerade, Routing, Services},
+    datapath::{Conntrack, Masquerade, Native, Routing, Services},
+    knob::{Difference, difference},
     node::{Agent, Cni, NodeHealth},
 };
 use crate::{
     Options,
-    error::ObjectErrors,
-    field::Field,
+    error::{FieldError, ObjectErrors},
+    field::{Errors, Field},
     pod_ip_pool::{PoolFamily, pool_cidrs},
     read,
 };
@@ -84,9 +86,28 @@ impl Default for Settings {
     /// What an object without any setting means.
     fn default() -> Self {
         let empty = Value::Object(serde_json::Map::new());
-        let errors = crate::field::Errors::default();
+        let errors = Errors::default();
         spec(&Field::root(&empty, &errors))
     }
+}
+
+/// Settings of which only those of these paths are said, and what is wrong with them.
+///
+/// Settings of mode Native are read as in that mode, whatever mode the cluster has.
+pub(crate) fn partial<'v>(said: impl Iterator<Item = (&'static str, &'v Value)>) -> (Settings, Vec<FieldError>) {
+    let mut object = json!({"spec": {"routing": {"mode": "Native"}}});
+    for (path, value) in said {
+        let mut at = &mut object;
+        for key in path.split('.') {
+            let Value::Object(fields) = at else { break };
+            at = fields.entry(key).or_insert_with(|| json!({}));
+        }
+        at.clone_from(value);
+    }
+    let errors = Errors::default();
+    let root = Field::root(&object, &errors);
+    let settings = root.get("spec").map_or_else(Settings::default, |s| spec(&s));
+    (settings, errors.into_vec())
 }
 
 /// Reads an AxonemeConfig.

@@ -30,6 +30,7 @@ mod meta;
 mod namespace;
 mod network_policy;
 mod node;
+mod node_config;
 mod pod;
 mod pod_ip_pool;
 mod policy;
@@ -51,12 +52,16 @@ pub use self::{
     cilium_node::{CiliumNode, PoolShare, RELEASING, Release, cilium_node},
     cilium_policy::{cilium_clusterwide_network_policy, cilium_network_policy},
     cluster_network_policy::cluster_network_policy,
-    config::{Agent, CONFIG_NAME, Cni, Conntrack, Ipam, Masquerade, NodeHealth, Routing, Services, Settings, config},
+    config::{
+        Agent, CONFIG_NAME, Cni, Conntrack, Difference, Ipam, Masquerade, Native, NodeHealth, Routing, Services,
+        Settings, config, difference,
+    },
     endpoint_slice::{EndpointSlice, apiserver_addresses, endpoint_slice, merge},
     error::{FieldError, ObjectErrors, Reason},
     namespace::namespace,
     network_policy::network_policy,
     node::node,
+    node_config::{NodeConfig, node_config},
     pod::pod,
     pod_ip_pool::{PodIpPool, PoolFamily, pod_ip_pool},
     service::service,
@@ -93,6 +98,7 @@ pub enum Parsed {
     CidrGroup(Arc<str>, CidrGroup),
     Identity(Identity, Labels),
     CiliumNode(Box<CiliumNode>),
+    NodeConfig(Box<NodeConfig>),
     PodIpPool(Box<PodIpPool>),
     Config(Box<Settings>),
     /// A kind that has nothing to do with the network, or that another tool keeps for itself.
@@ -134,6 +140,7 @@ pub fn parse_as(kind: Kind, object: &Value, options: &Options) -> Result<Parsed,
         Kind::CiliumCIDRGroup => cidr_group(object).map(|(name, group)| Parsed::CidrGroup(name, group))?,
         Kind::CiliumIdentity => cilium_identity(object).map(|(id, labels)| Parsed::Identity(id, labels))?,
         Kind::CiliumNode => Parsed::CiliumNode(Box::new(cilium_node(object)?)),
+        Kind::CiliumNodeConfig => Parsed::NodeConfig(Box::new(node_config(object)?)),
         Kind::CiliumPodIPPool => Parsed::PodIpPool(Box::new(pod_ip_pool(object)?)),
         Kind::AxonemeConfig => Parsed::Config(Box::new(config(object)?)),
         Kind::Builtin => Parsed::Ignored,
@@ -146,7 +153,7 @@ pub fn object_ref(kind: Kind, object: &Value) -> Result<ObjectRef, ObjectErrors>
 }
 
 /// Kinds by `apiVersion` and `kind`.
-const KINDS: [(&str, &str, Kind); 15] = [
+const KINDS: [(&str, &str, Kind); 16] = [
     ("v1", "Namespace", Kind::Namespace),
     ("v1", "Pod", Kind::Pod),
     ("v1", "Node", Kind::Node),
@@ -160,6 +167,7 @@ const KINDS: [(&str, &str, Kind); 15] = [
     ("cilium.io/v2alpha1", "CiliumCIDRGroup", Kind::CiliumCIDRGroup),
     ("cilium.io/v2", "CiliumIdentity", Kind::CiliumIdentity),
     ("cilium.io/v2", "CiliumNode", Kind::CiliumNode),
+    ("cilium.io/v2", "CiliumNodeConfig", Kind::CiliumNodeConfig),
     ("cilium.io/v2alpha1", "CiliumPodIPPool", Kind::CiliumPodIPPool),
     ("axoneme.io/v1alpha1", "AxonemeConfig", Kind::AxonemeConfig),
 ];
@@ -172,7 +180,7 @@ pub fn items(object: &Value) -> Option<&[Value]> {
 }
 
 /// Kinds of the `cilium.io` group that agents of the peer write for themselves.
-const KEPT_BY_OTHERS: [&str; 4] = ["CiliumEndpoint", "CiliumEndpointSlice", "CiliumNodeConfig", "CiliumBGPNodeConfig"];
+const KEPT_BY_OTHERS: [&str; 3] = ["CiliumEndpoint", "CiliumEndpointSlice", "CiliumBGPNodeConfig"];
 
 /// Kinds of the groups that Axoneme serves which exist and are not enforced yet.
 const NOT_YET: [&str; 19] = [

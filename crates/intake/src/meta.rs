@@ -15,7 +15,15 @@ pub(crate) struct Meta {
 
 /// Whether the kind's objects live in a namespace.
 const fn namespaced(kind: Kind) -> bool {
-    matches!(kind, Kind::Pod | Kind::Service | Kind::EndpointSlice | Kind::NetworkPolicy | Kind::CiliumNetworkPolicy)
+    matches!(
+        kind,
+        Kind::Pod
+            | Kind::Service
+            | Kind::EndpointSlice
+            | Kind::NetworkPolicy
+            | Kind::CiliumNetworkPolicy
+            | Kind::CiliumNodeConfig
+    )
 }
 
 impl Meta {

@@ -96,8 +96,8 @@ fn read_spec(spec: &Field<'_>, pool: &mut PodIpPool) {
     pool.namespaces = selector("namespaceSelector");
 }
 
-/// A selector on plain labels. Keys of pods may carry the source prefix that Cilium's own labels have.
-fn plain_selector(field: &Field<'_>) -> Selector {
+/// A selector on plain labels. Keys may carry the source prefix that Cilium's own labels have.
+pub(crate) fn plain_selector(field: &Field<'_>) -> Selector {
     let plain = |r: Requirement| Requirement { key: LabelKey::k8s(&r.key.name), ..r };
     Selector::new(requirements(field, Keys::Object).into_vec().into_iter().map(plain).collect())
 }

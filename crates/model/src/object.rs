@@ -19,6 +19,7 @@ pub enum Kind {
     CiliumCIDRGroup,
     CiliumIdentity,
     CiliumNode,
+    CiliumNodeConfig,
     CiliumPodIPPool,
     AxonemeConfig,
     /// Not an API object: a verdict that the product itself decides (host traffic, kubelet probes).
@@ -41,6 +42,7 @@ impl Kind {
             Self::CiliumCIDRGroup => "CiliumCIDRGroup",
             Self::CiliumIdentity => "CiliumIdentity",
             Self::CiliumNode => "CiliumNode",
+            Self::CiliumNodeConfig => "CiliumNodeConfig",
             Self::CiliumPodIPPool => "CiliumPodIPPool",
             Self::AxonemeConfig => "AxonemeConfig",
             Self::Builtin => "builtin",
@@ -63,6 +65,7 @@ impl Kind {
             Self::CiliumCIDRGroup,
             Self::CiliumIdentity,
             Self::CiliumNode,
+            Self::CiliumNodeConfig,
             Self::CiliumPodIPPool,
             Self::AxonemeConfig,
             Self::Builtin,

@@ -296,6 +296,21 @@ pub struct NodeConfigRow {
     /// None: the node probes nobody and answers no probes.
     #[serde(default)]
     pub health: Option<HealthRow>,
+    /// In what the settings above differ from those of the cluster. For people: the node acts by the settings.
+    #[serde(default)]
+    pub overrides: Vec<OverrideRow>,
+}
+
+/// A setting in which a node differs from the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OverrideRow {
+    /// Path in AxonemeConfig.
+    pub setting: Arc<str>,
+    /// Values as text; empty: not set.
+    pub value: Arc<str>,
+    pub cluster: Arc<str>,
+    /// The object that says so: `CiliumNodeConfig namespace/name`.
+    pub from: Arc<str>,
 }
 
 /// What a pod hears when its own egress policy denies what it sends. It changes no verdict.

@@ -78,6 +78,11 @@ impl Engine {
         if self.former.leaves_alone() { Ok(()) } else { self.masquerade(&config) }
     }
 
+    /// Whether the node runs with the newest settings: nothing failed, and nothing of them is still to be done.
+    pub(super) fn is_set_up(&self) -> bool {
+        self.base.error.is_none() && !self.base.dirty && self.base.attached
+    }
+
     /// Puts programs on every device once what they judge by is complete: a new version of the programs may have maps of
     /// its own, and until these are full the former programs go on with the former maps.
     pub(super) fn settle_programs(&mut self) {

@@ -1,8 +1,8 @@
 //! The engine's state for people.
 
 use axoneme_cni::protocol::Attachment;
-use axoneme_flow::admin::{EndpointStatus, IdentityView, PoolUsage, Problem, Status, Stream, TableView};
-use axoneme_model::rows::RowSet;
+use axoneme_flow::admin::{EndpointStatus, IdentityView, OverrideView, PoolUsage, Problem, Status, Stream, TableView};
+use axoneme_model::rows::{OverrideRow, RowSet};
 
 use super::{Engine, health};
 use crate::{endpoint::Phase, status::NodeStatus};
@@ -52,6 +52,7 @@ impl Engine {
                 .collect(),
             problems: self.problems(),
             maps: self.room.view(),
+            overrides: self.overrides(),
             ..Status::default()
         }
     }
@@ -64,6 +65,19 @@ impl Engine {
         out.extend(self.endpoints.values().filter_map(|e| e.unfit.clone()));
         out.extend(self.former.failed().map(|why| format!("the last rows are not kept on disk: {why}")));
         out
+    }
+
+    fn overrides(&self) -> Vec<OverrideView> {
+        let Some(config) = &self.rows.rows().config else { return Vec::new() };
+        let applied = self.is_set_up();
+        let view = |o: &OverrideRow| OverrideView {
+            setting: o.setting.to_string(),
+            value: o.value.to_string(),
+            cluster: o.cluster.to_string(),
+            from: o.from.to_string(),
+            applied,
+        };
+        config.overrides.iter().map(view).collect()
     }
 
     fn pools(&self) -> Vec<PoolUsage> {

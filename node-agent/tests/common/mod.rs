@@ -494,6 +494,7 @@ pub fn config() -> NodeConfigRow {
         blocks: axoneme_model::rows::BlockUse::default(),
         guard: None,
         health: None,
+        overrides: vec![],
     }
 }
 

@@ -83,6 +83,9 @@ impl Core {
         }
         for c in configs {
             if let RowChange::Upsert(Row::Config(r)) = c {
+                if self.configs.get(&r.node).is_none_or(|(old, _)| old.overrides != r.overrides) {
+                    self.overridden.insert(r.node.clone(), revision);
+                }
                 self.configs.insert(r.node.clone(), (Arc::unwrap_or_clone(r), revision));
                 self.todo.config = true;
             }
@@ -143,10 +146,13 @@ impl Core {
         if !std::mem::take(&mut self.todo.configs) {
             return Vec::new();
         }
+        // a node whose labels changed may be one that more or fewer objects select
+        self.todo.config |= !self.cluster.overrides.is_empty();
         let wanted = configs::rows(&self.cluster, |node| self.rows.guard(node).cloned());
         let gone: Vec<_> = self.configs.keys().filter(|n| !wanted.contains_key(*n)).cloned().collect();
         for node in &gone {
             self.configs.remove(node);
+            self.overridden.remove(node);
         }
         let changed = wanted.into_iter().filter(|(n, r)| self.configs.get(n).is_none_or(|(old, _)| old != r));
         let changed = changed.map(|(_, r)| RowChange::Upsert(Row::Config(Arc::new(r))));

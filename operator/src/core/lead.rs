@@ -12,7 +12,7 @@ use tracing::{error, warn};
 use super::Core;
 use crate::{
     ipam,
-    plan::{identities, lent, nodes, pools, status},
+    plan::{identities, lent, nodes, overrides, pools, status},
     source::SourceEvent,
     state::TABLE_TOO_LARGE,
     write::{Operation, Part, Write, WriteKey},
@@ -240,13 +240,27 @@ impl Core {
                 writes.push(Write::event(object.clone(), true, "Refused", text));
             }
         }
-        if std::mem::take(&mut self.todo.config)
-            && let Some(config) = &self.cluster.config
-        {
-            let done =
-                |(node, (_, revision)): &(&Arc<str>, &(_, u64))| self.hub.acked(node).is_some_and(|a| a >= *revision);
-            let applied = self.configs.iter().filter(done).count();
+        if std::mem::take(&mut self.todo.config) {
+            self.plan_settings(wall, writes);
+        }
+    }
+
+    /// How far settings are applied: those of the cluster, and those of single nodes.
+    fn plan_settings(&mut self, wall: &str, writes: &mut Vec<Write>) {
+        let has = |node: &str, revision: u64| self.hub.acked(node).is_some_and(|a| a >= revision);
+        if let Some(config) = &self.cluster.config {
+            let applied = self.configs.iter().filter(|(node, (_, revision))| has(node, *revision)).count();
             writes.extend(status::config(config, &self.addresses.problems, applied, self.configs.len(), wall));
+        }
+        let runs = |node: &str| self.overridden.get(node).is_some_and(|revision| has(node, *revision));
+        writes.extend(overrides::statuses(&self.cluster, runs, wall));
+        for write in overrides::of_nodes(&self.cluster) {
+            // who uses which address is in the same part of the object, and goes first
+            if writes.iter().any(|w| w.key == write.key) {
+                self.todo.config = true;
+            } else {
+                writes.push(write);
+            }
         }
     }
 

@@ -5,6 +5,7 @@ mod crowded;
 mod denials;
 mod host;
 mod ipam;
+mod overrides;
 mod size;
 
 use std::cell::RefCell;

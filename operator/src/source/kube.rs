@@ -55,6 +55,7 @@ pub fn resource(kind: Kind) -> ApiResource {
         Kind::CiliumCIDRGroup => ("cilium.io", "v2", "ciliumcidrgroups"),
         Kind::CiliumIdentity => ("cilium.io", "v2", "ciliumidentities"),
         Kind::CiliumNode => ("cilium.io", "v2", "ciliumnodes"),
+        Kind::CiliumNodeConfig => ("cilium.io", "v2", "ciliumnodeconfigs"),
         Kind::CiliumPodIPPool => ("cilium.io", "v2alpha1", "ciliumpodippools"),
         Kind::AxonemeConfig | Kind::Builtin => ("axoneme.io", "v1alpha1", "axonemeconfigs"),
     };

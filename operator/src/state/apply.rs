@@ -32,7 +32,12 @@ impl Cluster {
         if is_policy(kind) {
             return self.apply_policy(object, raw);
         }
-        match parse_as(kind, &raw, &self.settings.options()) {
+        let parsed = parse_as(kind, &raw, &self.settings.options());
+        let parsed = parsed.and_then(|p| match self.misplaced(&object, &raw) {
+            Some(errors) => Err(errors),
+            None => Ok(p),
+        });
+        match parsed {
             Ok(parsed) => {
                 self.errors.remove(&object);
                 self.refused_uids.remove(&object);
@@ -40,6 +45,11 @@ impl Cluster {
             }
             Err(errors) => self.rejected(object, errors, raw),
         }
+    }
+
+    fn misplaced(&self, object: &ObjectRef, raw: &Value) -> Option<ObjectErrors> {
+        let is = object.kind == Kind::CiliumNodeConfig;
+        is.then(|| self.overrides.misplaced(object, generation(raw))).flatten()
     }
 
     /// Whether a newer version is known: what was just written may come back later than what it says.
@@ -66,6 +76,9 @@ impl Cluster {
             let entry = PoolEntry { generation: errors.generation, errors: Some(errors.clone()), raw };
             self.pool_objects.insert(object.name.clone(), entry);
             self.touched.ipam = true;
+        } else if object.kind == Kind::CiliumNodeConfig {
+            self.overrides.refuse(&object, raw, errors.clone());
+            self.touched.config = true;
         } else if object.kind == Kind::AxonemeConfig {
             self.config = Some(ConfigEntry { generation: errors.generation, errors: Some(errors.clone()), raw });
             self.touched.config = true;
@@ -112,7 +125,7 @@ impl Cluster {
             Parsed::PodIpPool(pool) => {
                 let text = |p: &str| raw.pointer(p).and_then(Value::as_str).unwrap_or_default();
                 let created = text("/metadata/creationTimestamp").into();
-                let generation = raw.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0);
+                let generation = generation(&raw);
                 let name = pool.name.clone();
                 self.pool_objects.insert(name.clone(), PoolEntry { raw, generation, errors: None });
                 let pool = Pool { spec: *pool, created };
@@ -122,8 +135,13 @@ impl Cluster {
                 self.touched.configs |= changed;
                 self.touched.choices |= changed;
             }
+            Parsed::NodeConfig(config) => {
+                let generation = generation(&raw);
+                self.touched.configs |= self.overrides.set(*config, raw, generation);
+                self.touched.config = true;
+            }
             Parsed::Config(settings) => {
-                let generation = raw.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0);
+                let generation = generation(&raw);
                 self.config = Some(ConfigEntry { raw, generation, errors: None });
                 self.settings(*settings);
             }
@@ -238,6 +256,10 @@ impl Cluster {
                 let id = object.name.parse().ok().map(Identity);
                 self.touched.identities.extend(id.map(|id| (id, None)));
             }
+            Kind::CiliumNodeConfig => {
+                self.overrides.remove(&object);
+                (self.touched.configs, self.touched.config) = (true, true);
+            }
             Kind::CiliumPodIPPool => {
                 self.pools.remove(&object.name);
                 self.pool_objects.remove(&object.name);
@@ -251,6 +273,10 @@ impl Cluster {
             _ => {}
         }
     }
+}
+
+fn generation(raw: &Value) -> i64 {
+    raw.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0)
 }
 
 fn service_of(slice: &axoneme_intake::EndpointSlice) -> Option<Key> {

@@ -72,6 +72,17 @@ const BROKEN: &[Broken] = &[
         conditions: None,
         told: &["CiliumNode broken", "spec.addresses[0].ip", "nope"],
     },
+    Broken {
+        yaml: "apiVersion: cilium.io/v2\nkind: CiliumNodeConfig\nmetadata: {name: broken, namespace: kube-system}\nspec:\n  \
+               nodeSelector: {}\n  defaults: {tunnel-protocol: geneve, mtu: \"1400\"}\n",
+        conditions: Some(&["-n", "kube-system", "ciliumnodeconfig", "broken"]),
+        told: &[
+            "Invalid",
+            "spec.defaults[tunnel-protocol]",
+            "both ends of a tunnel must speak the same",
+            "none of it is in force",
+        ],
+    },
 ];
 
 /// Annotations that mean nothing: the pod is networked as if they were not there. (Bandwidth that is no quantity is not

@@ -21,13 +21,17 @@ pub enum Routing {
         port: u16,
     },
     /// As they are.
-    Native {
-        /// Prefix that the network routes by itself; none: the prefixes of pods.
-        ipv4_cidr: Option<Cidr>,
-        ipv6_cidr: Option<Cidr>,
-        /// Whether each node gets a route to every other node's pods.
-        auto_direct_node_routes: bool,
-    },
+    Native(Native),
+}
+
+/// Settings of routing mode Native.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Native {
+    /// Prefix that the network routes by itself; none: the prefixes of pods.
+    pub ipv4_cidr: Option<Cidr>,
+    pub ipv6_cidr: Option<Cidr>,
+    /// Whether each node gets a route to every other node's pods.
+    pub auto_direct_node_routes: bool,
 }
 
 /// Which pod traffic gets the node's address when it leaves the cluster.
@@ -132,7 +136,7 @@ pub(super) fn routing(spec: &Field<'_>) -> Routing {
     if !native {
         return overlay(protocol, port);
     }
-    Routing::Native { ipv4_cidr, ipv6_cidr, auto_direct_node_routes: routes.unwrap_or_default() }
+    Routing::Native(Native { ipv4_cidr, ipv6_cidr, auto_direct_node_routes: routes.unwrap_or_default() })
 }
 
 fn family_prefix(field: &Field<'_>, v4: bool) -> Option<Cidr> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axoneme_crds::axoneme_config::{IpFamily, IpamMode, LogLevel};
-use axoneme_intake::{Reason::Invalid, Routing, Settings, config};
+use axoneme_intake::{Native, Reason::Invalid, Routing, Settings, config};
 use axoneme_model::{policy::CidrScope, rows::DenyResponse, world::Enforcement};
 use serde_json::Value;
 
@@ -38,7 +38,8 @@ fn every_setting_is_read() {
     assert_eq!((settings.cluster.enforcement, settings.cluster.audit), (Enforcement::Always, true));
     assert_eq!(settings.options().cidr_scope, CidrScope::OutsideAndNodes);
     assert_eq!(settings.deny_response, DenyResponse::Icmp);
-    let Routing::Native { ipv4_cidr: Some(_), ipv6_cidr: Some(_), auto_direct_node_routes: true } = settings.routing
+    let Routing::Native(Native { ipv4_cidr: Some(_), ipv6_cidr: Some(_), auto_direct_node_routes: true }) =
+        settings.routing
     else {
         panic!("{:?}", settings.routing)
     };

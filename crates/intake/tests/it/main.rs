@@ -16,6 +16,7 @@ mod examples;
 mod ipam;
 mod kubernetes;
 mod network_policy;
+mod node_config;
 mod robustness;
 mod schema;
 mod show;

@@ -6,7 +6,7 @@ use axoneme_model::{
     Identity, PeerClass, Safe,
     rows::{
         AgentRow, BlockUse, ConntrackTimes, DenyResponse, Edges, EndpointRow, GuardRow, HealthRow, IdentityRow, IpRow,
-        NodeConfigRow, NodeRow, Routing, TableId,
+        NodeConfigRow, NodeRow, OverrideRow, Routing, TableId,
     },
 };
 
@@ -49,6 +49,7 @@ impl Wire for NodeConfigRow {
             }
             .into(),
             health: self.health.map(|h| pb::Health { interval_seconds: h.interval_seconds, endpoints: h.endpoints }),
+            overrides: self.overrides.iter().map(override_message).collect(),
         }
     }
 
@@ -91,8 +92,22 @@ impl Wire for NodeConfigRow {
             agent: m.agent.map(AgentRow::from_message).transpose().at("agent")?.unwrap_or_default(),
             guard: m.guard.map(GuardRow::from_message).transpose().at("guard")?,
             health: m.health.map(|h| HealthRow { interval_seconds: h.interval_seconds, endpoints: h.endpoints }),
+            overrides: m.overrides.into_iter().map(override_row).collect(),
         })
     }
+}
+
+fn override_message(o: &OverrideRow) -> pb::Override {
+    pb::Override {
+        setting: o.setting.to_string(),
+        value: o.value.to_string(),
+        cluster: o.cluster.to_string(),
+        from: o.from.to_string(),
+    }
+}
+
+fn override_row(m: pb::Override) -> OverrideRow {
+    OverrideRow { setting: m.setting.into(), value: m.value.into(), cluster: m.cluster.into(), from: m.from.into() }
 }
 
 impl Wire for GuardRow {
