@@ -138,14 +138,11 @@ fn meaning(field: &Field<'_>, key: &str, text: &str) -> Option<(&'static Knob, V
     if let Some(knob) = knob(path) {
         return Some((knob, value(field, key, knob, text)?));
     }
-    field.invalid(match cluster_wide(path) {
-        Some(why) => format!("all nodes have the same {path}: {why}"),
-        None => {
-            let near = nearest(path, KNOBS.iter().map(|k| k.path));
-            let near = near.map(|n| format!("; did you mean {n}?")).unwrap_or_default();
-            format!("no such setting{near}")
-        }
-    });
+    let why = cluster_wide(path).map(|why| format!("all nodes have the same {path}: {why}"));
+    field.invalid(why.unwrap_or_else(|| {
+        let near = nearest(path, KNOBS.iter().map(|k| k.path));
+        format!("no such setting{}", near.map(|n| format!("; did you mean {n}?")).unwrap_or_default())
+    }));
     None
 }
 

@@ -101,18 +101,17 @@ fn status(object: &ObjectRef, entry: &NodeConfigEntry, of: &Use, now: &str) -> O
 
 fn applied(entry: &NodeConfigEntry, of: &Use) -> Condition {
     let generation = entry.in_force.as_ref().map_or(entry.generation, |(_, generation)| *generation);
-    let mut message = format!("{}/{} nodes, generation {generation}", of.applied, of.selected);
+    let mut parts = vec![format!("{}/{} nodes, generation {generation}", of.applied, of.selected)];
     if !of.pending.is_empty() {
         let more = (of.selected - of.applied).saturating_sub(of.pending.len());
         let more = if more == 0 { String::new() } else { format!(" and {more} more") };
-        message.push_str(&format!("; not yet: {}{more}", of.pending.join(", ")));
+        parts.push(format!("not yet: {}{more}", of.pending.join(", ")));
     }
-    for ((setting, by), nodes) in &of.overruled {
-        message.push_str(&format!("; {setting} is that of {by} on {nodes} of them"));
-    }
+    let overruled = of.overruled.iter();
+    parts.extend(overruled.map(|((setting, by), nodes)| format!("{setting} is that of {by} on {nodes} of them")));
     let all = of.applied == of.selected && entry.errors.is_none();
     let reason = if all { "Applied" } else { "Pending" };
-    Condition { kind: "Applied", status: all, reason, message: cut(message) }
+    Condition { kind: "Applied", status: all, reason, message: cut(parts.join("; ")) }
 }
 
 /// Writes that bring into the status of CiliumNodes in what the nodes' settings differ from the cluster's.

@@ -33,7 +33,9 @@ fn the_last_name_that_has_a_setting_decides_whatever_the_order_of_events() {
     ];
     for order in [[0, 1], [1, 0]] {
         let mut c = Cluster::new();
-        order.into_iter().for_each(|i| apply(&mut c, all[i].clone()));
+        for i in order {
+            apply(&mut c, all[i].clone());
+        }
         let of_all = "spec.agent.logLevel Debug Info 10-all".to_owned();
         assert_eq!(
             mtu(&c, &[("net", "jumbo")]),
