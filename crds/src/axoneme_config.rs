@@ -18,7 +18,7 @@ pub use self::{
     },
     ipam::{ClusterPool, Ipam, IpamMode, Ipv4Pool, Ipv6Pool, MultiPool},
     node::{Agent, ChainedPlugin, Cni, Flows, LogLevel, NodeHealth},
-    routing::{NativeRouting, Overlay, OverlayProtocol, Routing, RoutingMode},
+    routing::{HybridRouting, NativeRouting, Overlay, OverlayProtocol, Routing, RoutingMode},
 };
 use crate::condition::Condition;
 

@@ -105,6 +105,7 @@ fn config() -> NodeConfigRow {
         guard: None,
         health: None,
         overrides: vec![],
+        direct: None,
     }
 }
 

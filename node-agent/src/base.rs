@@ -198,6 +198,7 @@ impl Base {
             overlay_ifindex,
             uplink_ifindex: self.devices.first().map_or(0, |(_, i)| *i),
             native_routing: matches!(config.routing, Routing::Native { .. }),
+            direct: config.direct.is_some(),
             ipv4: config.ipv4,
             ipv6: config.ipv6,
             node_addresses: self.addresses.clone(),

@@ -1,6 +1,6 @@
 //! Rows to kernel entries. Pure: values in, values out.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use axoneme_kernel::{
     datapath::{Direction, IpEntry, PolicyDefault, PolicyKey, PolicyTable, PolicyValue, ServiceEntry},
@@ -10,25 +10,65 @@ use axoneme_model::{
     cidr,
     policy::Direction as ModelDirection,
     rows::{
-        self, DirectionDefault, Frontend, IpRow, NodeConfigRow, NodeRow, PolicyEntry, Routing, ServiceRow, TableRow,
+        self, DirectRow, DirectionDefault, Frontend, IpRow, NodeConfigRow, NodeRow, PolicyEntry, Routing, ServiceRow,
+        TableRow,
     },
 };
 use ipnetwork::IpNetwork;
 
+/// Which other nodes' pods are reached past the tunnel.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ways<'a> {
+    direct: Option<Direct<'a>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Direct<'a> {
+    row: &'a DirectRow,
+    own: &'a NodeRow,
+    nodes: &'a BTreeMap<Arc<str>, NodeRow>,
+}
+
+impl<'a> Ways<'a> {
+    /// As the rows say it. A node that its own row is not known of goes by the tunnel.
+    pub fn of(rows: &'a rows::RowSet, node: &str) -> Self {
+        let direct = rows.config.as_ref().filter(|c| matches!(c.routing, Routing::Vxlan { .. }));
+        let direct = direct
+            .and_then(|c| Some(Direct { row: c.direct.as_ref()?, own: rows.nodes.get(node)?, nodes: &rows.nodes }));
+        Self { direct }
+    }
+
+    /// The address of the other node that packets of a family for its pods go to; none: they go by the tunnel.
+    pub fn hop(&self, node: &str, v4: bool) -> Option<IpAddr> {
+        let Direct { row, own, nodes } = self.direct.filter(|d| *d.own.name != *node)?;
+        row.hop(own, nodes.get(node)?, v4)
+    }
+
+    /// Subnets of this node of which its links do not reach every address: with other nodes there it shares no link.
+    pub fn not_on_link(&self, underlay: &[(u32, IpNetwork)]) -> Vec<IpNetwork> {
+        let Some(Direct { row, own, .. }) = self.direct else { return Vec::new() };
+        let reaches = |subnet: IpNetwork| underlay.iter().any(|(_, net)| cidr::contains(cidr::normalise(*net), subnet));
+        let of_node = row.subnets.iter().filter(|s| own.addresses.iter().any(|a| s.contains(*a)));
+        of_node.copied().filter(|s| !reaches(*s)).collect()
+    }
+}
+
 /// The ipcache entry of a row as this node sees it. None: the address belongs to a pod of this node, whose entry comes
 /// from its endpoint, so that a row that lags behind cannot speak for a pod that is gone.
-pub fn ip_entry(row: &IpRow, node: &str, routing: &Routing) -> Option<IpEntry> {
+pub fn ip_entry(row: &IpRow, node: &str, routing: &Routing, ways: &Ways<'_>) -> Option<IpEntry> {
     let local = *row.node == *node;
     if local && !row.pod.is_empty() {
         return None;
     }
     let (identity, peer) = if local { (row.local_identity, row.local_peer) } else { (row.identity, row.peer) };
     let encapsulated = matches!(routing, Routing::Vxlan { .. }) && !local;
+    let tunnel = row.tunnel.filter(|_| encapsulated);
     Some(IpEntry {
         identity: identity.0,
         peer: peer.0,
-        tunnel: row.tunnel.filter(|_| encapsulated),
+        tunnel,
         is_node: !row.node.is_empty() && row.pod.is_empty(),
+        direct: tunnel.is_some() && ways.hop(&row.node, row.prefix.is_ipv4()).is_some(),
     })
 }
 
@@ -102,11 +142,13 @@ pub struct RouteContext<'a> {
     pub sources: &'a [IpAddr],
     pub ipv4: bool,
     pub ipv6: bool,
+    pub ways: Ways<'a>,
 }
 
 /// Routes of the node's own packets to the pods of another node.
 ///
-/// In the overlay all go to the tunnel device. In native routing with direct routes they go to the node itself, if it is
+/// In the overlay all go to the tunnel device, but those of nodes that are reached past it: these go to the node itself, and
+/// so do the packets of pods there. In native routing with direct routes they go to the node itself, if it is
 /// on a link of this node; otherwise the network is expected to route them.
 pub fn node_routes(row: &NodeRow, context: &RouteContext<'_>) -> Vec<Route> {
     if *row.name == *context.node {
@@ -119,6 +161,12 @@ pub fn node_routes(row: &NodeRow, context: &RouteContext<'_>) -> Vec<Route> {
 fn node_route(destination: IpNetwork, row: &NodeRow, context: &RouteContext<'_>) -> Option<Route> {
     let destination = cidr::normalise(destination);
     let source = context.sources.iter().copied().find(|s| s.is_ipv4() == destination.is_ipv4());
+    // a hop that is on no link of this node is reached by the tunnel, which the other takes from, too
+    let hop = context.ways.hop(&row.name, destination.is_ipv4());
+    let on_link = hop.and_then(|hop| Some((context.underlay.iter().find(|(_, net)| net.contains(hop))?.0, hop)));
+    if let Some((ifindex, hop)) = on_link {
+        return Some(Route { destination, ifindex, gateway: Some(hop), onlink: false, source });
+    }
     match context.routing {
         Routing::Vxlan { .. } => Some(Route {
             destination,
@@ -142,8 +190,14 @@ fn node_route(destination: IpNetwork, row: &NodeRow, context: &RouteContext<'_>)
 /// What leaves under the node's address.
 ///
 /// Pods' packets to nodes: in the overlay they leave by the underlay device and are masqueraded, since the underlay does
-/// not know pod addresses; in native routing it does, and nodes see the pod's address.
-pub fn masquerade(config: &NodeConfigRow, nodes: &[&NodeRow], devices: &[String]) -> Option<Masquerade> {
+/// not know pod addresses; in native routing it does, and nodes see the pod's address. So does a node that sends past the
+/// tunnel: it has routes to the pods.
+pub fn masquerade(
+    config: &NodeConfigRow,
+    nodes: &[&NodeRow],
+    devices: &[String],
+    ways: &Ways<'_>,
+) -> Option<Masquerade> {
     let enabled = |c: &IpNetwork| if c.is_ipv4() { config.masquerade_v4 } else { config.masquerade_v6 };
     let masked = config.pools.iter().filter(|(name, _)| !config.blocks.unmasqueraded.contains(*name));
     let mut sources: Vec<IpNetwork> =
@@ -158,6 +212,8 @@ pub fn masquerade(config: &NodeConfigRow, nodes: &[&NodeRow], devices: &[String]
     if matches!(config.routing, Routing::Native { .. }) {
         exclude.extend(nodes.iter().flat_map(|n| &n.addresses).map(|a| IpNetwork::from(*a)));
     }
+    let hops = nodes.iter().flat_map(|n| [true, false].into_iter().filter_map(|v4| ways.hop(&n.name, v4)));
+    exclude.extend(hops.map(IpNetwork::from));
     let mut exclude: Vec<IpNetwork> = exclude.into_iter().map(cidr::normalise).filter(enabled).collect();
     exclude.sort_unstable();
     exclude.dedup();
@@ -227,20 +283,20 @@ mod tests {
 
     #[test]
     fn the_own_node_is_host_and_others_are_remote() {
-        let own = ip_entry(&ip_row("192.168.0.1/32", "n1", "", None), "n1", &VXLAN).unwrap();
+        let own = ip_entry(&ip_row("192.168.0.1/32", "n1", "", None), "n1", &VXLAN, &Ways::default()).unwrap();
         assert_eq!((own.identity, own.peer, own.is_node), (1, 1, true));
-        let other = ip_entry(&ip_row("192.168.0.2/32", "n2", "", None), "n1", &VXLAN).unwrap();
+        let other = ip_entry(&ip_row("192.168.0.2/32", "n2", "", None), "n1", &VXLAN, &Ways::default()).unwrap();
         assert_eq!((other.identity, other.peer, other.is_node), (6, 6, true));
-        let world = ip_entry(&ip_row("0.0.0.0/0", "", "", None), "n1", &VXLAN).unwrap();
+        let world = ip_entry(&ip_row("0.0.0.0/0", "", "", None), "n1", &VXLAN, &Ways::default()).unwrap();
         assert!(!world.is_node);
     }
 
     #[test]
     fn pods_of_other_nodes_are_tunnelled_only_in_the_overlay() {
         let row = ip_row("10.0.2.5/32", "n2", "shop/web", Some("192.168.0.2"));
-        assert_eq!(ip_entry(&row, "n1", &VXLAN).unwrap().tunnel, Some(ip("192.168.0.2")));
-        assert_eq!(ip_entry(&row, "n1", &NATIVE).unwrap().tunnel, None);
-        assert_eq!(ip_entry(&row, "n2", &VXLAN), None, "the endpoint speaks for its own address");
+        assert_eq!(ip_entry(&row, "n1", &VXLAN, &Ways::default()).unwrap().tunnel, Some(ip("192.168.0.2")));
+        assert_eq!(ip_entry(&row, "n1", &NATIVE, &Ways::default()).unwrap().tunnel, None);
+        assert_eq!(ip_entry(&row, "n2", &VXLAN, &Ways::default()), None, "the endpoint speaks for its own address");
     }
 
     fn backend(address: &str, terminating: bool) -> Backend {
@@ -283,7 +339,16 @@ mod tests {
     }
 
     fn context<'a>(routing: &'a Routing, underlay: &'a [(u32, IpNetwork)], sources: &'a [IpAddr]) -> RouteContext<'a> {
-        RouteContext { node: "n1", routing, overlay_ifindex: 7, underlay, sources, ipv4: true, ipv6: true }
+        RouteContext {
+            node: "n1",
+            routing,
+            overlay_ifindex: 7,
+            underlay,
+            sources,
+            ipv4: true,
+            ipv6: true,
+            ways: Ways::default(),
+        }
     }
 
     #[test]
@@ -330,28 +395,82 @@ mod tests {
             guard: None,
             health: None,
             overrides: vec![],
+            direct: None,
         }
+    }
+
+    #[test]
+    fn nodes_that_share_a_subnet_are_reached_past_the_tunnel_family_by_family() {
+        let mut rows = rows::RowSet { config: Some(config(VXLAN)), ..rows::RowSet::default() };
+        let with = |name: &str, addresses: &[&str], cidrs: &[&str]| NodeRow {
+            name: name.into(),
+            addresses: addresses.iter().map(|a| ip(a)).collect(),
+            pod_cidrs: cidrs.iter().map(|c| net(c)).collect(),
+        };
+        for node in [
+            with("n1", &["192.168.0.1", "fd78::1"], &["10.0.1.0/24", "fd00:1::/64"]),
+            with("n2", &["192.168.0.2"], &["10.0.2.0/24", "fd00:2::/64"]),
+            with("n3", &["192.168.9.3", "fd78::3"], &["10.0.3.0/24", "fd00:3::/64"]),
+        ] {
+            rows.nodes.insert(node.name.clone(), node);
+        }
+        let direct = |subnets: &[&str]| Some(DirectRow { subnets: subnets.iter().map(|s| net(s)).collect() });
+        rows.config.as_mut().unwrap().direct = direct(&["192.168.0.0/24", "192.168.9.0/24", "fd78::/64"]);
+        let ways = Ways::of(&rows, "n1");
+        assert_eq!((ways.hop("n2", true), ways.hop("n2", false)), (Some(ip("192.168.0.2")), None));
+        assert_eq!((ways.hop("n3", true), ways.hop("n3", false)), (None, Some(ip("fd78::3"))));
+        assert_eq!((ways.hop("n1", true), ways.hop("n9", true)), (None, None));
+        // both say the same of each other
+        for (a, b, v4) in [("n1", "n2", true), ("n1", "n3", true), ("n1", "n3", false), ("n2", "n3", true)] {
+            assert_eq!(Ways::of(&rows, a).hop(b, v4).is_some(), Ways::of(&rows, b).hop(a, v4).is_some(), "{a} {b}");
+        }
+        // the entry keeps the tunnel for what the stack still routes into it
+        let row = ip_row("10.0.2.5/32", "n2", "shop/web", Some("192.168.0.2"));
+        let entry = ip_entry(&row, "n1", &VXLAN, &ways).unwrap();
+        assert_eq!((entry.tunnel, entry.direct), (Some(ip("192.168.0.2")), true));
+        let row = ip_row("10.0.3.5/32", "n3", "shop/web", Some("192.168.9.3"));
+        assert!(!ip_entry(&row, "n1", &VXLAN, &ways).unwrap().direct);
+        // routes: past the tunnel where the hop is on a link, else into it
+        let (underlay, sources) = ([(2, net("192.168.0.1/24"))], [ip("192.168.0.1")]);
+        let context = RouteContext { ways, ..context(&VXLAN, &underlay, &sources) };
+        let routes = node_routes(&rows.nodes["n2"], &context);
+        assert_eq!(
+            routes.iter().map(|r| (r.ifindex, r.gateway)).collect::<Vec<_>>(),
+            [(2, Some(ip("192.168.0.2"))), (7, Some(gateway(ip("fd00:2::"))))]
+        );
+        assert!(node_routes(&rows.nodes["n3"], &context).iter().all(|r| r.ifindex == 7), "fd78::3 is on no link here");
+        assert_eq!(ways.not_on_link(&underlay), [net("fd78::/64")]);
+        // these see the pods' addresses
+        let nodes: Vec<&NodeRow> = rows.nodes.values().collect();
+        let spared = masquerade(rows.config.as_ref().unwrap(), &nodes, &["eth0".to_owned()], &ways).unwrap().exclude;
+        assert!(spared.contains(&net("192.168.0.2/32")) && !spared.contains(&net("192.168.9.3/32")), "{spared:?}");
+        // nobody sends so, and in native routing there is no tunnel to pass by
+        rows.config.as_mut().unwrap().direct = direct(&[]);
+        assert_eq!(Ways::of(&rows, "n1").hop("n2", true), None);
+        let native = rows.config.as_mut().unwrap();
+        (native.routing, native.direct) = (NATIVE, direct(&["192.168.0.0/24"]));
+        assert_eq!(Ways::of(&rows, "n1").hop("n2", true), None);
     }
 
     #[test]
     fn masquerading_spares_cluster_and_exclusions_and_nodes_only_in_native_routing() {
         let other = node("n2", "192.168.0.2", "10.0.2.0/24");
         let devices = ["eth0".to_owned()];
-        let overlay = masquerade(&config(VXLAN), &[&other], &devices).unwrap();
+        let overlay = masquerade(&config(VXLAN), &[&other], &devices, &Ways::default()).unwrap();
         assert_eq!(overlay.sources, [net("10.0.1.0/24")], "IPv6 masquerading is off");
         let expected: BTreeSet<IpNetwork> =
             [net("10.0.0.0/16"), net("172.16.0.0/12"), net("10.0.2.0/24")].into_iter().collect();
         assert_eq!(overlay.exclude.iter().copied().collect::<BTreeSet<_>>(), expected);
-        let native = masquerade(&config(NATIVE), &[&other], &devices).unwrap();
+        let native = masquerade(&config(NATIVE), &[&other], &devices, &Ways::default()).unwrap();
         assert!(native.exclude.contains(&net("192.168.0.2/32")));
         let mut own = config(VXLAN);
         own.pools.insert("own".into(), vec![net("10.0.9.0/28")]);
         own.blocks.unmasqueraded = ["own".into()].into();
-        let sources = masquerade(&own, &[&other], &devices).unwrap().sources;
+        let sources = masquerade(&own, &[&other], &devices, &Ways::default()).unwrap().sources;
         assert_eq!(sources, [net("10.0.1.0/24")], "pods of a pool that says so keep their addresses");
         let mut off = config(VXLAN);
         off.masquerade_v4 = false;
-        assert_eq!(masquerade(&off, &[&other], &devices), None);
+        assert_eq!(masquerade(&off, &[&other], &devices, &Ways::default()), None);
     }
 
     #[test]

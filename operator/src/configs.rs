@@ -10,14 +10,18 @@ use axoneme_crds::axoneme_config::{IpFamily, IpamMode};
 use axoneme_intake::{Conntrack, Routing, Settings};
 use axoneme_model::{
     Cidr,
-    rows::{self, AgentRow, BlockUse, ConntrackTimes, GuardRow, HealthRow, NodeConfigRow},
+    rows::{self, AgentRow, BlockUse, ConntrackTimes, DirectRow, GuardRow, HealthRow, NodeConfigRow},
 };
 
-use crate::{ipam::Blocks, state::Cluster};
+use crate::{core::Past, ipam::Blocks, state::Cluster};
 
 /// A row for each node that exists. `guard`: what guards a node itself.
 #[must_use]
-pub fn rows(cluster: &Cluster, guard: impl Fn(&str) -> Option<GuardRow>) -> BTreeMap<Arc<str>, NodeConfigRow> {
+pub fn rows(
+    cluster: &Cluster,
+    past: Past,
+    guard: impl Fn(&str) -> Option<GuardRow>,
+) -> BTreeMap<Arc<str>, NodeConfigRow> {
     let all = cluster_cidrs(cluster);
     let mode = cluster.settings.ipam.mode;
     let unmasqueraded = cluster.pools.iter().filter(|(_, p)| p.spec.skip_masquerade).map(|(n, _)| n.clone());
@@ -33,6 +37,11 @@ pub fn rows(cluster: &Cluster, guard: impl Fn(&str) -> Option<GuardRow>) -> BTre
             let resolved = labels.map(|labels| cluster.overrides.resolve(&cluster.settings, labels));
             let settings = resolved.as_ref().map_or(&cluster.settings, |r| &*r.settings);
             let mut row = row(settings, name, (pools, blocks, guard(name)), &all);
+            row.direct = match past {
+                Past::Off => None,
+                Past::Taken => Some(DirectRow::default()),
+                Past::Sent => row.direct,
+            };
             row.overrides = resolved.map(|r| r.rows()).unwrap_or_default();
             (name.clone(), row)
         })
@@ -47,7 +56,7 @@ fn row(
 ) -> NodeConfigRow {
     let mut exclude = s.masquerade.exclude.clone();
     let routing = match &s.routing {
-        Routing::Overlay { port, .. } => rows::Routing::Vxlan { port: *port },
+        Routing::Overlay { port, .. } | Routing::Hybrid { port, .. } => rows::Routing::Vxlan { port: *port },
         Routing::Native(n) => {
             // what the network routes by itself sees pods' own addresses
             exclude.extend(n.ipv4_cidr.iter().chain(&n.ipv6_cidr));
@@ -79,6 +88,10 @@ fn row(
         guard,
         health: health(s),
         overrides: Vec::new(),
+        direct: match &s.routing {
+            Routing::Hybrid { subnets, .. } => Some(DirectRow { subnets: subnets.clone() }),
+            Routing::Overlay { .. } | Routing::Native(_) => None,
+        },
     }
 }
 
@@ -177,6 +190,7 @@ mod tests {
         let bases = [
             json!({"ipam": {"mode": "Kubernetes"}}),
             json!({"routing": {"mode": "Native"}}),
+            json!({"routing": {"mode": "Hybrid", "hybrid": {"subnets": ["198.51.100.0/24"]}}}),
             json!({"ipFamilies": ["IPv4", "IPv6"]}),
         ];
         for (path, leaf) in &all {

@@ -6,6 +6,7 @@
 mod deliver;
 mod hold;
 mod lead;
+mod past;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -20,6 +21,7 @@ use axoneme_wire::{
 };
 use tracing::{debug, info, warn};
 
+pub use self::past::Past;
 use crate::{
     compiler::Rows,
     identity::Identities,
@@ -92,6 +94,8 @@ pub struct Core {
     timing: Timing,
     /// Rows of settings with the revision that brought them.
     configs: BTreeMap<Arc<str>, (NodeConfigRow, u64)>,
+    /// How far nodes are with sending past the tunnel.
+    past: past::Handover,
     /// Revisions that brought what nodes have of their own in these.
     overridden: BTreeMap<Arc<str>, u64>,
     addresses: ipam::Plan,
@@ -146,6 +150,7 @@ impl Core {
             room_due: None,
             timing,
             configs: BTreeMap::new(),
+            past: past::Handover::default(),
             overridden: BTreeMap::new(),
             addresses: ipam::Plan::default(),
             promises: nodes::Promises::default(),

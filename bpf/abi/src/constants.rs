@@ -71,6 +71,8 @@ pub mod feature {
     pub const SET_RETVAL: u32 = 1 << 6;
     /// What a pod's own egress policy denies is answered.
     pub const ANSWER_DENIED: u32 = 1 << 7;
+    /// Packets of other nodes' pods may come by the underlay, beside the tunnel.
+    pub const DIRECT: u32 = 1 << 8;
 }
 
 /// Places of the control array.

@@ -50,6 +50,9 @@ pub const IP_NODE: u16 = 1;
 /// `node` was filled in from the address itself, not by the caller.
 pub const IP_NODE_IMPLIED: u16 = 2;
 
+/// Packets to the address are routed by the stack; `node` serves those that the stack still routes into the tunnel.
+pub const IP_DIRECT: u16 = 4;
+
 /// A local endpoint's address.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

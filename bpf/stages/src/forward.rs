@@ -13,7 +13,7 @@ pub(crate) fn route<E: Env, const HOOK: u8>(env: &E, end: &End, is_source: bool)
     // What came by the tunnel goes back by it, even to a node's own address: the other node expects it there
     // (reverse-path filters).
     let by_tunnel = is_source && HOOK == hook::FROM_OVERLAY;
-    if end.node == 0 || (end.is_node() && !by_tunnel) {
+    if end.node == 0 || end.is_direct() || (end.is_node() && !by_tunnel) {
         return (Action::Stack, 0);
     }
     if env.feature(feature::NATIVE) { (Action::NextHop, env.uplink()) } else { (Action::Tunnel, env.overlay()) }

@@ -288,8 +288,10 @@ fn place<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, w
         hook::FROM_WAITING => waited(met::<P, HOOK>(packet), packet.note(), spoofed, w),
         _ if w.source.is_local() => w.end(spoofed),
         hook::FROM_NETDEV => {
-            // In overlay mode pods of other nodes come by the tunnel only.
-            let by_tunnel = w.source.node != 0 && !w.source.is_node() && !env.feature(feature::NATIVE);
+            // In overlay mode pods of other nodes come by the tunnel only. Where some come without, all may: nodes do not
+            // begin and end to send so in one moment, and whoever is on the underlay can make a tunnel header, too.
+            let direct = env.feature(feature::NATIVE | feature::DIRECT);
+            let by_tunnel = w.source.node != 0 && !w.source.is_node() && !direct;
             if by_tunnel { w.end(spoofed) } else { Step::Next }
         }
         _ => {

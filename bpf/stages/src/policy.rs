@@ -8,7 +8,7 @@ use axoneme_abi::{
     policy::{
         AUDIT, DEFAULT_AUDIT, DEFAULT_DENY, DENY, JUDGED_DROP, JUDGEMENTS, Judgement, PolicyKey, kind, slot_kind,
     },
-    tables::{Endpoint, IDENTITY_HOST, IDENTITY_WORLD, IP_NODE, IpInfo, Side},
+    tables::{Endpoint, IDENTITY_HOST, IDENTITY_WORLD, IP_DIRECT, IP_NODE, IpInfo, Side},
 };
 
 use crate::{Env, Family, Kind, Maps, Verdict};
@@ -37,6 +37,10 @@ impl End {
     #[inline(always)]
     pub(crate) const fn is_node(&self) -> bool {
         self.flags & IP_NODE != 0
+    }
+    #[inline(always)]
+    pub(crate) const fn is_direct(&self) -> bool {
+        self.flags & IP_DIRECT != 0
     }
     #[inline(always)]
     pub(crate) const fn endpoint(e: Endpoint, epoch: u32) -> Self {

@@ -54,6 +54,9 @@ pub struct Status {
     pub addresses: Vec<String>,
     /// Of pod interfaces, in bytes; 0: not known yet.
     pub mtu: u32,
+    /// How packets go to other nodes, as the programs do it: `overlay`, `native`, `hybrid` (also while nodes only take
+    /// packets past the tunnel); empty: not known yet.
+    pub routing: String,
     pub nodes: u64,
     pub identities: u64,
     pub ips: u64,

@@ -293,7 +293,13 @@ fn cross(tunnel: bool, keep: &mut Vec<Box<dyn std::any::Any>>) -> Setup {
             [[10, 201, 0, n].into(), [0xfd21, 0, 0, 0, 0, 0, 0, u16::from(n)].into()]
         };
         for (address, hop) in pod.addresses().into_iter().zip(hops) {
-            let entry = IpEntry { identity: pod.identity, peer: pod.identity, tunnel: Some(hop), is_node: false };
+            let entry = IpEntry {
+                identity: pod.identity,
+                peer: pod.identity,
+                tunnel: Some(hop),
+                is_node: false,
+                direct: false,
+            };
             nodes[here].datapath.upsert_ip(address.into(), entry).unwrap();
         }
     }

@@ -222,6 +222,7 @@ fn open(files: &BpfFs) -> BpfDatapath {
         overlay_ifindex: 1,
         uplink_ifindex: 1,
         native_routing: false,
+        direct: false,
         ipv4: true,
         ipv6: true,
         node_addresses: vec![],

@@ -13,7 +13,8 @@
 //! - **ipcache**: `0.0.0.0/0` and `::/0` as world; every node address as a host prefix with `is_node`, the own ones with
 //!   identity host. `tunnel` of a pod is its node's underlay address in overlay mode; with native routing it is the next
 //!   hop on the uplink's link (the node's address, where nodes are neighbours; family of the pod's address), or none
-//!   where a router knows the way (then the stack routes). A node address whose family the tunnel does not speak (IPv6
+//!   where a router knows the way (then the stack routes). With `direct` the stack routes packets for the pod, past the
+//!   tunnel of the overlay; the route may follow later, and go earlier. A node address whose family the tunnel does not speak (IPv6
 //!   over an IPv4 underlay) needs `tunnel` set to the node's underlay address, for replies to what came by the tunnel;
 //!   in all other cases it is implied.
 //! - **Order for a new pod**: table, ipcache, endpoints, then [`Datapath::attach`], then the answer to the runtime.
@@ -57,6 +58,9 @@ pub struct IpEntry {
     pub tunnel: Option<IpAddr>,
     /// A node's own address: policy sees `identity` (host, remote-node), and packets are routed by the stack.
     pub is_node: bool,
+    /// Packets to it are routed by the stack, which has a route past the tunnel. With `tunnel` they may take either way
+    /// while that route changes. Only where [`DatapathConfig::direct`].
+    pub direct: bool,
 }
 
 /// A local endpoint's address. Key: address.
@@ -201,6 +205,8 @@ pub struct DatapathConfig {
     pub overlay_ifindex: u32,
     pub uplink_ifindex: u32,
     pub native_routing: bool,
+    /// Packets of other nodes' pods are taken from the underlay, beside the tunnel.
+    pub direct: bool,
     pub ipv4: bool,
     pub ipv6: bool,
     /// Own underlay addresses, first of each family is the tunnel source.

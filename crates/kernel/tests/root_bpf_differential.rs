@@ -137,6 +137,7 @@ impl Pair {
             overlay_ifindex: 901,
             uplink_ifindex: 902,
             native_routing: native,
+            direct: false,
             ipv4: true,
             ipv6: true,
             node_addresses: both(OWN_NODE).to_vec(),
@@ -190,7 +191,7 @@ impl Pair {
             [(REMOTE, 1011, true, false), (OWN_NODE, 1, false, true), (OTHER_NODE, 6, true, true)]
         {
             let node = IpAddr::from([172, 16, 0, last]);
-            let entry = IpEntry { identity, peer: identity, tunnel: tunnel.then_some(node), is_node };
+            let entry = IpEntry { identity, peer: identity, tunnel: tunnel.then_some(node), is_node, direct: false };
             for a in both(last) {
                 self.kernel.upsert_ip(a.into(), entry).unwrap();
             }

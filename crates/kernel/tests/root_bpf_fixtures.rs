@@ -164,6 +164,7 @@ impl World {
             overlay_ifindex: OVERLAY,
             uplink_ifindex: UPLINK,
             native_routing: native,
+            direct: false,
             ipv4: true,
             ipv6: true,
             node_addresses: vec![host("node", false), host("node", true)],
@@ -214,7 +215,7 @@ impl World {
         for (name, n, identity, place, is_node) in KNOWN {
             let tunnel = (place != 0).then(|| IpAddr::from([172, 16, 0, n]));
             for v6 in [false, true] {
-                let entry = IpEntry { identity, peer: identity, tunnel, is_node };
+                let entry = IpEntry { identity, peer: identity, tunnel, is_node, direct: false };
                 self.kernel.upsert_ip(host(name, v6).into(), entry).unwrap();
             }
             let flags = if is_node { IP_NODE } else { 0 };
@@ -327,7 +328,7 @@ impl World {
         let (next, new) = (usize::from(even), Side::new(identity, identity));
         if let Some((_, n, _, place, is_node)) = KNOWN.into_iter().find(|k| k.0 == name) {
             let tunnel = (place != 0).then(|| IpAddr::from([172, 16, 0, n]));
-            let entry = IpEntry { identity, peer: identity, tunnel, is_node };
+            let entry = IpEntry { identity, peer: identity, tunnel, is_node, direct: false };
             for v6 in [false, true] {
                 self.kernel.stage_ip(host(name, v6).into(), Some(entry)).unwrap();
             }
@@ -351,7 +352,7 @@ impl World {
     fn block(&mut self, prefix: &str, identity: Option<u32>) {
         let prefix: ipnetwork::Ipv4Network = prefix.parse().unwrap();
         let (key, bits) = (u32::from_ne_bytes(prefix.ip().octets()), u32::from(prefix.prefix()));
-        let entry = |identity| IpEntry { identity, peer: identity, tunnel: None, is_node: false };
+        let entry = |identity| IpEntry { identity, peer: identity, tunnel: None, is_node: false, direct: false };
         self.kernel.stage_ip(prefix.into(), identity.map(entry)).unwrap();
         let Some(identity) = identity else { return self.going.push((key, bits)) };
         let even = self.kernel.control(CONTROL_EPOCH).unwrap() & 1 == 0;

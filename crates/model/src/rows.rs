@@ -296,9 +296,31 @@ pub struct NodeConfigRow {
     /// None: the node probes nobody and answers no probes.
     #[serde(default)]
     pub health: Option<HealthRow>,
+    /// With the overlay: some of the nodes reach each other's pods without it. None: none do.
+    #[serde(default)]
+    pub direct: Option<DirectRow>,
     /// In what the settings above differ from those of the cluster. For people: the node acts by the settings.
     #[serde(default)]
     pub overrides: Vec<OverrideRow>,
+}
+
+/// Which nodes send packets for each other's pods as they are, past the tunnel. What comes so is taken from all of them:
+/// they do not begin and end in one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirectRow {
+    /// Prefixes of nodes' addresses, each of one link. Empty: nobody sends so yet, or any more.
+    pub subnets: Vec<Cidr>,
+}
+
+impl DirectRow {
+    /// The other's address that packets of this family for its pods go to: one that shares a subnet with an address of
+    /// this node. Both say the same of each other, so that packets of a connection come as they are expected.
+    #[must_use]
+    pub fn hop(&self, own: &NodeRow, other: &NodeRow, v4: bool) -> Option<IpAddr> {
+        let shared =
+            |a: &IpAddr| self.subnets.iter().any(|s| s.contains(*a) && own.addresses.iter().any(|o| s.contains(*o)));
+        other.addresses.iter().copied().filter(|a| a.is_ipv4() == v4).find(shared)
+    }
 }
 
 /// A setting in which a node differs from the cluster.

@@ -6,14 +6,18 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase", default)]
 pub struct Routing {
     /// Overlay wraps packets between nodes; it works on any network. Native sends them as they are: the network, or
-    /// routes on each node, must know where pods live.
+    /// routes on each node, must know where pods live. Hybrid sends them as they are between nodes of one subnet, and wraps
+    /// the others.
     pub mode: RoutingMode,
 
-    /// Settings of mode Overlay.
+    /// Settings of modes Overlay and Hybrid.
     pub overlay: Overlay,
 
     /// Settings of mode Native.
     pub native: NativeRouting,
+
+    /// Settings of mode Hybrid.
+    pub hybrid: HybridRouting,
 }
 
 /// How packets get from node to node.
@@ -24,6 +28,8 @@ pub enum RoutingMode {
     Overlay,
     /// As they are.
     Native,
+    /// As they are between nodes of one subnet, wrapped between others.
+    Hybrid,
 }
 
 /// Settings of routing mode Overlay.
@@ -51,6 +57,18 @@ pub enum OverlayProtocol {
     /// RFC 7348.
     #[default]
     VXLAN,
+}
+
+/// Settings of routing mode Hybrid.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HybridRouting {
+    /// The subnets of the nodes' addresses, such as 10.0.1.0/24, each of which is one link. Nodes with an address in the
+    /// same one send packets for each other's pods past the tunnel, for the address families that the subnets are of. All
+    /// nodes must have them alike.
+    #[schemars(extend("maxItems" = 256, "x-kubernetes-list-type" = "set"))]
+    #[schemars(with = "Vec<crate::schema::CelCidr>")]
+    pub subnets: Vec<String>,
 }
 
 /// Settings of routing mode Native.

@@ -50,6 +50,8 @@ const KNOWN: &[(&str, Successor)] = &[
     ("ipv4-native-routing-cidr", Setting("spec.routing.native.ipv4CIDR")),
     ("ipv6-native-routing-cidr", Setting("spec.routing.native.ipv6CIDR")),
     ("auto-direct-node-routes", Setting("spec.routing.native.autoDirectNodeRoutes")),
+    ("subnet-topology", Setting("spec.routing.hybrid.subnets")),
+    ("direct-routing-skip-unreachable", Gone("a node that is on no link of another gets no direct route there")),
     ("cluster-pool-ipv4-cidr", Setting("spec.ipam.clusterPool.ipv4.cidrs")),
     ("cluster-pool-ipv4-mask-size", Setting("spec.ipam.clusterPool.ipv4.maskSize")),
     ("cluster-pool-ipv6-cidr", Setting("spec.ipam.clusterPool.ipv6.cidrs")),

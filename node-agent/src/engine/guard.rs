@@ -128,7 +128,7 @@ impl Engine {
         // as the node's other addresses are known here
         let own = rows.values().find(|r| r.pod.is_empty() && r.node == self.parts.node);
         let peer = own.map_or(PeerClass(Identity::HOST.0), |r| r.local_peer).0;
-        let entry = IpEntry { identity: Identity::HOST.0, peer, tunnel: None, is_node: true };
+        let entry = IpEntry { identity: Identity::HOST.0, peer, tunnel: None, is_node: true, direct: false };
         let addresses = self.base.plan.iter().flat_map(|b| &b.own).filter(|_| self.guard_row().is_some());
         let now: BTreeMap<IpNetwork, IpEntry> = addresses.map(|a| (IpNetwork::from(*a), entry)).collect();
         let before = std::mem::replace(&mut self.guard.addresses, now.clone());

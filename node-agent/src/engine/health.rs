@@ -26,6 +26,7 @@ use crate::{
     Error,
     endpoint::{self, Intent, Phase, SCHEMA},
     health::{Peers, Plan},
+    plan::Ways,
     store,
     tables::OPEN,
 };
@@ -84,12 +85,14 @@ impl Health {
 }
 
 /// The health endpoints of another node as the datapath is to know them.
-fn entries(node: &NodeRow, routing: &Routing) -> impl Iterator<Item = (IpNetwork, IpEntry)> {
+fn entries(node: &NodeRow, routing: &Routing, ways: Ways<'_>) -> impl Iterator<Item = (IpNetwork, IpEntry)> {
     let tunnel = node.underlay().filter(|_| matches!(routing, Routing::Vxlan { .. }));
     // classes of reserved identities have their numbers
     let (identity, peer) = (Identity::HEALTH.0, Identity::HEALTH.0);
-    let entry = IpEntry { identity, peer, tunnel, is_node: false };
-    node.health_addresses().map(move |a| (IpNetwork::from(a), entry))
+    node.health_addresses().map(move |a| {
+        let direct = tunnel.is_some() && ways.hop(&node.name, a.is_ipv4()).is_some();
+        (IpNetwork::from(a), IpEntry { identity, peer, tunnel, is_node: false, direct })
+    })
 }
 
 impl Engine {
@@ -103,8 +106,9 @@ impl Engine {
         let rows = self.rows.rows();
         let config = rows.config.as_ref().filter(|c| c.health.is_some_and(|h| h.endpoints));
         let node = rows.nodes.get(name).filter(|_| **name != *self.parts.node);
+        let ways = Ways::of(rows, &self.parts.node);
         let now: Vec<(IpNetwork, IpEntry)> =
-            config.zip(node).map(|(c, n)| entries(n, &c.routing).collect()).unwrap_or_default();
+            config.zip(node).map(|(c, n)| entries(n, &c.routing, ways).collect()).unwrap_or_default();
         let mut touched = self.health.of_node.remove(name).unwrap_or_default();
         for prefix in &touched {
             // a block may have passed to another node in the same batch

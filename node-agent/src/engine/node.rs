@@ -137,7 +137,8 @@ impl Engine {
         let Some(base) = &self.base.plan else { return Ok(()) };
         let nodes: Vec<_> = self.rows.rows().nodes.values().collect();
         let devices: Vec<String> = base.devices.iter().map(|(n, _)| n.clone()).collect();
-        let wanted = plan::masquerade(config, &nodes, &devices);
+        let ways = plan::Ways::of(self.rows.rows(), &self.parts.node);
+        let wanted = plan::masquerade(config, &nodes, &devices, &ways);
         self.parts.network.set_masquerade(wanted.as_ref())?;
         self.base.masquerade = wanted;
         Ok(())

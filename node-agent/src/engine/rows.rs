@@ -7,7 +7,7 @@ use ipnetwork::IpNetwork;
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::{Engine, Outgoing};
-use crate::plan::{self, FrontendKey, RouteContext};
+use crate::plan::{self, FrontendKey, RouteContext, Ways};
 
 impl Engine {
     pub(super) fn fold(&mut self, batch: Batch) {
@@ -126,12 +126,13 @@ impl Engine {
         if old.is_none_or(|o| o.pools != config.pools || o.blocks != config.blocks) {
             self.use_blocks(&config);
         }
-        if old.is_none_or(|o| o.routing != config.routing) {
+        let routing = old.is_none_or(|o| o.routing != config.routing || o.direct != config.direct);
+        if routing {
             for prefix in self.rows.rows().ips.keys().copied().collect::<Vec<_>>() {
                 self.wish_ip(prefix);
             }
         }
-        if old.is_none_or(|o| o.routing != config.routing || o.health != config.health) {
+        if routing || old.is_none_or(|o| o.health != config.health) {
             for name in self.rows.rows().nodes.keys().cloned().collect::<Vec<_>>() {
                 self.wish_health(&name);
             }
@@ -148,10 +149,11 @@ impl Engine {
         if self.local.contains_key(&prefix.ip()) && prefix == IpNetwork::from(prefix.ip()) {
             return;
         }
-        let entry =
-            self.rows.rows().ips.get(&prefix).and_then(|row: &IpRow| {
-                plan::ip_entry(row, &self.parts.node, &self.rows.rows().config.as_ref()?.routing)
-            });
+        let (rows, node) = (self.rows.rows(), &self.parts.node);
+        let entry = rows
+            .ips
+            .get(&prefix)
+            .and_then(|row: &IpRow| plan::ip_entry(row, node, &rows.config.as_ref()?.routing, &Ways::of(rows, node)));
         let entry = entry.or_else(|| self.guard.address(prefix)).or_else(|| self.health.address(prefix));
         match entry {
             Some(entry) => self.ips.set(prefix, entry),
@@ -193,6 +195,25 @@ impl Engine {
         self.base.dirty = true;
         self.wish_routes(name);
         self.wish_health(name);
+        self.wish_ways(name);
+    }
+
+    /// What the addresses of a node say decides whether its pods are reached past the tunnel; those of this node, whether
+    /// anybody's are.
+    fn wish_ways(&mut self, name: &Arc<str>) {
+        let rows = self.rows.rows();
+        if rows.config.as_ref().is_none_or(|c| c.direct.is_none()) {
+            return;
+        }
+        let own = **name == *self.parts.node;
+        let concerned: Vec<_> = rows.ips.values().filter(|r| own || r.node == *name).map(|r| r.prefix).collect();
+        for prefix in concerned {
+            self.wish_ip(prefix);
+        }
+        let others: Vec<_> = self.rows.rows().nodes.keys().filter(|n| own && *n != name).cloned().collect();
+        for other in others {
+            self.wish_health(&other);
+        }
     }
 
     /// Routes to a node's pods; all nodes' when the base changes.
@@ -206,6 +227,7 @@ impl Engine {
             sources: &base.addresses,
             ipv4: config.ipv4,
             ipv6: config.ipv6,
+            ways: Ways::of(self.rows.rows(), &self.parts.node),
         };
         let wanted = self.rows.rows().nodes.get(name).map(|n| plan::node_routes(n, &context)).unwrap_or_default();
         let keys: Vec<IpNetwork> = wanted.iter().map(|r| r.destination).collect();

@@ -224,7 +224,7 @@ impl Engine {
             slot: state.slot,
             mac: endpoint.intent.pod_mac,
         };
-        let ip = IpEntry { identity: state.identity, peer: state.peer, tunnel: None, is_node: false };
+        let ip = IpEntry { identity: state.identity, peer: state.peer, tunnel: None, is_node: false, direct: false };
         for address in &endpoint.intent.addresses {
             self.ips.set(IpNetwork::from(*address), ip);
             self.entries.set(*address, entry);

@@ -5,7 +5,7 @@ use axoneme_flow::admin::{EndpointStatus, IdentityView, OverrideView, PoolUsage,
 use axoneme_model::rows::{OverrideRow, RowSet};
 
 use super::{Engine, health};
-use crate::{endpoint::Phase, status::NodeStatus};
+use crate::{endpoint::Phase, plan::Ways, status::NodeStatus};
 
 impl Engine {
     /// A snapshot for the admin socket.
@@ -37,6 +37,7 @@ impl Engine {
             devices: base.iter().flat_map(|b| &b.devices).map(|(n, _)| n.clone()).collect(),
             addresses: base.iter().flat_map(|b| &b.addresses).map(ToString::to_string).collect(),
             mtu: base.map_or(0, |b| b.mtu),
+            routing: self.routing().to_owned(),
             nodes: rows.nodes.len() as u64,
             identities: rows.identities.len() as u64,
             ips: self.ips.len() as u64,
@@ -57,12 +58,26 @@ impl Engine {
         }
     }
 
+    fn routing(&self) -> &'static str {
+        match self.base.datapath.as_ref().filter(|_| self.base.attached) {
+            None => "",
+            Some(d) if d.native_routing => "native",
+            Some(d) if d.direct => "hybrid",
+            Some(_) => "overlay",
+        }
+    }
+
     fn warnings(&self) -> Vec<String> {
         let mut out = self.parts.warnings.clone();
         if self.former.in_use() {
             out.push("no operator has sent rows yet: new pods get those that this node had last".to_owned());
         }
         out.extend(self.endpoints.values().filter_map(|e| e.unfit.clone()));
+        let underlay = self.base.plan.as_ref().map(|b| &*b.underlay).unwrap_or_default();
+        let off_link = Ways::of(self.rows.rows(), &self.parts.node).not_on_link(underlay);
+        out.extend(off_link.into_iter().map(|s| {
+            format!("{s} of spec.routing.hybrid.subnets is not on a link of this node: it sends to nodes there by the tunnel")
+        }));
         out.extend(self.former.failed().map(|why| format!("the last rows are not kept on disk: {why}")));
         out
     }

@@ -495,6 +495,7 @@ pub fn config() -> NodeConfigRow {
         guard: None,
         health: None,
         overrides: vec![],
+        direct: None,
     }
 }
 

@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use axoneme_compile::{Excess, Fit};
 use axoneme_crds::axoneme_config::IpamMode;
+use axoneme_intake::Routing;
 use axoneme_model::{
     Identity, Labels, ObjectRef,
     rows::{EndpointRow, IdentityRow},
@@ -77,10 +78,16 @@ impl Core {
         rows.extend(configs.iter().cloned());
         self.choose_pools(&mut rows);
         let revision = if rows.is_empty() { self.hub.revision() } else { self.hub.publish(rows) };
+        self.past.published(revision);
         self.holding.published(revision, |set| self.identities.is_usable(set));
         for (id, labels) in announce {
             self.identities.announced(id, labels, revision, now + self.timing.announce);
         }
+        self.told_configs(configs, revision);
+    }
+
+    /// Rows of settings were published with this revision.
+    fn told_configs(&mut self, configs: Vec<RowChange>, revision: u64) {
         for c in configs {
             if let RowChange::Upsert(Row::Config(r)) = c {
                 if self.configs.get(&r.node).is_none_or(|(old, _)| old.overrides != r.overrides) {
@@ -143,12 +150,16 @@ impl Core {
 
     /// Changes of the nodes' settings.
     fn config_rows(&mut self) -> Vec<RowChange> {
+        let hybrid = matches!(self.cluster.settings.routing, Routing::Hybrid { .. });
+        let acknowledged = self.hub.acked_by_all();
+        self.todo.configs |= self.past.is_due(hybrid, acknowledged);
         if !std::mem::take(&mut self.todo.configs) {
             return Vec::new();
         }
         // a node whose labels changed may be one that more or fewer objects select
         self.todo.config |= !self.cluster.overrides.is_empty();
-        let wanted = configs::rows(&self.cluster, |node| self.rows.guard(node).cloned());
+        let past = self.past.step(hybrid, acknowledged);
+        let wanted = configs::rows(&self.cluster, past, |node| self.rows.guard(node).cloned());
         let gone: Vec<_> = self.configs.keys().filter(|n| !wanted.contains_key(*n)).cloned().collect();
         for node in &gone {
             self.configs.remove(node);

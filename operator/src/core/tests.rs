@@ -6,6 +6,7 @@ mod denials;
 mod host;
 mod ipam;
 mod overrides;
+mod past;
 mod size;
 
 use std::cell::RefCell;

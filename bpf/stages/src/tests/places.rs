@@ -11,6 +11,7 @@ super::both_families!(
     what_comes_by_the_tunnel_goes_back_by_it,
     identities_that_nobody_may_claim_are_refused,
     the_underlay_may_not_speak_for_pods,
+    past_the_tunnel_it_is_the_stacks_and_comes_both_ways,
     the_underlays_own_traffic_passes,
     nobody_is_behind_a_strange_address,
     icmp_errors_go_to_the_sender_of_what_they_carry,
@@ -170,6 +171,30 @@ mod inner {
             } else {
                 assert_eq!(v, Verdict::drop(DropReason::InvalidSourceIp, Direction::Ingress), "{source}");
             }
+        }
+    }
+
+    pub(super) fn past_the_tunnel_it_is_the_stacks_and_comes_both_ways<F: Testable>()
+    where
+        Host: HasTables<F> + Maps<F>,
+    {
+        let there = F::packet(A, REMOTE, 17, &udp(1, 2));
+        let here = F::packet(REMOTE, B, 17, &udp(1, 2));
+        for (taken, sent) in [(false, false), (true, false), (true, true)] {
+            let h = world(false);
+            if taken {
+                h.features.set(h.features.get() | feature::DIRECT);
+            }
+            if sent {
+                let t: &crate::host::Tables<F> = h.tables();
+                t.ipcache.borrow_mut().iter_mut().filter(|e| e.2.node == 7).for_each(|e| e.2.flags |= IP_DIRECT);
+            }
+            let to = from_pod::<F>(&h, LINK_A, &there);
+            assert_eq!(to, if sent { Verdict::PASS } else { Verdict::tunnel(OVERLAY, 7, 101) });
+            let bare = meet::<F, { hook::FROM_NETDEV }>(&h, UPLINK, &here).0;
+            let spoofed = Verdict::drop(DropReason::InvalidSourceIp, Direction::Ingress);
+            assert_eq!(bare, if taken { Verdict::local(LINK_B) } else { spoofed });
+            assert_eq!(by_tunnel::<F>(&h, 103, &here), Verdict::local(LINK_B), "while others have not heard of it");
         }
     }
 

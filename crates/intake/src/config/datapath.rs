@@ -1,8 +1,12 @@
 use std::time::Duration;
 
-use axoneme_crds::{AxonemeConfigSpec, axoneme_config::OverlayProtocol};
+use axoneme_crds::{
+    AxonemeConfigSpec,
+    axoneme_config::{OverlayProtocol, RoutingMode},
+};
 use axoneme_model::{
     Cidr, Safe,
+    cidr::contains,
     policy::CidrScope,
     rows::DenyResponse,
     safe::HostSettings,
@@ -22,6 +26,13 @@ pub enum Routing {
     },
     /// As they are.
     Native(Native),
+    /// As they are between nodes of one subnet, wrapped between others.
+    Hybrid {
+        protocol: OverlayProtocol,
+        port: u16,
+        /// Prefixes of nodes' addresses, none of them inside of another.
+        subnets: Vec<Cidr>,
+    },
 }
 
 /// Settings of routing mode Native.
@@ -104,7 +115,7 @@ pub(super) fn deny_response(spec: &Field<'_>) -> DenyResponse {
 /// Settings of the host firewall, for a cluster with this routing.
 pub(super) fn host_firewall(spec: &Field<'_>, routing: &Routing) -> HostSettings {
     let mut settings = HostSettings::default();
-    if let Routing::Overlay { port, .. } = routing {
+    if let Routing::Overlay { port, .. } | Routing::Hybrid { port, .. } = routing {
         settings.overlay_port = *port;
     }
     let Some(field) = section(spec, "hostFirewall") else { return settings };
@@ -122,8 +133,10 @@ pub(super) fn routing(spec: &Field<'_>) -> Routing {
         port: port.unwrap_or(default.overlay.port),
     };
     let Some(routing) = section(spec, "routing") else { return overlay(None, None) };
-    let native = routing.get("mode").and_then(|m| m.choice(&[("Overlay", false), ("Native", true)])).unwrap_or(false);
-    // both sections are checked, whichever is used
+    let modes = [RoutingMode::Overlay, RoutingMode::Native, RoutingMode::Hybrid];
+    let modes = modes.map(|mode| (mode_name(mode), mode));
+    let mode = routing.get("mode").and_then(|m| m.choice(&modes)).unwrap_or(default.mode);
+    // all sections are checked, whichever is used
     let wrapped = section(&routing, "overlay");
     let wrapped = wrapped.as_ref();
     let protocol = wrapped.and_then(|o| o.get("protocol")?.choice(&[("VXLAN", OverlayProtocol::VXLAN)]));
@@ -133,10 +146,44 @@ pub(super) fn routing(spec: &Field<'_>) -> Routing {
     let ipv4_cidr = direct.and_then(|n| family_prefix(&n.get("ipv4CIDR")?, true));
     let ipv6_cidr = direct.and_then(|n| family_prefix(&n.get("ipv6CIDR")?, false));
     let routes = direct.and_then(|n| n.get("autoDirectNodeRoutes")?.bool());
-    if !native {
-        return overlay(protocol, port);
+    let subnets = section(&routing, "hybrid").as_ref().map(|h| subnets(h)).unwrap_or_default();
+    match mode {
+        RoutingMode::Overlay => return overlay(protocol, port),
+        RoutingMode::Native => {}
+        RoutingMode::Hybrid => {
+            if subnets.is_empty() {
+                routing.missing(
+                    "hybrid",
+                    "mode Hybrid needs hybrid.subnets: the subnets of the nodes' addresses".to_owned(),
+                );
+            }
+            let (protocol, port) = (protocol.unwrap_or(default.overlay.protocol), port.unwrap_or(default.overlay.port));
+            return Routing::Hybrid { protocol, port, subnets };
+        }
     }
     Routing::Native(Native { ipv4_cidr, ipv6_cidr, auto_direct_node_routes: routes.unwrap_or_default() })
+}
+
+const fn mode_name(mode: RoutingMode) -> &'static str {
+    match mode {
+        RoutingMode::Overlay => "Overlay",
+        RoutingMode::Native => "Native",
+        RoutingMode::Hybrid => "Hybrid",
+    }
+}
+
+/// The subnets of nodes: a node's address is in one of them at most.
+fn subnets(hybrid: &Field<'_>) -> Vec<Cidr> {
+    let mut out: Vec<Cidr> = Vec::new();
+    let list = hybrid.get("subnets");
+    for item in list.iter().flat_map(Field::items) {
+        let Some(cidr) = prefix(&item) else { continue };
+        match out.iter().find(|o| contains(**o, cidr) || contains(cidr, **o)) {
+            Some(other) => item.invalid(format!("overlaps with {other}: a subnet is one link")),
+            None => out.push(cidr),
+        }
+    }
+    out
 }
 
 fn family_prefix(field: &Field<'_>, v4: bool) -> Option<Cidr> {

@@ -79,11 +79,12 @@ pub(crate) fn cluster_wide(path: &str) -> Option<&'static str> {
 }
 
 /// Settings that all nodes have alike, by the beginning of their paths.
-pub(crate) const CLUSTER_WIDE: [(&str, &str); 8] = [
+pub(crate) const CLUSTER_WIDE: [(&str, &str); 9] = [
     ("spec.clusterName", "identities and certificates carry it"),
     ("spec.ipFamilies", "a pod must reach pods of all nodes, in the families that it has"),
     ("spec.routing.mode", "both ends of a packet between nodes must expect it in the same form"),
     ("spec.routing.overlay", "both ends of a tunnel must speak the same"),
+    ("spec.routing.hybrid", "both ends of a packet between nodes must expect it in the same form"),
     ("spec.ipam", "the operator gives addresses to all nodes by one plan"),
     ("spec.policy", "what a policy means must not depend on the node that a pod lands on"),
     ("spec.hostFirewall", "the nodeSelector of a policy says which nodes it guards"),
@@ -189,7 +190,7 @@ mod tests {
     fn every_setting_may_differ_or_there_is_a_reason() {
         let schema = schema_of("axoneme.io/v1alpha1", "AxonemeConfig").unwrap();
         let mut all = Vec::new();
-        settings("spec", &serde_json::to_value(&schema).unwrap()["properties"]["spec"], &mut all);
+        settings("spec", &serde_json::to_value(schema).unwrap()["properties"]["spec"], &mut all);
         assert!(all.len() > 30, "{all:?}");
         for path in &all {
             assert!(knob(path).is_some() != cluster_wide(path).is_some(), "{path}");

@@ -96,6 +96,12 @@ fn wrong_settings_are_named() {
         ("{mtu: 1279}", "spec.mtu", "1280"),
         ("{routing: {mode: Tunnel}}", "spec.routing.mode", "Overlay, Native"),
         ("{routing: {overlay: {protocol: Geneve}}}", "spec.routing.overlay.protocol", "VXLAN"),
+        ("{routing: {mode: Hybrid}}", "spec.routing.hybrid", "needs hybrid.subnets"),
+        (
+            "{routing: {hybrid: {subnets: [10.0.0.0/8, 10.1.0.0/16]}}}",
+            "spec.routing.hybrid.subnets[1]",
+            "overlaps with 10.0.0.0/8",
+        ),
         ("{routing: {overlay: {port: 0}}}", "spec.routing.overlay.port", "1 to 65535"),
         ("{routing: {native: {ipv4CIDR: 'fd00::/8'}}}", "spec.routing.native.ipv4CIDR", "IPv4"),
         ("{routing: {native: {ipv6CIDR: 10.0.0.0/8}}}", "spec.routing.native.ipv6CIDR", "IPv6"),

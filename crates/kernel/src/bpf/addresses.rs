@@ -7,7 +7,7 @@ use std::{
 
 use axoneme_abi::{
     constants::CONTROL_EPOCH,
-    tables::{Endpoint, IDENTITY_WORLD, IP_NODE, IP_NODE_IMPLIED, IpInfo, NODES, Node, Side},
+    tables::{Endpoint, IDENTITY_WORLD, IP_DIRECT, IP_NODE, IP_NODE_IMPLIED, IpInfo, NODES, Node, Side},
 };
 use ipnetwork::IpNetwork;
 
@@ -255,6 +255,9 @@ impl BpfDatapath {
         if implied && node != 0 {
             flags |= IP_NODE_IMPLIED;
         }
+        if entry.direct {
+            flags |= IP_DIRECT;
+        }
         let info = Info { side: Side::new(entry.identity, entry.peer), node, flags };
         let before = nodes.get(prefix);
         let staged = nodes.staged.get(&prefix).copied();
@@ -378,7 +381,13 @@ impl BpfDatapath {
         } else {
             self.maps.nodes.get(&u32::from(info.node))?.and_then(|n| node_address(&n))
         };
-        Ok(IpEntry { identity: info.side.identity, peer: info.side.peer, tunnel, is_node: info.flags & IP_NODE != 0 })
+        Ok(IpEntry {
+            identity: info.side.identity,
+            peer: info.side.peer,
+            tunnel,
+            is_node: info.flags & IP_NODE != 0,
+            direct: info.flags & IP_DIRECT != 0,
+        })
     }
 
     pub(super) fn put_endpoint(&self, address: IpAddr, entry: EndpointEntry) -> Result<()> {

@@ -140,6 +140,7 @@ fn wanted(config: &DatapathConfig, _version: Version) -> Vec<&'static str> {
 fn constants(config: &DatapathConfig, version: Version, hertz: u32, testing: &Testing) -> Vec<(&'static str, u32)> {
     let bits = [
         (config.native_routing, feature::NATIVE),
+        (config.direct, feature::DIRECT),
         (config.ipv4, feature::IPV4),
         (config.ipv6, feature::IPV6),
         (config.services, feature::SERVICES),

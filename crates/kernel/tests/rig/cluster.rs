@@ -58,7 +58,7 @@ impl Cluster {
     /// Neighbours whose second node can be guarded: all addresses of its devices are known as its own.
     pub fn guardable(mode: Mode) -> Self {
         let c = Self::with(mode, None, &Options { host_firewall: true, ..Options::default() });
-        let host = IpEntry { identity: 1, peer: 1, tunnel: None, is_node: true };
+        let host = IpEntry { identity: 1, peer: 1, tunnel: None, is_node: true, direct: false };
         for address in [IpAddr::from([10, 201, 0, 2]), IpAddr::from([0xfd21, 0, 0, 0, 0, 0, 0, 2])] {
             c.nodes[1].datapath.upsert_ip(address.into(), host).unwrap();
         }
@@ -131,12 +131,13 @@ impl Cluster {
         for (here, there) in [(0, 1), (1, 0)] {
             let (pod, n) = (&pods[there], nodes[there].number);
             for (address, own) in pod.addresses().into_iter().zip(pod_hops(n, mode, router.is_some())) {
-                let entry = IpEntry { identity: pod.identity, peer: pod.identity, tunnel: own, is_node: false };
+                let entry =
+                    IpEntry { identity: pod.identity, peer: pod.identity, tunnel: own, is_node: false, direct: false };
                 nodes[here].datapath.upsert_ip(address.into(), entry).unwrap();
             }
             let addresses = [IpAddr::from(node_v4(n)), node_v6(n).into()];
             for (address, tunnel) in addresses.into_iter().zip(node_hops(n, mode)) {
-                let remote = IpEntry { identity: 6, peer: 6, tunnel, is_node: true };
+                let remote = IpEntry { identity: 6, peer: 6, tunnel, is_node: true, direct: false };
                 nodes[here].datapath.upsert_ip(address.into(), remote).unwrap();
             }
         }

@@ -212,6 +212,7 @@ impl Node {
             overlay_ifindex: options.overlay,
             uplink_ifindex: options.uplink,
             native_routing: options.native,
+            direct: false,
             ipv4: true,
             ipv6: true,
             node_addresses: {
@@ -242,10 +243,10 @@ impl Node {
     /// Rows of the world and of the node itself.
     pub fn addresses(&self) {
         let (d, number) = (&self.datapath, self.number);
-        let world = IpEntry { identity: 2, peer: 2, tunnel: None, is_node: false };
+        let world = IpEntry { identity: 2, peer: 2, tunnel: None, is_node: false, direct: false };
         d.upsert_ip("0.0.0.0/0".parse().unwrap(), world).unwrap();
         d.upsert_ip("::/0".parse().unwrap(), world).unwrap();
-        let host = IpEntry { identity: 1, peer: 1, tunnel: None, is_node: true };
+        let host = IpEntry { identity: 1, peer: 1, tunnel: None, is_node: true, direct: false };
         d.upsert_ip(IpAddr::from(node_v4(number)).into(), host).unwrap();
         d.upsert_ip(IpAddr::from(node_v6(number)).into(), host).unwrap();
     }
@@ -296,7 +297,8 @@ impl Node {
     pub fn program(&self, pod: &Pod) {
         self.datapath.put_table(pod.slot, &allow_all()).unwrap();
         for a in pod.addresses() {
-            let ip = IpEntry { identity: pod.identity, peer: pod.identity, tunnel: None, is_node: false };
+            let ip =
+                IpEntry { identity: pod.identity, peer: pod.identity, tunnel: None, is_node: false, direct: false };
             self.datapath.upsert_ip(a.into(), ip).unwrap();
             self.datapath.upsert_endpoint(a, pod.entry()).unwrap();
         }

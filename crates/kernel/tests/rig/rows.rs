@@ -27,5 +27,5 @@ pub fn whole(row: &TableRow) -> PolicyTable {
 
 pub fn ip(row: &IpRow) -> IpEntry {
     let is_node = !row.node.is_empty() && row.pod.is_empty();
-    IpEntry { identity: row.identity.0, peer: row.peer.0, tunnel: row.tunnel, is_node }
+    IpEntry { identity: row.identity.0, peer: row.peer.0, tunnel: row.tunnel, is_node, direct: false }
 }

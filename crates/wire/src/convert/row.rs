@@ -5,7 +5,8 @@ use std::sync::Arc;
 use axoneme_model::{
     Identity, PeerClass, Safe,
     rows::{
-        AgentRow, BlockUse, ConntrackTimes, DenyResponse, Edges, EndpointRow, GuardRow, HealthRow, IdentityRow, IpRow,
+        AgentRow, BlockUse, ConntrackTimes, DenyResponse, DirectRow, Edges, EndpointRow, GuardRow, HealthRow, IdentityRow,
+        IpRow,
         NodeConfigRow, NodeRow, OverrideRow, Routing, TableId,
     },
 };
@@ -50,6 +51,7 @@ impl Wire for NodeConfigRow {
             .into(),
             health: self.health.map(|h| pb::Health { interval_seconds: h.interval_seconds, endpoints: h.endpoints }),
             overrides: self.overrides.iter().map(override_message).collect(),
+            direct: self.direct.as_ref().map(|d| pb::Direct { subnets: messages(&d.subnets) }),
         }
     }
 
@@ -93,6 +95,11 @@ impl Wire for NodeConfigRow {
             guard: m.guard.map(GuardRow::from_message).transpose().at("guard")?,
             health: m.health.map(|h| HealthRow { interval_seconds: h.interval_seconds, endpoints: h.endpoints }),
             overrides: m.overrides.into_iter().map(override_row).collect(),
+            direct: m
+                .direct
+                .map(|d| Ok(DirectRow { subnets: list("subnets", d.subnets)? }))
+                .transpose()
+                .at("direct")?,
         })
     }
 }

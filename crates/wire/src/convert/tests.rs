@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use axoneme_model::{
     Direction, Identity, PeerClass, RuleRef, Safe,
     rows::{
-        AgentRow, Backend, BlockUse, ConntrackTimes, DenyResponse, DirectionDefault, Edges, EndpointRow, Frontend,
+        AgentRow, Backend, BlockUse, ConntrackTimes, DenyResponse, DirectRow, DirectionDefault, Edges, EndpointRow, Frontend,
         GuardRow, HealthRow, IdentityRow, IpRow, NodeConfigRow, NodeRow, OverrideRow, PolicyEntry, PolicyKey, Routing, RuleId,
         RuleRow, ServiceRow, TableId, TableRow,
     },
@@ -158,6 +158,7 @@ pub(crate) fn config(name: impl Strategy<Value = Arc<str>>) -> impl Strategy<Val
                 apiserver: ["10.0.0.1", "fd00::1"].map(|a| a.parse().unwrap()).into(),
             }),
             health: b[3].then_some(HealthRow { interval_seconds: n[0], endpoints: b[4] }),
+            direct: b[5].then(|| DirectRow { subnets: list.clone() }),
             overrides: vec![OverrideRow {
                 setting: "spec.mtu".into(),
                 value: device.clone(),
