@@ -129,7 +129,7 @@ impl Builder {
         for name in namespaces {
             world.namespaces.entry(name.clone()).or_insert_with(|| {
                 // what the API server puts on every namespace (KEP-2161)
-                let labels = BTreeMap::from([("kubernetes.io/metadata.name".into(), name)]);
+                let labels = [("kubernetes.io/metadata.name".into(), name)].into();
                 Namespace { labels, ..Namespace::default() }
             });
         }

@@ -79,7 +79,7 @@ fn add_waits_for_its_row_and_its_table() {
     let (answer, mut rx) = ask(&mut e, request(Command::Add, "c1", "a"));
     assert!(answer.is_none());
     assert!(node.leftovers().is_empty(), "nothing is done before the row is there");
-    e.stream(batch(2, vec![RowChange::Upsert(Row::Endpoint(row))]));
+    e.stream(batch(2, vec![RowChange::Upsert(Row::Endpoint(row.into()))]));
     assert!(matches!(rx.try_recv().unwrap(), axoneme_cni::Answer::Done(_)));
 
     let (answer, mut rx) = ask(&mut e, request(Command::Add, "c9", "nobody"));
@@ -175,7 +175,7 @@ fn an_endpoint_moves_only_to_a_table_that_is_in_place() {
     node.datapath.kernel().log.clear();
     let moved = endpoint("a", 6);
     // even when the row comes before the table
-    e.stream(batch(2, vec![RowChange::Upsert(Row::Endpoint(moved))]));
+    e.stream(batch(2, vec![RowChange::Upsert(Row::Endpoint(moved.into()))]));
     assert_eq!(node.datapath.writes(), 0);
     e.stream(batch(3, vec![RowChange::Upsert(Row::Table(table(6, 1..3).into()))]));
     e.stream(batch(4, vec![RowChange::Remove(RowKey::Table(TableId(5)))]));
@@ -300,7 +300,7 @@ fn a_new_identity_is_in_force_and_reported() {
     e.take_outgoing();
     let mut row = endpoint("a", 5);
     row.identity = Identity(301);
-    e.stream(batch(2, vec![RowChange::Upsert(Row::Endpoint(row))]));
+    e.stream(batch(2, vec![RowChange::Upsert(Row::Endpoint(row.into()))]));
     assert_eq!(node.datapath.kernel().endpoints[&ip("10.0.1.2")].identity, 301);
     let out = e.take_outgoing();
     assert!(

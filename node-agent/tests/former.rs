@@ -85,7 +85,7 @@ fn an_older_copy_undoes_nothing_that_came_later() {
     // nobody is allowed any more, and the remote address belongs to another pod; killed before the next copy
     let other = ip_row("10.0.2.9/32", 999, "n2", "shop/new");
     let denied = RowChange::Upsert(Row::Table(table(5, 0..0).into()));
-    e.stream(delta(2, vec![denied, RowChange::Upsert(Row::Ip(other))]));
+    e.stream(delta(2, vec![denied, RowChange::Upsert(Row::Ip(other.into()))]));
     drop(e);
     assert_eq!(copy(&node), written, "the copy is older than the kernel");
     let mut e = alone(&node);
@@ -140,7 +140,7 @@ fn writes_of_the_copy_are_few_and_none_without_a_change() {
     let mut versions = std::collections::BTreeSet::new();
     for n in 0..600u32 {
         let row = ip_row(&format!("10.0.2.{}/32", n % 250), 300 + n, "n2", "shop/x");
-        e.stream(delta(u64::from(n) + 2, vec![RowChange::Upsert(Row::Ip(row))]));
+        e.stream(delta(u64::from(n) + 2, vec![RowChange::Upsert(Row::Ip(row.into()))]));
         node.clock.advance(Duration::from_millis(100));
         versions.insert(copy(&node));
     }

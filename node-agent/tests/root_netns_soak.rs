@@ -81,13 +81,13 @@ fn pods(rig: &Rig, operator: &Publisher, lane: usize, enough: impl Fn(usize) -> 
     while !enough(done) {
         let uid = format!("soak-{lane}-{done}");
         let publish = |changes| operator.blocking_send(changes).unwrap();
-        publish(vec![RowChange::Upsert(Row::Endpoint(endpoint(&uid, 5)))]);
+        publish(vec![RowChange::Upsert(Row::Endpoint(endpoint(&uid, 5).into()))]);
         let (ok, result) = rig.call("ADD", lane, &uid);
         assert!(ok, "pod {done} of lane {lane}: {result}");
         let address = result["ips"][0]["address"].as_str().unwrap().split('/').next().unwrap().to_owned();
         let row = ip_row(&format!("{address}/32"), 300, "n1", &uid);
         let prefix = row.prefix;
-        publish(vec![RowChange::Upsert(Row::Ip(row))]);
+        publish(vec![RowChange::Upsert(Row::Ip(row.into()))]);
         if done % 100 == 0 {
             assert!(rig.ping(lane, "192.168.77.1"), "pod {done} of lane {lane} has no network");
         }

@@ -148,13 +148,16 @@ fn difference(dice: &mut Dice, old: &RowSet, new: &RowSet) -> Vec<RowChange> {
         }
     }
     out.extend(
-        new.ips.iter().filter(|(k, v)| old.ips.get(k) != Some(v)).map(|(_, v)| RowChange::Upsert(Row::Ip(v.clone()))),
+        new.ips
+            .iter()
+            .filter(|(k, v)| old.ips.get(k) != Some(v))
+            .map(|(_, v)| RowChange::Upsert(Row::Ip(v.clone().into()))),
     );
     out.extend(
         new.endpoints
             .iter()
             .filter(|(k, v)| old.endpoints.get(*k) != Some(v))
-            .map(|(_, v)| RowChange::Upsert(Row::Endpoint(v.clone()))),
+            .map(|(_, v)| RowChange::Upsert(Row::Endpoint(v.clone().into()))),
     );
     out.extend(old.tables.keys().filter(|k| !new.tables.contains_key(k)).map(|k| RowChange::Remove(RowKey::Table(*k))));
     out.extend(old.ips.keys().filter(|k| !new.ips.contains_key(k)).map(|k| RowChange::Remove(RowKey::Ip(*k))));

@@ -93,7 +93,7 @@ pub struct Core {
     room_due: Option<Instant>,
     timing: Timing,
     /// Rows of settings with the revision that brought them.
-    configs: BTreeMap<Arc<str>, (NodeConfigRow, u64)>,
+    configs: BTreeMap<Arc<str>, (Arc<NodeConfigRow>, u64)>,
     /// How far nodes are with sending past the tunnel.
     past: past::Handover,
     /// Revisions that brought what nodes have of their own in these.

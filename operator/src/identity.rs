@@ -16,7 +16,7 @@ use std::{
 };
 
 use axoneme_compile::Assignments;
-use axoneme_model::{Identity, Labels};
+use axoneme_model::{Identity, Labels, PackedSet};
 use sha2::{Digest as _, Sha256};
 
 /// How many objects are in creation at once. What is to be written lies in memory until it is, and the answers come all at
@@ -28,7 +28,7 @@ const CREATIONS: usize = 1024;
 pub struct Identities {
     /// As the CiliumIdentity objects say.
     objects: BTreeMap<Identity, Labels>,
-    by_labels: BTreeMap<Labels, BTreeSet<Identity>>,
+    by_labels: BTreeMap<Labels, PackedSet<Identity>>,
     /// Numbers without an object that are not in creation. Looked for one by one, the last of 65 000 would be found
     /// behind tens of thousands that are taken.
     free: BTreeSet<Identity>,

@@ -9,6 +9,7 @@ mod names;
 mod node;
 mod overrides;
 mod policy;
+mod raw;
 mod uses;
 
 use std::{
@@ -20,7 +21,7 @@ use std::{
 use axoneme_crds::axoneme_config::IpamMode;
 use axoneme_intake::{EndpointSlice, ObjectErrors, Settings};
 use axoneme_model::{
-    Identity, Kind, Labels, ObjectRef,
+    Identity, Kind, Labels, ObjectRef, PackedSet,
     policy::Policy,
     world::{CidrGroup, ClusterConfig, Namespace, Node, Pod, Service},
 };
@@ -29,6 +30,7 @@ use serde_json::Value;
 pub use node::NodeEntry;
 pub use overrides::{NodeConfigEntry, Overrides, Resolved};
 pub use policy::{Loaded, PolicyEntry, TABLE_TOO_LARGE};
+pub use raw::Raw;
 pub use uses::NodeUse;
 
 use crate::ipam::Pool;
@@ -103,12 +105,14 @@ pub struct Cluster {
     by_service: HashMap<Key, BTreeSet<Key>>,
     apiserver: BTreeSet<IpAddr>,
     /// Addresses of pods as their nodes report them, by uid.
-    reported: HashMap<Name, BTreeSet<IpAddr>>,
+    reported: HashMap<Name, PackedSet<IpAddr>>,
     /// Uids of pods whose endpoint is gone though the object is still there.
     gone: HashSet<Name>,
     synced: BTreeSet<Kind>,
     /// Newest resource version of objects that the operator writes itself.
     versions: HashMap<ObjectRef, u64>,
+    /// The same of CiliumIdentities, of which there are more than of all others.
+    identity_versions: BTreeMap<Identity, u64>,
     changes: Vec<WorldChange>,
     touched: Touched,
 }
@@ -161,8 +165,8 @@ impl Cluster {
                 let pod = self.pods.get(&(object.namespace.clone(), object.name.clone()));
                 pod.map(|p| p.uid.to_string()).filter(|u| !u.is_empty())
             }
-            Kind::Node => of(&self.nodes.get(&object.name)?.node_raw),
-            Kind::CiliumNode => of(&self.nodes.get(&object.name)?.cilium_raw),
+            Kind::Node => self.nodes.get(&object.name)?.node_raw.text("/metadata/uid"),
+            Kind::CiliumNode => self.nodes.get(&object.name)?.cilium_raw.text("/metadata/uid"),
             Kind::CiliumNodeConfig => of(&self.overrides.get(object)?.raw),
             Kind::CiliumPodIPPool => of(&self.pool_objects.get(&object.name)?.raw),
             Kind::AxonemeConfig => of(&self.config.as_ref()?.raw),
@@ -192,7 +196,7 @@ impl Cluster {
     /// The pod as the model sees it.
     fn seen(&self, key: &Key) -> Option<Arc<Pod>> {
         let mut pod = self.pods.get(key)?.clone();
-        let none = BTreeSet::new();
+        let none = PackedSet::new();
         let gone = self.gone.contains(&pod.uid).then_some(&none);
         let known = gone.or_else(|| self.reported.get(&pod.uid).filter(|a| !a.is_empty()));
         if let Some(addresses) = known.filter(|a| **a != pod.addresses) {
@@ -216,7 +220,9 @@ impl Cluster {
             self.gone.insert(uid.clone())
         } else {
             let back = self.gone.remove(uid);
-            self.reported.insert(uid.clone(), addresses.clone()).as_ref() != Some(addresses) || back
+            let addresses: PackedSet<IpAddr> = addresses.iter().copied().collect();
+            let before = self.reported.insert(uid.clone(), addresses.clone());
+            before.as_ref() != Some(&addresses) || back
         };
         if changed && self.pods.get(key).is_some_and(|p| p.uid == *uid) {
             self.emit_pod(key);

@@ -36,8 +36,8 @@ pub struct ChangeSet {
     pub identities: Changes<Identity, IdentityRow>,
     pub rules: Changes<RuleId, RuleRow>,
     pub tables: BTreeMap<TableId, TableChange>,
-    pub endpoints: Changes<Arc<str>, EndpointRow>,
-    pub ips: Changes<Cidr, IpRow>,
+    pub endpoints: Changes<Arc<str>, Arc<EndpointRow>>,
+    pub ips: Changes<Cidr, Arc<IpRow>>,
     pub services: Changes<(Arc<str>, Arc<str>), ServiceRow>,
     /// What guards nodes themselves, by node. The tables are among the tables.
     pub guards: Changes<Arc<str>, GuardRow>,
@@ -130,8 +130,8 @@ pub struct NodeChanges {
     pub tables: BTreeMap<TableId, TableRow>,
     pub patches: Vec<TablePatch>,
     pub tables_removed: BTreeSet<TableId>,
-    pub endpoints: Changes<Arc<str>, EndpointRow>,
-    pub ips: Changes<Cidr, IpRow>,
+    pub endpoints: Changes<Arc<str>, Arc<EndpointRow>>,
+    pub ips: Changes<Cidr, Arc<IpRow>>,
     pub services: Changes<(Arc<str>, Arc<str>), ServiceRow>,
 }
 
@@ -152,11 +152,20 @@ impl NodeChanges {
                 patch.apply(table);
             }
         }
-        merge(&mut rows.ips, &self.ips);
+        merge_shared(&mut rows.ips, &self.ips);
         merge(&mut rows.services, &self.services);
-        merge(&mut rows.endpoints, &self.endpoints);
+        merge_shared(&mut rows.endpoints, &self.endpoints);
         rows.tables.retain(|id, _| !self.tables_removed.contains(id));
         rows.rules.retain(|id, _| !self.rules_removed.contains(id));
+    }
+}
+
+fn merge_shared<K: Ord + Clone, V: Clone>(rows: &mut BTreeMap<K, V>, changes: &Changes<K, Arc<V>>) {
+    for (key, change) in changes {
+        match &change.after {
+            Some(row) => drop(rows.insert(key.clone(), V::clone(row))),
+            None => drop(rows.remove(key)),
+        }
     }
 }
 

@@ -37,13 +37,16 @@ use crate::{
     Assignments, Compiled, Held, PodKey,
     changes::{Change, ChangeSet, Changes, NodeChanges, TableChange, Tracked},
     identity::{always, names_read},
-    peer::Base,
+    peer::{Base, Bases},
     row,
     service::service_row,
     spec::RuleSpec,
 };
 
 pub use fit::{Closure, Excess, Fit, GroupExcess, Misfits};
+
+/// The key of a pod, once for all who keep it: a dozen indexes do.
+type PodRef = Arc<PodKey>;
 
 /// Something in the cluster changed. None: it is gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,7 +82,9 @@ pub enum Event {
 pub struct Compiler {
     /// All but the pods.
     world: World,
-    said: BTreeMap<PodKey, Arc<Pod>>,
+    said: BTreeMap<PodRef, Arc<Pod>>,
+    /// What namespaces add to the labels of their pods.
+    given: BTreeMap<Arc<str>, Labels>,
     assignments: Assignments,
     book: book::RuleBook,
     index: index::RuleIndex,
@@ -87,7 +92,7 @@ pub struct Compiler {
     pods: pods::Pods,
     addresses: addresses::Addresses,
     /// The bases that each prefix has.
-    placed: HashMap<Cidr, Vec<Base>>,
+    placed: HashMap<Cidr, Bases>,
     classes: classes::Classes,
     tables: tables::Tables,
     meant: tables::Meant,
@@ -104,8 +109,9 @@ pub struct Compiler {
 struct Rows {
     nodes: Tracked<Arc<str>, NodeRow>,
     identities: Tracked<Identity, IdentityRow>,
-    endpoints: Tracked<Arc<str>, EndpointRow>,
-    ips: Tracked<Cidr, IpRow>,
+    /// Shared with whoever sends them on.
+    endpoints: Tracked<Arc<str>, Arc<EndpointRow>>,
+    ips: Tracked<Cidr, Arc<IpRow>>,
     services: Tracked<(Arc<str>, Arc<str>), ServiceRow>,
     wanted: Tracked<Labels, ()>,
     guards: Tracked<Arc<str>, GuardRow>,
@@ -117,7 +123,7 @@ struct Rows {
 #[derive(Debug, Default)]
 struct Dirty {
     policies: BTreeSet<ObjectRef>,
-    pods: BTreeSet<PodKey>,
+    pods: BTreeSet<PodRef>,
     services: BTreeSet<PodKey>,
     prefixes: BTreeSet<Cidr>,
     bases: BTreeSet<Base>,
@@ -125,7 +131,7 @@ struct Dirty {
     ips: BTreeSet<Cidr>,
     /// Label sets that other rules apply to.
     sets: BTreeSet<sets::SetId>,
-    endpoints: BTreeSet<PodKey>,
+    endpoints: BTreeSet<PodRef>,
     /// Nodes that other rules may select.
     guards: BTreeSet<Arc<str>>,
     /// What nodes are told of their guards may differ.
@@ -155,6 +161,7 @@ impl Compiler {
         Self {
             world,
             said: BTreeMap::new(),
+            given: BTreeMap::new(),
             assignments,
             book: book::RuleBook::new(),
             index: index::RuleIndex::default(),
@@ -195,12 +202,15 @@ impl Compiler {
                 self.world.config = config;
             }
             Event::Namespace(name, namespace) => {
+                put(&mut self.given, name.clone(), namespace.as_ref().map(Namespace::given_labels));
                 put(&mut self.world.namespaces, name.clone(), namespace);
                 let first = (name.clone(), Arc::from(""));
-                let pods = self.said.range(first..).take_while(|((ns, _), _)| *ns == name);
+                let pods = self.said.range::<PodKey, _>(first..).take_while(|(key, _)| key.0 == name);
                 self.dirty.pods.extend(pods.map(|(k, _)| k.clone()));
             }
             Event::Pod(key, pod) => {
+                let known = self.said.get_key_value(&key).map(|(known, _)| known.clone());
+                let key = known.unwrap_or_else(|| Arc::new(key));
                 put(&mut self.said, key.clone(), pod);
                 self.dirty.pods.insert(key);
             }
@@ -276,7 +286,7 @@ impl Compiler {
         let mut new = Self::empty(start, std::mem::take(&mut self.assignments));
         new.pods.remember(self.pods.identities());
         new.limit = self.limit;
-        let pods = std::mem::take(&mut self.said).into_iter().map(|(k, v)| Event::Pod(k, Some(v)));
+        let pods = std::mem::take(&mut self.said).into_iter().map(|(k, v)| Event::Pod(PodKey::clone(&k), Some(v)));
         for event in events(world).chain(pods) {
             new.note(event);
         }
@@ -298,15 +308,19 @@ impl Compiler {
     /// What the cluster says, as far as events have told: a copy of all of it.
     #[must_use]
     pub fn world(&self) -> World {
-        let pods = self.said.iter().map(|(key, pod)| (key.clone(), Pod::clone(pod))).collect();
+        let pods = self.said.iter().map(|(key, pod)| (PodKey::clone(key), Pod::clone(pod))).collect();
         World { pods, ..self.world.clone() }
     }
 
     /// A pod with the labels that selectors see, as far as events have told.
     #[must_use]
     pub fn security_labels(&self, pod: &PodKey) -> Option<Labels> {
-        let pod = self.said.get(pod)?;
-        Some(pod.security_labels(self.world.namespaces.get(&pod.namespace), &self.world.config.cluster_name))
+        self.said.get(pod).map(|pod| self.security_labels_of(pod))
+    }
+
+    fn security_labels_of(&self, pod: &Pod) -> Labels {
+        let none = Labels::new();
+        pod.security_labels_within(self.given.get(&pod.namespace).unwrap_or(&none), &self.world.config.cluster_name)
     }
 
     /// All rows of the cluster.
@@ -318,8 +332,8 @@ impl Compiler {
             identities: self.rows.identities.rows().clone(),
             rules: self.book.rows.rows().clone(),
             tables: self.tables.by_id.keys().filter_map(|id| Some((*id, self.tables.row(*id)?))).collect(),
-            endpoints: self.rows.endpoints.rows().clone(),
-            ips: self.rows.ips.rows().clone(),
+            endpoints: self.rows.endpoints.rows().iter().map(|(k, e)| (k.clone(), EndpointRow::clone(e))).collect(),
+            ips: self.ip_rows(),
             services: self.rows.services.rows().clone(),
         };
         let guards = self.rows.guards.rows().clone();
@@ -340,9 +354,9 @@ impl Compiler {
             nodes: self.rows.nodes.rows().clone(),
             identities: self.rows.identities.rows().clone(),
             rules: self.rule_rows(named),
-            endpoints: endpoints.map(|(k, e)| (k.clone(), e.clone())).collect(),
+            endpoints: endpoints.map(|(k, e)| (k.clone(), EndpointRow::clone(e))).collect(),
             tables,
-            ips: self.rows.ips.rows().clone(),
+            ips: self.ip_rows(),
             services: self.rows.services.rows().clone(),
         }
     }
@@ -386,13 +400,17 @@ impl Compiler {
         out
     }
 
-    fn endpoint_changes(changes: &ChangeSet, node: &str) -> Changes<Arc<str>, EndpointRow> {
-        let here = |row: &Option<EndpointRow>| row.clone().filter(|e| &*e.node == node);
+    fn endpoint_changes(changes: &ChangeSet, node: &str) -> Changes<Arc<str>, Arc<EndpointRow>> {
+        let here = |row: &Option<Arc<EndpointRow>>| row.clone().filter(|e| &*e.node == node);
         let cut = changes.endpoints.iter().map(|(uid, c)| {
             let change = Change { before: here(&c.before), after: here(&c.after) };
             (uid.clone(), change)
         });
         cut.filter(|(_, c)| c.before != c.after).collect()
+    }
+
+    fn ip_rows(&self) -> BTreeMap<Cidr, IpRow> {
+        self.rows.ips.rows().iter().map(|(prefix, row)| (*prefix, IpRow::clone(row))).collect()
     }
 
     fn rule_rows(&self, named: impl Iterator<Item = RuleId>) -> BTreeMap<RuleId, RuleRow> {

@@ -64,6 +64,23 @@ impl Base {
     }
 }
 
+/// The bases of one prefix: a list that takes no memory of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bases {
+    /// Of a node's address: seen from others and from the node itself.
+    Node,
+    One(Base),
+}
+
+impl Bases {
+    pub(crate) const fn list(&self) -> &[Base] {
+        match self {
+            Self::Node => &[Base::RemoteNode, Base::Host],
+            Self::One(base) => std::slice::from_ref(base),
+        }
+    }
+}
+
 /// Whom tables can speak of at once, between a class and whoever: the pods or the outside, in one address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum PeerKind {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use axoneme_model::{
     Cidr, Identity, Labels, PeerClass,
     rows::{EndpointRow, IdentityRow, IpRow, NodeRow, TableId},
-    world::{Namespace, Node, Pod},
+    world::{Namespace, Node, PlainLabels, Pod},
 };
 
 /// Annotations that choose address pools (Cilium's `ipam.cilium.io/*`): both families, or one.
@@ -102,6 +102,6 @@ pub(crate) fn endpoint(
 
 /// The pod's choice, else its namespace's; the family's own annotation before the one for both.
 fn pool(pod: &Pod, namespace: Option<&Namespace>, family: &str) -> Arc<str> {
-    let of = |a: &BTreeMap<Arc<str>, Arc<str>>| a.get(family).or_else(|| a.get(POOL)).cloned();
+    let of = |a: &PlainLabels| a.get(family).or_else(|| a.get(POOL)).cloned();
     of(&pod.annotations).or_else(|| namespace.and_then(|n| of(&n.annotations))).unwrap_or_default()
 }

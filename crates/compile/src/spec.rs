@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Name → ports that it stands for.
-pub(crate) type NamedPorts = BTreeMap<Arc<str>, BTreeSet<(Protocol, u16)>>;
+pub(crate) use axoneme_model::world::NamedPorts;
 pub(crate) type Groups = BTreeMap<Arc<str>, CidrGroup>;
 
 /// Whom a list entry means: the union of everything here.

@@ -59,8 +59,8 @@ fn pod(world: &mut World, namespace: &str, name: &str, address: &str, node: &str
         annotations: PlainLabels::new(),
         service_account: format!("{name}-account").into(),
         node: node.into(),
-        addresses: BTreeSet::from([ip(address)]),
-        named_ports: BTreeMap::new(),
+        addresses: [ip(address)].into(),
+        named_ports: axoneme_model::PackedMap::new(),
     };
     world.pods.insert((namespace.into(), name.into()), pod);
 }
@@ -82,7 +82,7 @@ fn cluster() -> World {
     pod(&mut world, "data", "db", DB, "n2");
     pod(&mut world, "ops", "probe", PROBE, "n2");
     let db = world.pods.get_mut(&("data".into(), "db".into())).unwrap();
-    db.named_ports.insert("http".into(), BTreeSet::from([(Protocol::TCP, 8080)]));
+    db.named_ports.insert("http".into(), [(Protocol::TCP, 8080)].into());
     world.apiserver_addresses = BTreeSet::from([ip(N1), ip(APISERVER)]);
     world.cidr_groups.insert(
         "partners".into(),
@@ -536,7 +536,7 @@ fn nothing_is_enforced_on_an_audited_pod_whoever_wants_it() {
     world.pods.get_mut(&key).unwrap().annotations = mode("Enforce");
     holds(&world, &[(CART, DB, 1, false)]);
     world.pods.get_mut(&key).unwrap().annotations = mode("Audit");
-    world.namespaces.get_mut("data").unwrap().annotations.clear();
+    world.namespaces.get_mut("data").unwrap().annotations = PlainLabels::new();
     holds(&world, &[(CART, DB, 1, false)]);
     world.namespaces.get_mut("data").unwrap().annotations = mode("PerPod");
     assert_eq!(would(&world, (CART, DB, 1)), Some((Reason::Isolated, vec!["p".to_owned()])));

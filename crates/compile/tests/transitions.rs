@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use axoneme_compile::{ChangeSet, Compiler, Event, TableChange, TablePatch, events};
 use axoneme_model::{
@@ -96,8 +96,8 @@ fn pod(name: &str, labels: &[(&str, &str)]) -> Event {
         annotations: PlainLabels::new(),
         service_account: "default".into(),
         node: "n1".into(),
-        addresses: BTreeSet::new(),
-        named_ports: BTreeMap::new(),
+        addresses: axoneme_model::PackedSet::new(),
+        named_ports: axoneme_model::PackedMap::new(),
     };
     Event::Pod(("shop".into(), name.into()), Some(pod.into()))
 }

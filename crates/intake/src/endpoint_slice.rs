@@ -34,7 +34,7 @@ pub fn endpoint_slice(object: &Value) -> Result<EndpointSlice, ObjectErrors> {
         let mut slice = EndpointSlice {
             namespace: meta.object.namespace.clone(),
             name: meta.object.name.clone(),
-            service: labels(root).remove(SERVICE_NAME),
+            service: labels(root).get(SERVICE_NAME).cloned(),
             endpoints: Vec::new(),
         };
         let addresses = root

@@ -1,6 +1,6 @@
 //! `metadata`: what all kinds share.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axoneme_model::{Kind, ObjectRef, world::PlainLabels};
 
@@ -68,7 +68,7 @@ fn name_is_good(field: &Field<'_>, name: &str) -> bool {
 
 /// `metadata.labels`.
 pub(crate) fn labels(root: &Field<'_>) -> PlainLabels {
-    let mut out = PlainLabels::new();
+    let mut out = BTreeMap::new();
     if let Some(metadata) = root.get("metadata")
         && let Some(labels) = metadata.get("labels")
     {
@@ -78,13 +78,13 @@ pub(crate) fn labels(root: &Field<'_>) -> PlainLabels {
             }
         }
     }
-    out
+    out.into()
 }
 
 /// The annotations that the product reads. Others are not kept: `last-applied-configuration` alone can outweigh the rest
 /// of the object.
 pub(crate) fn annotations(root: &Field<'_>) -> PlainLabels {
-    let mut out = PlainLabels::new();
+    let mut out = BTreeMap::new();
     if let Some(metadata) = root.get("metadata")
         && let Some(annotations) = metadata.get("annotations")
     {
@@ -94,7 +94,7 @@ pub(crate) fn annotations(root: &Field<'_>) -> PlainLabels {
             }
         }
     }
-    out
+    out.into()
 }
 
 fn is_read(annotation: &str) -> bool {

@@ -47,8 +47,14 @@ pub fn pod(object: &Value) -> Result<Option<Pod>, ObjectErrors> {
             annotations: annotations(root),
             service_account: account.into(),
             node: text("nodeName").into(),
-            addresses: status.as_ref().map(addresses).unwrap_or_default(),
-            named_ports: spec.as_ref().map(named_ports).unwrap_or_default(),
+            addresses: status.as_ref().map(addresses).unwrap_or_default().into(),
+            named_ports: spec
+                .as_ref()
+                .map(named_ports)
+                .unwrap_or_default()
+                .into_iter()
+                .map(|(n, p)| (n, p.into()))
+                .collect(),
         };
         (networked.then_some(pod), None)
     })

@@ -120,7 +120,7 @@ fn expression(field: &Field<'_>, keys: Keys) -> Option<Requirement> {
         }
         _ => {}
     }
-    Some(Requirement { key, operator, values })
+    Some(Requirement { key, operator, values: values.into() })
 }
 
 /// The key, or none with an error at `field`.

@@ -169,12 +169,12 @@ fn world(line: &Line, says: Says) -> World {
             namespace: name("shop"),
             name: app.clone(),
             uid: app.clone(),
-            labels: BTreeMap::from([(name("app"), app.clone())]),
-            annotations: BTreeMap::new(),
+            labels: [(name("app"), app.clone())].into(),
+            annotations: axoneme_model::PackedMap::new(),
             service_account: name("default"),
             node: name(["n1", "n2"][who.node()]),
             addresses: [who.address(false), who.address(true)].into(),
-            named_ports: BTreeMap::new(),
+            named_ports: axoneme_model::PackedMap::new(),
         };
         world.pods.insert((pod.namespace.clone(), app), pod);
     }

@@ -77,8 +77,8 @@ mod tests {
             annotations: annotated(mode),
             service_account: "default".into(),
             node: "n1".into(),
-            addresses: std::collections::BTreeSet::new(),
-            named_ports: std::collections::BTreeMap::new(),
+            addresses: crate::PackedSet::new(),
+            named_ports: crate::PackedMap::new(),
         }
     }
 

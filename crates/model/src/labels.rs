@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
+use crate::packed::PackedMap;
+
 /// Where a label comes from. In a selector `Any` matches every source.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Source {
@@ -95,9 +97,8 @@ impl fmt::Display for LabelKey {
 
 /// A set of labels; at most one value a key. Ordered, so equal sets print and hash the same. Clones share their memory.
 ///
-/// One sorted piece of memory: a large cluster has two sets a pod, and a tree's node has room for eleven labels.
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Labels(Arc<[Label]>);
+pub struct Labels(PackedMap<LabelKey, Arc<str>>);
 
 /// A key with its value.
 type Label = (LabelKey, Arc<str>);
@@ -114,7 +115,7 @@ impl Labels {
 
     /// Like [`Labels::insert`], sharing the value. Copies the set: many labels are better collected.
     pub fn set(&mut self, key: LabelKey, value: Arc<str>) {
-        *self = self.0.iter().cloned().chain([(key, value)]).collect();
+        self.0.insert(key, value);
     }
 
     #[must_use]
@@ -127,11 +128,11 @@ impl Labels {
     #[must_use]
     pub fn get(&self, key: &LabelKey) -> Option<&str> {
         let found = if key.source == Source::Any {
-            self.0.iter().find(|(k, _)| k.name == key.name)
+            self.0.iter().find(|(k, _)| k.name == key.name).map(|(_, v)| v)
         } else {
-            self.0.binary_search_by(|(k, _)| k.cmp(key)).ok().and_then(|place| self.0.get(place))
+            self.0.get(key)
         };
-        found.map(|(_, v)| &**v)
+        found.map(|v| &**v)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&LabelKey, &str)> {
@@ -140,7 +141,7 @@ impl Labels {
 
     /// Like [`Labels::iter`], with values that can be shared.
     pub fn shared(&self) -> impl Iterator<Item = (&LabelKey, &Arc<str>)> {
-        self.0.iter().map(|(k, v)| (k, v))
+        self.0.iter()
     }
 
     #[must_use]
@@ -156,7 +157,7 @@ impl Labels {
     /// Only the labels whose key the predicate keeps.
     #[must_use]
     pub fn retain(&self, mut keep: impl FnMut(&LabelKey) -> bool) -> Self {
-        Self(self.0.iter().filter(|(k, _)| keep(k)).cloned().collect())
+        Self(self.0.filtered(|k, _| keep(k)))
     }
 
     /// The namespace of the pod that carries these labels.
@@ -175,17 +176,7 @@ impl Labels {
 impl FromIterator<Label> for Labels {
     /// Of labels with one key the last counts.
     fn from_iter<T: IntoIterator<Item = Label>>(iter: T) -> Self {
-        let mut labels: Vec<Label> = iter.into_iter().collect();
-        // stable: what came later stands behind
-        labels.sort_by(|(a, _), (b, _)| a.cmp(b));
-        labels.dedup_by(|later, kept| {
-            let same = later.0 == kept.0;
-            if same {
-                std::mem::swap(later, kept);
-            }
-            same
-        });
-        Self(labels.into())
+        Self(iter.into_iter().collect())
     }
 }
 

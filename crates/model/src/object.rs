@@ -86,7 +86,9 @@ pub struct ObjectRef {
 impl ObjectRef {
     #[must_use]
     pub fn new(kind: Kind, namespace: &str, name: &str) -> Self {
-        Self { kind, namespace: namespace.into(), name: name.into() }
+        // an empty string of its own would take as much of the allocator as a short one
+        let namespace = if namespace.is_empty() { Arc::default() } else { namespace.into() };
+        Self { kind, namespace, name: name.into() }
     }
 }
 

@@ -1,10 +1,13 @@
 //! Label selectors with all operators of Kubernetes (`metav1.LabelSelector`), on labels with a source.
 
-use std::{collections::BTreeSet, fmt, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::labels::{LabelKey, Labels};
+use crate::{
+    labels::{LabelKey, Labels},
+    packed::PackedSet,
+};
 
 /// Semantics of upstream `labels.Requirement`: `NotIn` and `DoesNotExist` also match where the key is absent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -20,18 +23,18 @@ pub enum Operator {
 pub struct Requirement {
     pub key: LabelKey,
     pub operator: Operator,
-    pub values: BTreeSet<Arc<str>>,
+    pub values: PackedSet<Arc<str>>,
 }
 
 impl Requirement {
     #[must_use]
     pub fn equals(key: LabelKey, value: &str) -> Self {
-        Self { key, operator: Operator::In, values: BTreeSet::from([value.into()]) }
+        Self { key, operator: Operator::In, values: PackedSet::from([value.into()]) }
     }
 
     #[must_use]
     pub fn exists(key: LabelKey) -> Self {
-        Self { key, operator: Operator::Exists, values: BTreeSet::new() }
+        Self { key, operator: Operator::Exists, values: PackedSet::new() }
     }
 
     #[must_use]
@@ -49,8 +52,9 @@ impl Requirement {
 /// All requirements must hold; none at all matches everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Selector {
-    /// Sorted and without duplicates, so that equal selectors compare equal.
-    requirements: Vec<Requirement>,
+    /// Sorted and without duplicates, so that equal selectors compare equal. Clones share them: a selector is in the policy,
+    /// in its rule, and in the index of those that ask.
+    requirements: Arc<[Requirement]>,
 }
 
 impl Selector {
@@ -58,7 +62,7 @@ impl Selector {
     pub fn new(mut requirements: Vec<Requirement>) -> Self {
         requirements.sort();
         requirements.dedup();
-        Self { requirements }
+        Self { requirements: requirements.into() }
     }
 
     #[must_use]
@@ -73,9 +77,8 @@ impl Selector {
 
     /// This selector with one more condition.
     #[must_use]
-    pub fn and(mut self, requirement: Requirement) -> Self {
-        self.requirements.push(requirement);
-        Self::new(self.requirements)
+    pub fn and(self, requirement: Requirement) -> Self {
+        Self::new(self.requirements.iter().cloned().chain([requirement]).collect())
     }
 
     #[must_use]

@@ -12,6 +12,7 @@ use crate::{
     cidr::Cidr,
     labels::{LabelKey, Labels, names},
     object::ObjectRef,
+    packed::{PackedMap, PackedSet},
     policy::Policy,
     protocol::Protocol,
     safe::HostSettings,
@@ -19,7 +20,10 @@ use crate::{
 };
 
 /// Plain Kubernetes labels, without a source.
-pub type PlainLabels = BTreeMap<Arc<str>, Arc<str>>;
+pub type PlainLabels = PackedMap<Arc<str>, Arc<str>>;
+
+/// Ports by the name that containers give them.
+pub type NamedPorts = PackedMap<Arc<str>, PackedSet<(Protocol, u16)>>;
 
 /// All inputs. Every map is ordered: equal worlds compile to equal rows, whatever the order of events.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +86,15 @@ pub struct Namespace {
     pub annotations: PlainLabels,
 }
 
+impl Namespace {
+    /// Its labels as its pods have them beside their own.
+    #[must_use]
+    pub fn given_labels(&self) -> Labels {
+        let key = |name: &str| LabelKey::k8s(&format!("{}{name}", names::NAMESPACE_LABEL_PREFIX));
+        self.labels.iter().map(|(k, v)| (key(k), v.clone())).collect()
+    }
+}
+
 /// A pod on the pod network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pod {
@@ -94,26 +107,29 @@ pub struct Pod {
     /// Empty until the scheduler binds it.
     pub node: Arc<str>,
     /// Empty until the node's agent has reported them.
-    pub addresses: BTreeSet<IpAddr>,
+    pub addresses: PackedSet<IpAddr>,
     /// Container ports with a name: name → set of (protocol, port).
-    pub named_ports: BTreeMap<Arc<str>, BTreeSet<(Protocol, u16)>>,
+    pub named_ports: NamedPorts,
 }
 
 impl Pod {
     /// The labels that selectors see: the pod's own, its namespace's, service account, cluster.
     #[must_use]
     pub fn security_labels(&self, namespace: Option<&Namespace>, cluster: &str) -> Labels {
+        self.security_labels_within(&namespace.map(Namespace::given_labels).unwrap_or_default(), &cluster.into())
+    }
+
+    /// The same with what [`Namespace::given_labels`] says of its namespace, whose memory they share.
+    #[must_use]
+    pub fn security_labels_within(&self, given: &Labels, cluster: &Arc<str>) -> Labels {
         // a label that a namespace lacks is not the pod's to give: whoever may create pods would choose whom it is trusted by
         let own = self.labels.iter().filter(|(k, _)| !k.starts_with(names::NAMESPACE_LABEL_PREFIX));
         let own = own.map(|(k, v)| (LabelKey::k8s_shared(k.clone()), v.clone()));
-        let of_namespace = namespace.iter().flat_map(|ns| &ns.labels).map(|(k, v)| {
-            let key = LabelKey::k8s(&format!("{}{k}", names::NAMESPACE_LABEL_PREFIX));
-            (key, v.clone())
-        });
+        let of_namespace = given.shared().map(|(k, v)| (k.clone(), v.clone()));
         // the derived keys come last: a pod can't forge its namespace, account or cluster by a label of that name
         let [of_ns, account, of_cluster] = derived_keys();
         let derived =
-            [(of_ns, self.namespace.clone()), (account, self.service_account.clone()), (of_cluster, cluster.into())];
+            [(of_ns, self.namespace.clone()), (account, self.service_account.clone()), (of_cluster, cluster.clone())];
         own.chain(of_namespace).chain(derived).collect()
     }
 }

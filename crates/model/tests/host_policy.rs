@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
 
-use std::{collections::BTreeSet, net::IpAddr, slice::from_ref, sync::Arc};
+use std::{net::IpAddr, slice::from_ref, sync::Arc};
 
 use axoneme_model::{
     Action, Cidr, DirectedRule, Direction, Kind, LabelKey, ObjectRef, Peer, Peers, Policy, PortMatch, Ports, Protocol,
@@ -45,8 +45,8 @@ fn pod(name: &str, node: &str, address: &str) -> Pod {
         annotations: [].into(),
         service_account: "default".into(),
         node: node.into(),
-        addresses: BTreeSet::from([ip(address)]),
-        named_ports: [("ssh-alt".into(), BTreeSet::from([(Protocol::TCP, 2222)]))].into(),
+        addresses: [ip(address)].into(),
+        named_ports: [("ssh-alt".into(), [(Protocol::TCP, 2222)].into())].into(),
     }
 }
 
@@ -320,7 +320,7 @@ fn what_is_not_known_leaves_a_node_alone() {
     gone.nodes.remove("worker");
     assert!(host_verdict(&gone, &packet(OUTSIDE, WORKER, Protocol::TCP, 80)).allow);
     let mut bare = world(&[closed()]);
-    bare.nodes.get_mut("worker").unwrap().labels.clear();
+    bare.nodes.get_mut("worker").unwrap().labels = axoneme_model::PackedMap::new();
     assert_eq!(into(&bare, OUTSIDE, Protocol::TCP, 80).reason, Reason::Open);
 
     let mut never = world(&[closed()]);

@@ -1,10 +1,6 @@
 //! What the API's objects have said, version by version, and what the oracle says of it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use axoneme_kernel::datapath::Direction;
 use axoneme_model::{
@@ -188,7 +184,7 @@ fn judge(chosen: &[&Said], policies: usize, half: &Half, names: &(Arc<str>, Opti
     let pods = [(chosen[policies], half.own), (chosen[policies + 1], half.peer)];
     for (said, address) in pods {
         if let Said::Pod(p) = said {
-            let pod = Pod { addresses: BTreeSet::from([address]), ..(**p).clone() };
+            let pod = Pod { addresses: [address].into(), ..(**p).clone() };
             world.pods.insert((pod.namespace.clone(), pod.name.clone()), pod);
         }
     }

@@ -41,8 +41,8 @@ pub enum Row {
     Rule(RuleRow),
     Table(Arc<TableRow>),
     Service(ServiceRow),
-    Ip(IpRow),
-    Endpoint(EndpointRow),
+    Ip(Arc<IpRow>),
+    Endpoint(Arc<EndpointRow>),
 }
 
 /// Key of a row of any type.
@@ -264,8 +264,8 @@ fn upsert(set: &mut RowSet, row: Row) {
         Row::Rule(r) => drop(set.rules.insert(r.id, r)),
         Row::Table(r) => drop(set.tables.insert(r.id, Arc::unwrap_or_clone(r))),
         Row::Service(r) => drop(set.services.insert((r.namespace.clone(), r.name.clone()), r)),
-        Row::Ip(r) => drop(set.ips.insert(r.prefix, r)),
-        Row::Endpoint(r) => drop(set.endpoints.insert(r.uid.clone(), r)),
+        Row::Ip(r) => drop(set.ips.insert(r.prefix, Arc::unwrap_or_clone(r))),
+        Row::Endpoint(r) => drop(set.endpoints.insert(r.uid.clone(), Arc::unwrap_or_clone(r))),
     }
 }
 
@@ -294,7 +294,7 @@ pub fn upserts(set: &RowSet) -> Vec<RowChange> {
         .chain(set.rules.values().cloned().map(Row::Rule))
         .chain(set.tables.values().map(|r| Row::Table(Arc::new(r.clone()))))
         .chain(set.services.values().cloned().map(Row::Service))
-        .chain(set.ips.values().cloned().map(Row::Ip))
-        .chain(set.endpoints.values().cloned().map(Row::Endpoint));
+        .chain(set.ips.values().map(|r| Row::Ip(Arc::new(r.clone()))))
+        .chain(set.endpoints.values().map(|r| Row::Endpoint(Arc::new(r.clone()))));
     rows.map(RowChange::Upsert).collect()
 }

@@ -277,7 +277,7 @@ fn names(known: &Known, namespace: Option<&str>) -> Vec<String> {
     let mut all = Vec::new();
     known.pods(namespace, &mut |pod, of| {
         let team = of.and_then(|n| n.labels.get("team")).map_or("", |t| t);
-        all.push(format!("{}={} {team}", pod.name, pod.labels["app"]));
+        all.push(format!("{}={} {team}", pod.name, pod.labels.get("app").unwrap()));
         ControlFlow::Continue(())
     });
     all

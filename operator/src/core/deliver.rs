@@ -93,7 +93,7 @@ impl Core {
                 if self.configs.get(&r.node).is_none_or(|(old, _)| old.overrides != r.overrides) {
                     self.overridden.insert(r.node.clone(), revision);
                 }
-                self.configs.insert(r.node.clone(), (Arc::unwrap_or_clone(r), revision));
+                self.configs.insert(r.node.clone(), (r, revision));
                 self.todo.config = true;
             }
         }
@@ -165,7 +165,7 @@ impl Core {
             self.configs.remove(node);
             self.overridden.remove(node);
         }
-        let changed = wanted.into_iter().filter(|(n, r)| self.configs.get(n).is_none_or(|(old, _)| old != r));
+        let changed = wanted.into_iter().filter(|(n, r)| self.configs.get(n).is_none_or(|(old, _)| **old != *r));
         let changed = changed.map(|(_, r)| RowChange::Upsert(Row::Config(Arc::new(r))));
         gone.into_iter().map(|n| RowChange::Remove(RowKey::Config(n))).chain(changed).collect()
     }
@@ -185,7 +185,10 @@ impl Core {
                     (true, Some(told)) => [told.pool_v4.clone(), told.pool_v6.clone()],
                     (true, None) => self.cluster.choice(pod).map(|c| c.row()),
                 };
-                (e.pool_v4, e.pool_v6) = (pool_v4, pool_v6);
+                if (&e.pool_v4, &e.pool_v6) != (&pool_v4, &pool_v6) {
+                    let e = Arc::make_mut(e);
+                    (e.pool_v4, e.pool_v6) = (pool_v4, pool_v6);
+                }
             }
         }
         if !std::mem::take(&mut self.todo.choices) || !multi {
@@ -198,7 +201,7 @@ impl Core {
             let [pool_v4, pool_v6] = self.cluster.choice(pod).map(|c| c.row());
             let new = EndpointRow { pool_v4, pool_v6, ..row.clone() };
             if new != *row && !named.contains(&RowKey::Endpoint(pod.uid.clone())) {
-                rows.push(RowChange::Upsert(Row::Endpoint(new)));
+                rows.push(RowChange::Upsert(Row::Endpoint(new.into())));
             }
         }
     }

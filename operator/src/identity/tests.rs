@@ -277,7 +277,7 @@ proptest! {
             prop_assert_eq!(i.pending(), pending);
             prop_assert_eq!(&i.lacking, &objectless.difference(&under_way).cloned().collect());
             prop_assert_eq!(&i.under_way, &under_way);
-            let first = |l: &Labels| i.by_labels.get(l).and_then(BTreeSet::first);
+            let first = |l: &Labels| i.by_labels.get(l).and_then(axoneme_model::PackedSet::first);
             let canonical = |id: &Identity, l: &Labels| i.wanted.contains(l) && first(l) == Some(id);
             let idle: BTreeSet<_> =
                 i.objects.iter().filter(|(id, l)| !canonical(id, l)).map(|(id, _)| *id).collect();

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use axoneme_model::{
     rows::NO_POOL,
-    world::{Namespace, Pod},
+    world::{Namespace, PlainLabels, Pod},
 };
 
 use super::Pool;
@@ -74,7 +74,7 @@ fn of_family(
 ) -> Choice {
     let lists = [Some(&pod.annotations), namespace.map(|n| &n.annotations)];
     let mut lists = lists.into_iter().flatten();
-    let named = |a: &BTreeMap<Arc<str>, Arc<str>>| {
+    let named = |a: &PlainLabels| {
         let own = OF_FAMILY.get(family).and_then(|k| a.get(*k)).or_else(|| a.get(ANY));
         own.filter(|name| !name.is_empty()).cloned()
     };

@@ -351,8 +351,8 @@ fn pools_are_chosen_by_annotation_then_selector_then_default() {
             annotations: map(annotations),
             service_account: "default".into(),
             node: "n".into(),
-            addresses: BTreeSet::new(),
-            named_ports: BTreeMap::new(),
+            addresses: axoneme_model::PackedSet::new(),
+            named_ports: axoneme_model::PackedMap::new(),
         }
     };
     let mut ns = Namespace::default();
@@ -372,7 +372,7 @@ fn pools_are_chosen_by_annotation_then_selector_then_default() {
     ns.annotations.insert("ipam.cilium.io/ip-pool".into(), "red".into());
     assert_eq!(choice(&pod(&[("color", "blue")], &[]), &ns), ["red", "red"], "the namespace goes before selectors");
     assert_eq!(choice(&pod(&[], &[("ipam.cilium.io/ip-pool", "blue")]), &ns), ["blue", "blue"]);
-    ns.annotations.clear();
+    ns.annotations = axoneme_model::PackedMap::new();
     ns.labels.insert("team".into(), "red".into());
     assert_eq!(choice(&pod(&[("color", "blue")], &[]), &ns), ["blue|red", "six"]);
     assert!(choose(&pod(&[("color", "blue")], &[]), Some(&ns), &pools, &default)[0].row().starts_with('!'));

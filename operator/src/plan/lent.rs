@@ -33,9 +33,10 @@ pub fn statuses(cluster: &Cluster) -> Vec<Write> {
 fn status(name: &str, n: &NodeEntry, owners: &BTreeMap<IpAddr, Key>) -> Option<Write> {
     let cilium = n.cilium.as_ref()?;
     let release = answers(cilium, n.released(), owners);
+    let raw = n.cilium_raw.read();
     let mut changes = Map::new();
     for (v4, used, releases) in [(true, "used", "release-ips"), (false, "ipv6-used", "release-ipv6s")] {
-        let now = |field: &str| n.cilium_raw.pointer(&format!("/status/ipam/{field}"));
+        let now = |field: &str| raw.pointer(&format!("/status/ipam/{field}"));
         let of_family = owners.iter().filter(|(a, _)| a.is_ipv4() == v4);
         let wanted = of_family.map(|(a, (ns, pod))| (a.to_string(), json!({"owner": format!("{ns}/{pod}")})));
         difference(&mut changes, used, now(used), &wanted.collect());
@@ -46,7 +47,7 @@ fn status(name: &str, n: &NodeEntry, owners: &BTreeMap<IpAddr, Key>) -> Option<W
     if changes.is_empty() {
         return None;
     }
-    let version = n.cilium_raw.pointer("/metadata/resourceVersion").cloned()?;
+    let version = raw.pointer("/metadata/resourceVersion").cloned()?;
     let body = json!({"metadata": {"resourceVersion": version}, "status": {"ipam": changes}});
     let object = ObjectRef::new(Kind::CiliumNode, "", name);
     Some(Write::new(object, Part::Status, Operation::Merge(body)))

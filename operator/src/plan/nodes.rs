@@ -89,14 +89,15 @@ fn object(name: &str) -> ObjectRef {
 }
 
 fn create(cluster: &Cluster, name: &Arc<str>, n: &NodeEntry, plan: &NodePlan) -> Option<Write> {
-    let uid = n.node_raw.pointer("/metadata/uid").and_then(Value::as_str)?;
-    let labels = n.node_raw.pointer("/metadata/labels").cloned().unwrap_or_else(|| json!({}));
+    let raw = n.node_raw.read();
+    let uid = raw.pointer("/metadata/uid").and_then(Value::as_str)?;
+    let labels = raw.pointer("/metadata/labels").cloned().unwrap_or_else(|| json!({}));
     let mut body = json!({
         "apiVersion": "cilium.io/v2",
         "kind": "CiliumNode",
         "metadata": {"name": &**name, "labels": labels, "ownerReferences": [
             {"apiVersion": "v1", "kind": "Node", "name": &**name, "uid": uid}]},
-        "spec": {"addresses": addresses(n), "ipam": ipam(cluster, n, plan)},
+        "spec": {"addresses": addresses(n), "ipam": ipam(cluster, n, plan, &Value::Null)},
     });
     if let (Some(marks), Some(metadata)) = (marks(plan), body.get_mut("metadata").and_then(Value::as_object_mut)) {
         metadata.insert("annotations".into(), json!({RELEASING: marks}));
@@ -108,20 +109,21 @@ fn create(cluster: &Cluster, name: &Arc<str>, n: &NodeEntry, plan: &NodePlan) ->
 /// other.
 fn update(cluster: &Cluster, name: &Arc<str>, n: &NodeEntry, plan: &NodePlan) -> Option<Write> {
     let mut spec = Map::new();
-    let now = n.cilium_raw.get("spec").cloned().unwrap_or_default();
+    let raw = n.cilium_raw.read();
+    let now = raw.get("spec").cloned().unwrap_or_default();
     let addresses = addresses(n);
     if now.get("addresses") != Some(&addresses) {
         spec.insert("addresses".into(), addresses);
     }
-    let mut ipam = ipam(cluster, n, plan);
+    let mut ipam = ipam(cluster, n, plan, &raw);
     ipam.retain(|k, v| now.get("ipam").and_then(|i| i.get(k)) != Some(v));
     if !ipam.is_empty() {
         spec.insert("ipam".into(), ipam.into());
     }
-    let version = n.cilium_raw.pointer("/metadata/resourceVersion").cloned()?;
+    let version = raw.pointer("/metadata/resourceVersion").cloned()?;
     let mut body = json!({"metadata": {"resourceVersion": version}});
     let marks = marks(plan).filter(|_| cluster.settings.ipam.mode == IpamMode::MultiPool);
-    let marked = n.cilium_raw.pointer("/metadata/annotations").and_then(|a| a.get(RELEASING)).and_then(Value::as_str);
+    let marked = raw.pointer("/metadata/annotations").and_then(|a| a.get(RELEASING)).and_then(Value::as_str);
     let same = marks.as_deref() == marked;
     if spec.is_empty() && same {
         return None;
@@ -144,15 +146,17 @@ fn marks(plan: &NodePlan) -> Option<String> {
 
 fn remove(name: &Arc<str>, n: &NodeEntry) -> Option<Write> {
     // only what this operator made for a Node: an external one may be there on purpose
-    let owner = n.cilium_raw.pointer("/metadata/ownerReferences/0/kind").and_then(Value::as_str);
-    let text = |p: &str| n.cilium_raw.pointer(p).and_then(Value::as_str).map(str::to_owned);
+    let raw = n.cilium_raw.read();
+    let owner = raw.pointer("/metadata/ownerReferences/0/kind").and_then(Value::as_str);
+    let text = |p: &str| raw.pointer(p).and_then(Value::as_str).map(str::to_owned);
     let delete = Operation::Delete { uid: text("/metadata/uid"), resource_version: text("/metadata/resourceVersion") };
     (owner == Some("Node")).then(|| Write::new(object(name), Part::Object, delete))
 }
 
 fn addresses(n: &NodeEntry) -> Value {
+    let raw = n.node_raw.read();
     let of_node = |kind: &str| {
-        let list = n.node_raw.pointer("/status/addresses").and_then(Value::as_array).into_iter().flatten();
+        let list = raw.pointer("/status/addresses").and_then(Value::as_array).into_iter().flatten();
         let of_kind = list.filter(|a| a.get("type").is_some_and(|t| t == kind));
         of_kind.filter_map(|a| a.get("address")).map(|a| json!({"type": kind, "ip": a})).collect::<Vec<_>>()
     };
@@ -164,7 +168,8 @@ fn addresses(n: &NodeEntry) -> Value {
     all.into()
 }
 
-fn ipam(cluster: &Cluster, n: &NodeEntry, plan: &NodePlan) -> Map<String, Value> {
+/// `raw`: the CiliumNode as it is; null where there is none.
+fn ipam(cluster: &Cluster, n: &NodeEntry, plan: &NodePlan, raw: &Value) -> Map<String, Value> {
     let mut ipam = Map::new();
     match cluster.settings.ipam.mode {
         IpamMode::ClusterPool | IpamMode::Kubernetes => {
@@ -173,9 +178,9 @@ fn ipam(cluster: &Cluster, n: &NodeEntry, plan: &NodePlan) -> Map<String, Value>
             }
         }
         IpamMode::MultiPool => {
-            ipam.insert("pools".into(), pools(cluster, n, plan));
+            ipam.insert("pools".into(), pools(cluster, n, plan, raw));
             // a cluster that had one pool before: the blocks are in `pools` now
-            if n.cilium_raw.pointer("/spec/ipam/podCIDRs").is_some() {
+            if raw.pointer("/spec/ipam/podCIDRs").is_some() {
                 ipam.insert("podCIDRs".into(), Value::Null);
             }
         }
@@ -184,7 +189,7 @@ fn ipam(cluster: &Cluster, n: &NodeEntry, plan: &NodePlan) -> Map<String, Value>
     ipam
 }
 
-fn pools(cluster: &Cluster, n: &NodeEntry, plan: &NodePlan) -> Value {
+fn pools(cluster: &Cluster, n: &NodeEntry, plan: &NodePlan, raw: &Value) -> Value {
     let allocated = plan.pools.iter().map(|(name, blocks)| {
         let mut one = Map::from_iter([("pool".to_owned(), (&**name).into()), ("cidrs".to_owned(), texts(blocks))]);
         // of a pool that is gone, what was written when the blocks were given
@@ -200,7 +205,7 @@ fn pools(cluster: &Cluster, n: &NodeEntry, plan: &NodePlan) -> Value {
     });
     let mut pools = json!({"allocated": allocated.collect::<Vec<_>>()});
     // what an agent of the peer asked for stays as it is
-    if let Some(requested) = n.cilium_raw.pointer("/spec/ipam/pools/requested")
+    if let Some(requested) = raw.pointer("/spec/ipam/pools/requested")
         && let Some(pools) = pools.as_object_mut()
     {
         pools.insert("requested".into(), requested.clone());
@@ -228,10 +233,11 @@ pub fn ready(name: &Arc<str>, n: &NodeEntry, since: &str) -> Vec<Write> {
         }
         Some(Proof::Proven | Proof::Unasked) => {}
     }
-    let taints = n.node_raw.pointer("/spec/taints").and_then(Value::as_array).cloned().unwrap_or_default();
+    let raw = n.node_raw.read();
+    let taints = raw.pointer("/spec/taints").and_then(Value::as_array).cloned().unwrap_or_default();
     let rest: Vec<_> = taints.iter().filter(|t| t.get("key").is_none_or(|k| k != TAINT)).cloned().collect();
     if rest.len() != taints.len() {
-        let version = n.node_raw.pointer("/metadata/resourceVersion").cloned();
+        let version = raw.pointer("/metadata/resourceVersion").cloned();
         let body = json!({"metadata": {"resourceVersion": version}, "spec": {"taints": rest}});
         writes.push(Write::new(object.clone(), Part::Object, Operation::Merge(body)));
     }
@@ -247,7 +253,8 @@ fn network_unavailable(
     (status, reason, message): (&str, &str, &str),
     since: &str,
 ) -> Option<Write> {
-    let conditions = n.node_raw.pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten();
+    let raw = n.node_raw.read();
+    let conditions = raw.pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten();
     let network = conditions.into_iter().find(|c| c.get("type").is_some_and(|t| t == "NetworkUnavailable"));
     if network.and_then(|c| c.get("status")).is_some_and(|s| s == status) {
         return None;

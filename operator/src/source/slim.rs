@@ -97,7 +97,8 @@ mod tests {
         let mut slimmed = whole.clone();
         slim(Kind::Pod, &mut slimmed);
         let mut expected = axoneme_intake::pod(&whole).unwrap().unwrap();
-        expected.annotations.retain(|k, _| matches!(&**k, "ipam.cilium.io/ip-pool" | audit::MODE));
+        expected.annotations =
+            expected.annotations.filtered(|k, _| matches!(&**k, "ipam.cilium.io/ip-pool" | audit::MODE));
         assert_eq!(expected.annotations.len(), 2);
         assert_eq!(axoneme_intake::pod(&slimmed).unwrap().unwrap(), expected);
         let text = slimmed.to_string();

@@ -6,7 +6,7 @@ use axoneme_model::{Identity, Kind, ObjectRef};
 use serde_json::Value;
 use tracing::warn;
 
-use super::{Cluster, ConfigEntry, Key, PoolEntry, WorldChange};
+use super::{Cluster, ConfigEntry, Key, PoolEntry, Raw, WorldChange};
 use crate::{ipam::Pool, source::SourceEvent};
 
 impl Cluster {
@@ -60,7 +60,10 @@ impl Cluster {
         }
         let version = raw.pointer("/metadata/resourceVersion").and_then(Value::as_str).and_then(|v| v.parse().ok());
         let Some(version) = version else { return false };
-        let known = self.versions.entry(object.clone()).or_insert(version);
+        let known = match identity_of(object) {
+            Some(id) => self.identity_versions.entry(id).or_insert(version),
+            None => self.versions.entry(object.clone()).or_insert(version),
+        };
         let older = *known > version;
         *known = version.max(*known);
         older
@@ -99,13 +102,14 @@ impl Cluster {
             Parsed::Node(node) => {
                 let name = node.name.clone();
                 let entry = self.nodes.entry(name.clone()).or_default();
-                (entry.node, entry.node_raw) = (Some(*node), raw);
+                (entry.node, entry.node_raw) = (Some(*node), (&raw).into());
                 self.emit_node(&name);
             }
             Parsed::CiliumNode(node) => {
                 let name = node.name.clone();
                 let entry = self.nodes.entry(name.clone()).or_default();
-                (entry.cilium, entry.cilium_raw, entry.lost) = (Some(*node), raw, None);
+                (entry.cilium, entry.lost) = (Some(*node), None);
+                entry.set_cilium(&raw);
                 self.touched.ipam = true;
                 self.touched.configs = true;
                 self.emit_node(&name);
@@ -223,7 +227,10 @@ impl Cluster {
     fn delete(&mut self, object: ObjectRef) {
         self.errors.remove(&object);
         self.refused_uids.remove(&object);
-        self.versions.remove(&object);
+        match identity_of(&object) {
+            Some(id) => self.identity_versions.remove(&id),
+            None => self.versions.remove(&object),
+        };
         let key = (object.namespace.clone(), object.name.clone());
         match object.kind {
             Kind::Namespace => {
@@ -233,7 +240,7 @@ impl Cluster {
             Kind::Pod => self.pod(&key, None),
             Kind::Node => {
                 if let Some(e) = self.nodes.get_mut(&object.name) {
-                    (e.node, e.node_raw, e.report, e.lost) = (None, Value::Null, None, None);
+                    (e.node, e.node_raw, e.report, e.lost) = (None, Raw::default(), None, None);
                     self.emit_node(&object.name);
                 }
             }
@@ -241,7 +248,7 @@ impl Cluster {
                 if let Some(e) = self.nodes.get_mut(&object.name) {
                     // what the node holds stays with it until it is written down again: its pods use it
                     e.lost = e.cilium.take().or_else(|| e.lost.take());
-                    e.cilium_raw = Value::Null;
+                    e.set_cilium(&Value::Null);
                     (self.touched.ipam, self.touched.configs) = (true, true);
                     self.emit_node(&object.name);
                 }
@@ -253,8 +260,7 @@ impl Cluster {
             Kind::EndpointSlice => self.slice(key, None),
             Kind::CiliumCIDRGroup => self.changes.push(WorldChange::CidrGroup(object.name, None)),
             Kind::CiliumIdentity => {
-                let id = object.name.parse().ok().map(Identity);
-                self.touched.identities.extend(id.map(|id| (id, None)));
+                self.touched.identities.extend(identity_of(&object).map(|id| (id, None)));
             }
             Kind::CiliumNodeConfig => {
                 self.overrides.remove(&object);
@@ -281,6 +287,12 @@ fn generation(raw: &Value) -> i64 {
 
 fn service_of(slice: &axoneme_intake::EndpointSlice) -> Option<Key> {
     slice.service.as_ref().map(|s| (slice.namespace.clone(), s.clone()))
+}
+
+/// The number that a CiliumIdentity is named by.
+fn identity_of(object: &ObjectRef) -> Option<Identity> {
+    let of_kind = object.kind == Kind::CiliumIdentity;
+    object.name.parse().ok().filter(|_| of_kind).map(Identity)
 }
 
 /// Whether the operator writes objects of the kind itself.

@@ -12,18 +12,20 @@ use axoneme_model::{Cidr, cidr::host, rows::BlockUse, world::Node};
 use axoneme_wire::NodeReport;
 use serde_json::Value;
 
-use super::{Cluster, Name, WorldChange};
+use super::{Cluster, Name, Raw, WorldChange};
 use crate::ipam::{Blocks, NodeState};
 
 /// All that is known of one node.
 #[derive(Clone, Debug, Default)]
 pub struct NodeEntry {
     pub node: Option<Node>,
-    pub node_raw: Value,
+    pub node_raw: Raw,
     pub cilium: Option<CiliumNode>,
     /// The CiliumNode that somebody deleted though the Node is there.
     pub lost: Option<CiliumNode>,
-    pub cilium_raw: Value,
+    pub cilium_raw: Raw,
+    /// Version of the CiliumNode; 0: there is none, or it is of a source without versions.
+    version: u64,
     pub report: Option<NodeReport>,
     /// What the model was told last.
     emitted: Option<Node>,
@@ -46,9 +48,15 @@ impl NodeEntry {
 
     /// Version of the CiliumNode; 0: there is none, or it is of a source without versions.
     #[must_use]
-    pub fn version(&self) -> u64 {
-        let version = self.cilium_raw.pointer("/metadata/resourceVersion").and_then(Value::as_str);
-        version.and_then(|v| v.parse().ok()).unwrap_or(0)
+    pub const fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Takes the CiliumNode as it was said; null: it is gone.
+    pub(super) fn set_cilium(&mut self, raw: &Value) {
+        let version = raw.pointer("/metadata/resourceVersion").and_then(Value::as_str);
+        self.version = version.and_then(|v| v.parse().ok()).unwrap_or(0);
+        self.cilium_raw = raw.into();
     }
 
     /// Pod prefixes by pool. `in_use`: what its pods have, which in mode CRD may be more than what it was given.

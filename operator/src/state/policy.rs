@@ -5,7 +5,7 @@ use axoneme_intake::{ObjectErrors, Options, Parsed, parse_as};
 use axoneme_model::{ObjectRef, Policy, Subject};
 use serde_json::{Value, json};
 
-use super::{Cluster, WorldChange, crowded::Crowd};
+use super::{Cluster, Raw, WorldChange, crowded::Crowd};
 
 /// What is in force of a policy object.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,28 +30,23 @@ impl Loaded {
     }
 }
 
-/// An object as it was said, as text: of ten thousand policies the trees of values would be ten times as large.
+/// An object as it was said.
 #[derive(Clone, Debug, Default)]
 struct Kept {
     /// All but the status.
-    object: Box<str>,
-    /// `{"status": …}`; empty where there is none.
-    status: Box<str>,
+    object: Raw,
+    /// `{"status": …}`; null where there is none.
+    status: Raw,
 }
 
 impl Kept {
     fn of(mut raw: Value) -> Self {
-        let status = raw.as_object_mut().and_then(|o| o.remove("status")).map(|s| json!({"status": s}).to_string());
-        Self { object: raw.to_string().into(), status: status.unwrap_or_default().into() }
-    }
-
-    /// `text` is what a value has made of itself: it can be read, or there is none.
-    fn read(text: &str) -> Value {
-        serde_json::from_str(text).unwrap_or_default()
+        let status = raw.as_object_mut().and_then(|o| o.remove("status")).map(|s| json!({"status": s}));
+        Self { object: (&raw).into(), status: (&status.unwrap_or_default()).into() }
     }
 
     fn whole(&self) -> Value {
-        let (mut whole, status) = (Self::read(&self.object), Self::read(&self.status));
+        let (mut whole, status) = (self.object.read(), self.status.read());
         if let (Value::Object(whole), Value::Object(status)) = (&mut whole, status) {
             whole.extend(status);
         }
@@ -89,12 +84,12 @@ impl PolicyEntry {
     /// The object's `status`, and nothing else of it.
     #[must_use]
     pub fn said(&self) -> Value {
-        Kept::read(&self.kept.status)
+        self.kept.status.read()
     }
 
     #[must_use]
     pub fn uid(&self) -> Option<String> {
-        Kept::read(&self.kept.object).pointer("/metadata/uid").and_then(Value::as_str).map(str::to_owned)
+        self.kept.object.text("/metadata/uid")
     }
 
     /// Remembers what was in force before. A version that is known not to fit is not tried again just because the object

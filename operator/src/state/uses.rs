@@ -7,7 +7,7 @@ use std::{
 };
 
 use axoneme_crds::axoneme_config::IpFamily;
-use axoneme_model::world::Pod;
+use axoneme_model::{PackedSet, world::Pod};
 
 use super::{Cluster, Key, Name};
 use crate::ipam::{Choice, choose};
@@ -28,7 +28,7 @@ pub struct NodeUse {
 pub(super) struct Uses {
     nodes: BTreeMap<Name, NodeUse>,
     /// Node and addresses that were counted for a pod.
-    pods: HashMap<Key, (Name, Box<[IpAddr]>)>,
+    pods: HashMap<Key, (Name, PackedSet<IpAddr>)>,
 }
 
 impl Uses {
@@ -44,7 +44,7 @@ impl Uses {
         if lacks != [false; 2] {
             node.waiting.insert(key.clone(), lacks);
         }
-        self.pods.insert(key.clone(), (pod.node.clone(), pod.addresses.iter().copied().collect()));
+        self.pods.insert(key.clone(), (pod.node.clone(), pod.addresses.clone()));
     }
 
     fn forget(&mut self, key: &Key) {

@@ -2,7 +2,6 @@
 #![allow(dead_code, unreachable_pub, reason = "each example uses its part")]
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
 };
@@ -81,8 +80,8 @@ pub fn node(i: u32) -> Event {
 }
 
 pub fn namespace(i: u32) -> Event {
-    let labels = BTreeMap::from([("team".into(), format!("team-{}", i % 50).into())]);
-    Event::Namespace(format!("ns-{i}").into(), Some(Namespace { labels, annotations: BTreeMap::new() }))
+    let labels = [("team".into(), format!("team-{}", i % 50).into())].into();
+    Event::Namespace(format!("ns-{i}").into(), Some(Namespace { labels, annotations: axoneme_model::PackedMap::new() }))
 }
 
 pub fn pod(i: u32) -> Event {
@@ -95,11 +94,11 @@ pub fn pod(i: u32) -> Event {
         name: key.1.clone(),
         uid: format!("uid-{i}").into(),
         labels: labels.into_iter().map(|(k, v)| (k.into(), v.into())).collect(),
-        annotations: BTreeMap::new(),
+        annotations: axoneme_model::PackedMap::new(),
         service_account: "default".into(),
         node: format!("node-{}", i % NODES).into(),
-        addresses: BTreeSet::from([address(i)]),
-        named_ports: BTreeMap::from([("http".into(), BTreeSet::from([(Protocol::TCP, 8080)]))]),
+        addresses: [address(i)].into(),
+        named_ports: [("http".into(), [(Protocol::TCP, 8080)].into())].into(),
     };
     Event::Pod(key, Some(pod.into()))
 }

@@ -14,6 +14,7 @@ use axoneme_model::{
     world::{Node, World, matches_plain},
 };
 
+use super::PodRef;
 use crate::{
     PodKey,
     changes::Counter,
@@ -26,7 +27,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Owner {
     Node(Arc<str>),
-    Pod(PodKey),
+    Pod(PodRef),
     Outside,
 }
 
@@ -60,7 +61,7 @@ pub(super) struct Member {
 #[derive(Debug, Default)]
 struct Claims {
     nodes: BTreeSet<Arc<str>>,
-    pods: Few<PodKey>,
+    pods: Few<PodRef>,
 }
 
 /// Who contributes addresses to features that mean sets of addresses.
@@ -99,7 +100,7 @@ impl Addresses {
         new
     }
 
-    pub(super) fn claim_pod(&mut self, address: IpAddr, pod: &PodKey, claims: bool) {
+    pub(super) fn claim_pod(&mut self, address: IpAddr, pod: &PodRef, claims: bool) {
         let entry = self.claims.entry(address).or_default();
         if claims {
             entry.pods.insert(pod.clone());
@@ -275,7 +276,7 @@ impl Addresses {
         &mut self,
         world: &World,
         prefix: Cidr,
-        ports: impl Fn(&PodKey) -> Features,
+        ports: impl Fn(&PodRef) -> Features,
     ) -> (Option<Member>, Option<Member>) {
         let owner = self.owner(prefix);
         let now = (owner != Owner::Outside || self.regions.contains(&prefix)).then(|| {

@@ -7,9 +7,8 @@ use std::{
 
 use axoneme_model::{Cidr, PeerClass};
 
-use super::sets::SetId;
+use super::{PodRef, sets::SetId};
 use crate::{
-    PodKey,
     feature::{Feature, Features, Property},
     few::Few,
     ids::Ids,
@@ -23,7 +22,7 @@ pub(super) struct ClassState {
     pub(super) base: Base,
     pub(super) families: Families,
     /// Label sets of its pods.
-    pub(super) sets: BTreeSet<SetId>,
+    pub(super) sets: Few<SetId>,
     pub(super) features: Arc<Features>,
 }
 
@@ -35,7 +34,7 @@ pub(super) struct BaseState {
     /// The classes that they got when the base was last built, in order of prefixes.
     members: Box<[(Cidr, PeerClass)]>,
     /// Pods with the identity, whether they have addresses or not.
-    pub(super) pods: Few<PodKey>,
+    pub(super) pods: Few<PodRef>,
     classes: Box<[PeerClass]>,
     keys: BTreeSet<ClassKey>,
 }
@@ -106,9 +105,9 @@ impl Classes {
         for ((prefix, features, set), key) in material.members.iter().zip(&keys) {
             let id = crate::class_id(&self.ids, key);
             let families = Families::default();
-            let new = || ClassState { base, families, sets: BTreeSet::new(), features: features.clone() };
+            let new = || ClassState { base, families, sets: Few::None, features: features.clone() };
             let class = now.entry(id).or_insert_with(new);
-            class.sets.extend(set);
+            class.sets.extend(*set);
             class.families.add(prefix.is_ipv6());
             placed.push((*prefix, id));
         }
@@ -116,7 +115,7 @@ impl Classes {
             let mut common = (*first).clone();
             common.retain(|f| material.pods.iter().all(|(_, p)| p.contains(f)));
             let families = Families::default();
-            let new = || ClassState { base, families, sets: BTreeSet::new(), features: Arc::new(common) };
+            let new = || ClassState { base, families, sets: Few::None, features: Arc::new(common) };
             now.entry(base.identity().into()).or_insert_with(new).sets.extend(material.pods.iter().map(|(s, _)| *s));
         }
         let state = self.bases.entry(base).or_default();

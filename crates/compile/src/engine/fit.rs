@@ -207,7 +207,7 @@ impl Compiler {
 
     fn excess(&self, id: TableId, entries: usize) -> Excess {
         let node = || self.guarded_by(id).map(|node| (Arc::from(""), node.clone()));
-        let pod = self.pods.with_table(id).cloned().or_else(node).unwrap_or_default();
+        let pod = self.pods.with_table(id).map(|key| (**key).clone()).or_else(node).unwrap_or_default();
         Excess { entries, limit: self.limit, pod }
     }
 

@@ -8,7 +8,10 @@ use std::{
 
 use axoneme_model::{Cidr, Identity, Labels, cidr, rows::TableId};
 
-use super::sets::{SetId, Sets};
+use super::{
+    PodRef,
+    sets::{SetId, Sets},
+};
 use crate::{Held, PodKey, feature::Features, few::Few};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,35 +38,35 @@ type Had = (Arc<str>, Identity, Labels);
 
 #[derive(Debug, Default)]
 pub(super) struct Pods {
-    states: HashMap<PodKey, PodState>,
-    by_set: HashMap<SetId, Few<PodKey>>,
-    by_node: HashMap<Arc<str>, Few<PodKey>>,
-    by_port: HashMap<Arc<str>, Few<PodKey>>,
+    states: HashMap<PodRef, PodState>,
+    by_set: HashMap<SetId, Few<PodRef>>,
+    by_node: HashMap<Arc<str>, Few<PodRef>>,
+    by_port: HashMap<Arc<str>, Few<PodRef>>,
     /// How many pods of a set have the identity of another.
     movers: HashMap<SetId, usize>,
     /// How many pods have an identity.
     identities: HashMap<Identity, usize>,
     /// The table of each endpoint and the node that needs it.
-    pub(super) tables: HashMap<PodKey, (TableId, Arc<str>)>,
+    pub(super) tables: HashMap<PodRef, (TableId, Arc<str>)>,
     /// What pods had before this compiler saw them.
-    known: HashMap<PodKey, Had>,
+    known: HashMap<PodRef, Had>,
     /// What pods had when the last change set was taken, where that is another identity: what they got in between and
     /// nobody was told of does not count.
-    told: HashMap<PodKey, Option<Had>>,
+    told: HashMap<PodRef, Option<Had>>,
 }
 
 impl Pods {
-    pub(super) fn get(&self, key: &PodKey) -> Option<&PodState> {
+    pub(super) fn get(&self, key: &PodRef) -> Option<&PodState> {
         self.states.get(key)
     }
 
     /// The identity that the pod keeps for want of a better one. A new pod of the same name keeps nothing.
-    pub(super) fn previous(&self, key: &PodKey, uid: &Arc<str>) -> Option<(Identity, Labels)> {
+    pub(super) fn previous(&self, key: &PodRef, uid: &Arc<str>) -> Option<(Identity, Labels)> {
         let had = self.told.get(key).cloned().unwrap_or_else(|| self.had(key));
         had.filter(|h| h.0 == *uid).map(|(_, identity, labels)| (identity, labels))
     }
 
-    fn had(&self, key: &PodKey) -> Option<Had> {
+    fn had(&self, key: &PodRef) -> Option<Had> {
         let Some(state) = self.states.get(key) else { return self.known.get(key).cloned() };
         state.identity.as_ref().map(|(identity, labels)| (state.uid.clone(), *identity, labels.clone()))
     }
@@ -74,7 +77,7 @@ impl Pods {
     }
 
     /// Identities of pods, for a compiler that takes over.
-    pub(super) fn identities(&self) -> HashMap<PodKey, Had> {
+    pub(super) fn identities(&self) -> HashMap<PodRef, Had> {
         let mut known = self.known.clone();
         known.extend(self.states.keys().filter_map(|key| Some((key.clone(), self.had(key)?))));
         for (key, had) in &self.told {
@@ -86,12 +89,12 @@ impl Pods {
         known
     }
 
-    pub(super) fn remember(&mut self, known: HashMap<PodKey, Had>) {
+    pub(super) fn remember(&mut self, known: HashMap<PodRef, Had>) {
         self.known = known;
     }
 
     /// Puts a pod's new state in place and returns the old one.
-    pub(super) fn put(&mut self, key: &PodKey, state: Option<&PodState>) -> Option<PodState> {
+    pub(super) fn put(&mut self, key: &PodRef, state: Option<&PodState>) -> Option<PodState> {
         let had = self.had(key);
         let has = state.and_then(|s| s.identity.as_ref().map(|(identity, _)| (&s.uid, *identity)));
         if had.as_ref().map(|h| (&h.0, h.1)) != has {
@@ -127,26 +130,26 @@ impl Pods {
         self.movers.contains_key(&set)
     }
 
-    pub(super) fn of_set(&self, set: SetId) -> impl Iterator<Item = &PodKey> {
+    pub(super) fn of_set(&self, set: SetId) -> impl Iterator<Item = &PodRef> {
         self.by_set.get(&set).into_iter().flatten()
     }
 
-    pub(super) fn of_labels(&self, sets: &Sets, labels: &Labels) -> BTreeSet<PodKey> {
+    pub(super) fn of_labels(&self, sets: &Sets, labels: &Labels) -> BTreeSet<PodRef> {
         sets.find(labels).into_iter().flat_map(|s| self.of_set(s)).cloned().collect()
     }
 
-    pub(super) fn with_port(&self, name: &Arc<str>) -> impl Iterator<Item = &PodKey> {
+    pub(super) fn with_port(&self, name: &Arc<str>) -> impl Iterator<Item = &PodRef> {
         self.by_port.get(name).into_iter().flatten()
     }
 
     /// The pods that have a label of one of these names, or would have it if rules read it.
-    pub(super) fn with_labels<'a>(&'a self, names: &'a BTreeSet<Arc<str>>) -> impl Iterator<Item = &'a PodKey> {
+    pub(super) fn with_labels<'a>(&'a self, names: &'a BTreeSet<Arc<str>>) -> impl Iterator<Item = &'a PodRef> {
         let has = |s: &PodState| s.security.iter().any(|(k, _)| names.contains(&k.name));
         self.states.iter().filter(move |(_, s)| has(s)).map(|(k, _)| k)
     }
 
     /// The first pod that uses the table.
-    pub(super) fn with_table(&self, table: TableId) -> Option<&PodKey> {
+    pub(super) fn with_table(&self, table: TableId) -> Option<&PodRef> {
         self.tables.iter().filter(|(_, (id, _))| *id == table).map(|(key, _)| key).min()
     }
 
@@ -158,7 +161,7 @@ impl Pods {
     /// Pods whose identity is not the one that their labels ask for.
     pub(super) fn held(&self) -> Held {
         let moving = self.states.iter().filter(|(_, s)| s.moves);
-        moving.filter_map(|(key, s)| Some((key.clone(), s.identity.clone()?))).collect()
+        moving.filter_map(|(key, s)| Some((PodKey::clone(key), s.identity.clone()?))).collect()
     }
 }
 
@@ -170,7 +173,7 @@ fn count<K: std::hash::Hash + Eq + Copy>(counts: &mut HashMap<K, usize>, key: K,
     }
 }
 
-fn toggle<K: std::hash::Hash + Eq + Clone>(map: &mut HashMap<K, Few<PodKey>>, key: &K, pod: &PodKey, present: bool) {
+fn toggle<K: std::hash::Hash + Eq + Clone>(map: &mut HashMap<K, Few<PodRef>>, key: &K, pod: &PodRef, present: bool) {
     if present {
         map.entry(key.clone()).or_default().insert(pod.clone());
     } else if let Some(pods) = map.get_mut(key) {

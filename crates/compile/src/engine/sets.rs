@@ -1,13 +1,13 @@
 //! Distinct label sets and the selectors that match them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
 };
 
 use axoneme_model::{Labels, Operator, Selector, labels::names};
 
-use crate::{identity::concerns_pods, rules::RuleKey};
+use crate::{few::Few, identity::concerns_pods, rules::RuleKey};
 
 /// A label set by number; numbers are used again.
 pub(super) type SetId = u32;
@@ -24,11 +24,11 @@ pub(super) struct Sets {
     /// Sets that may be without pods.
     left: BTreeSet<SetId>,
     /// Sets by each of their labels.
-    postings: HashMap<Posting, BTreeSet<SetId>>,
+    postings: HashMap<Posting, Few<SetId>>,
     by_selector: HashMap<Arc<Selector>, SelectorId>,
     selectors: HashMap<SelectorId, SelectorState>,
     /// Selectors by the labels one of which a set must have to match.
-    wanting: HashMap<Posting, BTreeSet<SelectorId>>,
+    wanting: HashMap<Posting, Few<SelectorId>>,
     /// Selectors that no label is needed for.
     undemanding: BTreeSet<SelectorId>,
     next_selector: SelectorId,
@@ -38,14 +38,26 @@ pub(super) struct Sets {
 pub(super) struct SetState {
     pub(super) labels: Labels,
     pods: usize,
-    selectors: BTreeSet<SelectorId>,
+    selectors: Few<SelectorId>,
 }
 
 #[derive(Debug)]
 struct SelectorState {
     selector: Arc<Selector>,
-    sets: BTreeSet<SetId>,
-    uses: BTreeMap<(RuleKey, Use), usize>,
+    sets: Few<SetId>,
+    /// Which rules use it, for what, and the how many'th time: a rule may name it in several of its entries.
+    uses: Few<(RuleKey, Use, u32)>,
+}
+
+impl SelectorState {
+    /// How often a rule uses it for this.
+    fn times(&self, rule: &RuleKey, purpose: Use) -> u32 {
+        let mut using = (rule.clone(), purpose, 0);
+        while self.uses.contains(&using) {
+            using.2 += 1;
+        }
+        using.2
+    }
 }
 
 /// What a rule uses a selector for.
@@ -126,27 +138,27 @@ impl Sets {
         self.free.insert(id);
     }
 
-    fn matching(&self, labels: &Labels) -> BTreeSet<SelectorId> {
+    fn matching(&self, labels: &Labels) -> Few<SelectorId> {
         let wanting = labels.shared().filter_map(|(k, v)| self.wanting.get(&(k.name.clone(), v.clone()))).flatten();
         let matches = |id: &&SelectorId| self.selectors.get(id).is_some_and(|s| s.selector.matches(labels));
         wanting.chain(&self.undemanding).filter(matches).copied().collect()
     }
 
     /// Starts a rule's use of a selector and returns the sets that match.
-    pub(super) fn start(&mut self, selector: &Selector, rule: &RuleKey, purpose: Use) -> BTreeSet<SetId> {
+    pub(super) fn start(&mut self, selector: &Selector, rule: &RuleKey, purpose: Use) -> Few<SetId> {
         let id = match self.by_selector.get(selector) {
             Some(id) => *id,
             None => self.add(Arc::new(selector.clone())),
         };
-        let Some(state) = self.selectors.get_mut(&id) else { return BTreeSet::new() };
-        *state.uses.entry((rule.clone(), purpose)).or_default() += 1;
+        let Some(state) = self.selectors.get_mut(&id) else { return Few::None };
+        state.uses.insert((rule.clone(), purpose, state.times(rule, purpose)));
         state.sets.clone()
     }
 
     fn add(&mut self, selector: Arc<Selector>) -> SelectorId {
         let id = self.next_selector;
         self.next_selector += 1;
-        let sets: BTreeSet<SetId> = self.satisfying(&selector).collect();
+        let sets: Few<SetId> = self.satisfying(&selector).collect();
         let demanded = self.demand(&selector);
         if demanded.is_none() {
             self.undemanding.insert(id);
@@ -160,7 +172,7 @@ impl Sets {
             }
         }
         self.by_selector.insert(selector.clone(), id);
-        self.selectors.insert(id, SelectorState { selector, sets, uses: BTreeMap::new() });
+        self.selectors.insert(id, SelectorState { selector, sets, uses: Few::None });
         id
     }
 
@@ -169,7 +181,7 @@ impl Sets {
         let rarest = self.demand(selector);
         let all = rarest.is_none().then(|| self.by_id.keys());
         let some = rarest.into_iter().flatten().filter_map(|p| self.postings.get(&p)).flatten();
-        let demands: Vec<Vec<&BTreeSet<SetId>>> = Self::postings_of(selector)
+        let demands: Vec<Vec<&Few<SetId>>> = Self::postings_of(selector)
             .iter()
             .map(|alternatives| alternatives.iter().filter_map(|p| self.postings.get(p)).collect())
             .collect();
@@ -179,15 +191,11 @@ impl Sets {
     }
 
     /// Ends a rule's use of a selector and returns the sets that matched.
-    pub(super) fn stop(&mut self, selector: &Selector, rule: &RuleKey, purpose: Use) -> BTreeSet<SetId> {
-        let Some(id) = self.by_selector.get(selector).copied() else { return BTreeSet::new() };
-        let Some(state) = self.selectors.get_mut(&id) else { return BTreeSet::new() };
-        let using = (rule.clone(), purpose);
-        if let Some(n) = state.uses.get_mut(&using) {
-            *n -= 1;
-            if *n == 0 {
-                state.uses.remove(&using);
-            }
+    pub(super) fn stop(&mut self, selector: &Selector, rule: &RuleKey, purpose: Use) -> Few<SetId> {
+        let Some(id) = self.by_selector.get(selector).copied() else { return Few::None };
+        let Some(state) = self.selectors.get_mut(&id) else { return Few::None };
+        if let Some(last) = state.times(rule, purpose).checked_sub(1) {
+            state.uses.remove(&(rule.clone(), purpose, last));
         }
         let sets = state.sets.clone();
         if state.uses.is_empty() {
@@ -208,7 +216,7 @@ impl Sets {
 
     /// Labels one of which a set needs to match, chosen to have few sets; none where no label is needed.
     fn demand(&self, selector: &Selector) -> Option<Vec<Posting>> {
-        let count = |p: &Posting| self.postings.get(p).map_or(0, BTreeSet::len);
+        let count = |p: &Posting| self.postings.get(p).map_or(0, Few::len);
         // where nothing is known yet, namespaces are a good guess
         let guess = |ps: &[Posting]| ps.iter().any(|(name, _)| **name != *names::NAMESPACE);
         Self::postings_of(selector).into_iter().min_by_key(|ps| (ps.iter().map(count).sum::<usize>(), guess(ps)))
@@ -233,12 +241,12 @@ impl Sets {
     /// The rules that use a selector which matches the set, for this purpose.
     pub(super) fn rules(&self, set: SetId, purpose: Use) -> BTreeSet<&RuleKey> {
         let selectors = self.by_id.get(&set).into_iter().flat_map(|s| &s.selectors);
-        let uses = selectors.filter_map(|s| self.selectors.get(s)).flat_map(|s| s.uses.keys());
-        uses.filter(|(_, u)| *u == purpose).map(|(rule, _)| rule).collect()
+        let uses = selectors.filter_map(|s| self.selectors.get(s)).flat_map(|s| &s.uses);
+        uses.filter(|(_, u, _)| *u == purpose).map(|(rule, ..)| rule).collect()
     }
 }
 
-fn remove_from<K: std::hash::Hash + Eq, V: Ord>(map: &mut HashMap<K, BTreeSet<V>>, key: &K, value: &V) {
+fn remove_from<K: std::hash::Hash + Eq, V: Ord>(map: &mut HashMap<K, Few<V>>, key: &K, value: &V) {
     if let Some(values) = map.get_mut(key) {
         values.remove(value);
         if values.is_empty() {

@@ -9,7 +9,7 @@ use std::{
 use axoneme_model::{Cidr, Identity, PeerClass, audit::is_audited, cidr, rows::TableId, world::Enforcement};
 
 use super::{
-    Compiler,
+    Compiler, PodRef,
     addresses::{Member, Owner},
     book::Turnover,
     classes::{ClassChanges, ClassState, Material},
@@ -18,10 +18,9 @@ use super::{
     tables::{Context, DIRECTIONS, Meant, Scope, candidates},
 };
 use crate::{
-    PodKey,
     feature::{Features, Property},
     identity::identity_labels,
-    peer::Base,
+    peer::{Base, Bases},
     row,
     rules::RuleKey,
     spec::{NamedPorts, RuleSpec},
@@ -103,7 +102,9 @@ impl Compiler {
             let read = self.book.features.contains(feature);
             let touched = self.addresses.read(&self.world, feature, read);
             self.dirty.prefixes.extend(touched.anew);
-            self.dirty.bases.extend(touched.toggled.iter().filter_map(|p| self.placed.get(p)).flatten());
+            self.dirty.bases.extend(
+                touched.toggled.iter().filter_map(|p| self.placed.get(p)).flat_map(|b| b.list().iter().copied()),
+            );
         }
         changed
     }
@@ -173,9 +174,9 @@ impl Compiler {
     }
 
     /// What a pod is now. Enters its label set.
-    fn pod_state(&mut self, key: &PodKey) -> Option<PodState> {
+    fn pod_state(&mut self, key: &PodRef) -> Option<PodState> {
         let pod = self.said.get(key)?;
-        let security = pod.security_labels(self.world.namespaces.get(&pod.namespace), &self.world.config.cluster_name);
+        let security = self.security_labels_of(pod);
         let names = &self.book.names;
         let labels = identity_labels(&security, |name| names.contains(name));
         let bound = !pod.node.is_empty();
@@ -206,7 +207,7 @@ impl Compiler {
     }
 
     /// Marks what depends on a pod.
-    fn mark_pod(&mut self, key: &PodKey, before: Option<&PodState>, now: Option<&PodState>) {
+    fn mark_pod(&mut self, key: &PodRef, before: Option<&PodState>, now: Option<&PodState>) {
         let addresses = |s: Option<&PodState>| s.into_iter().flat_map(|s| s.addresses.iter().copied()).collect();
         let (old, new): (BTreeSet<IpAddr>, BTreeSet<IpAddr>) = (addresses(before), addresses(now));
         old.difference(&new).for_each(|a| self.addresses.claim_pod(*a, key, false));
@@ -237,18 +238,18 @@ impl Compiler {
         }
         for prefix in std::mem::take(&mut self.dirty.prefixes) {
             let pods = &self.pods;
-            let ports = |key: &PodKey| pods.get(key).map(|p| p.ports.clone()).unwrap_or_default();
+            let ports = |key: &PodRef| pods.get(key).map(|p| p.ports.clone()).unwrap_or_default();
             let (before, now) = self.addresses.refresh(&self.world, prefix, ports);
-            let bases = now.as_ref().map(|m| self.bases_of(prefix, m)).unwrap_or_default();
-            let old = if bases.is_empty() {
-                self.placed.remove(&prefix).unwrap_or_default()
-            } else {
-                self.placed.insert(prefix, bases.clone()).unwrap_or_default()
+            let bases = now.as_ref().and_then(|m| self.bases_of(prefix, m));
+            let old = match bases {
+                Some(bases) => self.placed.insert(prefix, bases),
+                None => self.placed.remove(&prefix),
             };
             if before == now && old == bases {
                 continue;
             }
-            for (base, present) in old.iter().map(|b| (b, false)).chain(bases.iter().map(|b| (b, true))) {
+            let [gone, come] = [&old, &bases].map(|b| b.as_ref().map_or(&[][..], Bases::list));
+            for (base, present) in gone.iter().map(|b| (b, false)).chain(come.iter().map(|b| (b, true))) {
                 let state = self.classes.bases.entry(*base).or_default();
                 if present {
                     state.prefixes.insert(prefix);
@@ -267,14 +268,14 @@ impl Compiler {
         }
     }
 
-    fn bases_of(&self, prefix: Cidr, member: &Member) -> Vec<Base> {
+    fn bases_of(&self, prefix: Cidr, member: &Member) -> Option<Bases> {
         match &member.owner {
-            Owner::Node(_) => vec![Base::RemoteNode, Base::Host],
+            Owner::Node(_) => Some(Bases::Node),
             Owner::Pod(key) => {
                 let identity = self.pods.get(key).and_then(|p| p.identity.as_ref());
-                identity.map(|(identity, _)| Base::Pod(*identity)).into_iter().collect()
+                identity.map(|(identity, _)| Bases::One(Base::Pod(*identity)))
             }
-            Owner::Outside => vec![Base::world(self.world.config.dual_stack_world, prefix.is_ipv6())],
+            Owner::Outside => Some(Bases::One(Base::world(self.world.config.dual_stack_world, prefix.is_ipv6()))),
         }
     }
 
@@ -308,7 +309,7 @@ impl Compiler {
     fn settle_ips(&mut self) {
         for prefix in std::mem::take(&mut self.dirty.ips) {
             let row = self.ip_row(prefix);
-            self.rows.ips.set(prefix, row);
+            self.rows.ips.set(prefix, row.map(Arc::new));
         }
     }
 
@@ -316,7 +317,7 @@ impl Compiler {
         let member = self.addresses.members.get(&prefix)?;
         let bases = self.placed.get(&prefix)?;
         let class = |base: &Base| self.classes.bases.get(base)?.class_of(prefix);
-        match (&member.owner, &**bases) {
+        match (&member.owner, bases.list()) {
             (Owner::Node(name), [remote, host]) => {
                 Some(row::node_ip(prefix, self.world.nodes.get(name)?, class(remote)?, class(host)?))
             }
@@ -358,7 +359,7 @@ impl Compiler {
         !moved
     }
 
-    fn table_key(&self, key: &PodKey, known: &mut HashMap<SetId, Applying>) -> Option<Arc<TableKey>> {
+    fn table_key(&self, key: &PodRef, known: &mut HashMap<SetId, Applying>) -> Option<Arc<TableKey>> {
         let state = self.pods.get(key).filter(|s| s.identity.is_some())?;
         let applying = known.entry(state.set).or_insert_with(|| self.applying(state.set));
         let pod = self.said.get(key)?;
@@ -380,7 +381,7 @@ impl Compiler {
         Applying { rules, ports }
     }
 
-    fn put_endpoint(&mut self, key: &PodKey, table: Option<Arc<TableKey>>) {
+    fn put_endpoint(&mut self, key: &PodRef, table: Option<Arc<TableKey>>) {
         let context = context!(self);
         let now = table.map(|t| self.tables.acquire(t, &context));
         let node = self.pods.get(key).map(|s| s.node.clone()).unwrap_or_default();
@@ -400,11 +401,11 @@ impl Compiler {
             let namespace = self.world.namespaces.get(&pod.namespace);
             row::endpoint(pod, namespace, state.security.clone(), *identity, self.peer_of(key, state, *identity), id)
         });
-        self.rows.endpoints.set(state.uid.clone(), row);
+        self.rows.endpoints.set(state.uid.clone(), row.map(Arc::new));
     }
 
     /// The class of the pod's first address, or what it goes by until it has one.
-    fn peer_of(&self, key: &PodKey, state: &PodState, identity: Identity) -> PeerClass {
+    fn peer_of(&self, key: &PodRef, state: &PodState, identity: Identity) -> PeerClass {
         let own = |prefix: &Cidr| {
             self.addresses.members.get(prefix).is_some_and(|m| matches!(&m.owner, Owner::Pod(k) if k == key))
         };

@@ -207,8 +207,8 @@ pub fn pod(rng: &mut Rng, i: u8) -> Pod {
         annotations: mode(rng, 25),
         service_account: (*rng.pick(&["default", "robot"])).into(),
         node: if bound { format!("n{n}").into() } else { "".into() },
-        addresses: if bound { addresses } else { BTreeSet::new() },
-        named_ports,
+        addresses: if bound { addresses.into() } else { axoneme_model::PackedSet::new() },
+        named_ports: named_ports.into_iter().map(|(name, ports)| (name, ports.into())).collect(),
     }
 }
 
@@ -379,7 +379,7 @@ fn requirement(rng: &mut Rng, key: LabelKey, values: &[&str]) -> Requirement {
     let operator = *rng.pick(&[Operator::In, Operator::In, Operator::NotIn, Operator::Exists, Operator::DoesNotExist]);
     let values = match operator {
         Operator::In | Operator::NotIn => (0..=rng.below(2)).map(|_| (*rng.pick(values)).into()).collect(),
-        Operator::Exists | Operator::DoesNotExist => BTreeSet::new(),
+        Operator::Exists | Operator::DoesNotExist => axoneme_model::PackedSet::new(),
     };
     Requirement { key, operator, values }
 }

@@ -97,8 +97,8 @@ fn pod(namespace: &str, app: &str) -> Pod {
         annotations: PlainLabels::new(),
         service_account: "default".into(),
         node: "".into(),
-        addresses: BTreeSet::new(),
-        named_ports: std::collections::BTreeMap::new(),
+        addresses: axoneme_model::PackedSet::new(),
+        named_ports: axoneme_model::PackedMap::new(),
     }
 }
 

@@ -76,7 +76,7 @@ fn pod_is_reduced_to_what_matters() {
     let pod = pod(&value(&pod_object())).expect("good").expect("networked");
     assert_eq!((&*pod.namespace, &*pod.name, &*pod.uid), ("shop", "web-0", "u-1"));
     assert_eq!((&*pod.node, &*pod.service_account), ("n1", "robot"));
-    assert_eq!(pod.addresses, BTreeSet::from([ip("10.0.0.1"), ip("fd00::1")]));
+    assert_eq!(pod.addresses, [ip("10.0.0.1"), ip("fd00::1")].into());
     assert_eq!(pod.labels.len(), 1);
     assert_eq!(pod.annotations.keys().map(|k| &**k).collect::<Vec<_>>(), ["ipam.cilium.io/ip-pool"]);
     let ports: Vec<(&str, Vec<(Protocol, u16)>)> =
@@ -121,7 +121,7 @@ fn old_status_with_one_address() {
     let mut object = pod_object();
     object.status.as_mut().expect("status").pod_ips = None;
     let pod = pod(&value(&object)).expect("good").expect("networked");
-    assert_eq!(pod.addresses, BTreeSet::from([ip("10.0.0.1")]));
+    assert_eq!(pod.addresses, [ip("10.0.0.1")].into());
 }
 
 #[test]
@@ -224,7 +224,7 @@ spec:
     );
     let web = service(&object).expect("good");
     assert_eq!(web.cluster_ips, [ip("10.96.0.10"), ip("fd00:96::a")]);
-    assert_eq!(web.selector.as_ref().map(std::collections::BTreeMap::len), Some(1));
+    assert_eq!(web.selector.as_ref().map(axoneme_model::PackedMap::len), Some(1));
     assert_eq!(web.labels.len(), 1);
     let ports: Vec<(&str, Protocol, u16)> = web.ports.iter().map(|p| (&*p.name, p.protocol, p.port)).collect();
     assert_eq!(ports, [("http", Protocol::TCP, 80), ("dns", Protocol::UDP, 53), ("s", Protocol::SCTP, 5000)]);

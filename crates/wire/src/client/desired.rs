@@ -87,8 +87,8 @@ fn holds(rows: &RowSet, row: &Row) -> bool {
         Row::Rule(r) => rows.rules.get(&r.id) == Some(r),
         Row::Table(r) => rows.tables.get(&r.id) == Some(&**r),
         Row::Service(r) => rows.services.get(&(r.namespace.clone(), r.name.clone())) == Some(r),
-        Row::Ip(r) => rows.ips.get(&r.prefix) == Some(r),
-        Row::Endpoint(r) => rows.endpoints.get(&r.uid) == Some(r),
+        Row::Ip(r) => rows.ips.get(&r.prefix) == Some(&**r),
+        Row::Endpoint(r) => rows.endpoints.get(&r.uid) == Some(&**r),
     }
 }
 

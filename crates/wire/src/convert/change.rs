@@ -107,8 +107,8 @@ impl Wire for Row {
             Message::Rule(r) => Self::Rule(Wire::from_message(r).at("rule")?),
             Message::Table(r) => Self::Table(Arc::new(Wire::from_message(r).at("table")?)),
             Message::Service(r) => Self::Service(Wire::from_message(r).at("service")?),
-            Message::Ip(r) => Self::Ip(Wire::from_message(r).at("ip")?),
-            Message::Endpoint(r) => Self::Endpoint(Wire::from_message(r).at("endpoint")?),
+            Message::Ip(r) => Self::Ip(Arc::new(Wire::from_message(r).at("ip")?)),
+            Message::Endpoint(r) => Self::Endpoint(Arc::new(Wire::from_message(r).at("endpoint")?)),
         })
     }
 }

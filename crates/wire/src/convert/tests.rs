@@ -249,8 +249,8 @@ fn row() -> impl Strategy<Value = Row> {
         rule(any::<u32>()).prop_map(Row::Rule),
         table(any::<u64>()).prop_map(|t| Row::Table(Arc::new(t))),
         service().prop_map(Row::Service),
-        ip_row().prop_map(Row::Ip),
-        endpoint(text(), text(), any::<u64>()).prop_map(Row::Endpoint),
+        ip_row().prop_map(|r| Row::Ip(r.into())),
+        endpoint(text(), text(), any::<u64>()).prop_map(|r| Row::Endpoint(r.into())),
     ]
 }
 

@@ -26,11 +26,11 @@ pub(super) struct Views {
     nodes: BTreeMap<Name, NodeRow>,
     identities: BTreeMap<Identity, IdentityRow>,
     services: BTreeMap<(Name, Name), ServiceRow>,
-    ips: BTreeMap<Cidr, IpRow>,
+    ips: BTreeMap<Cidr, Arc<IpRow>>,
     rules: HashMap<RuleId, RuleRow>,
     tables: HashMap<TableId, Table>,
     configs: BTreeMap<Name, Arc<NodeConfigRow>>,
-    endpoints: HashMap<Name, EndpointRow>,
+    endpoints: HashMap<Name, Arc<EndpointRow>>,
     held: BTreeMap<Name, View>,
     /// Nodes that have a table.
     users: HashMap<TableId, BTreeSet<Name>>,
@@ -239,7 +239,7 @@ impl Views {
         }
     }
 
-    fn upsert_endpoint(&mut self, revision: u64, r: EndpointRow, delta: &mut Delta) {
+    fn upsert_endpoint(&mut self, revision: u64, r: Arc<EndpointRow>, delta: &mut Delta) {
         let old = self.endpoints.get(&r.uid);
         if old == Some(&r) {
             return;
@@ -383,7 +383,7 @@ impl Views {
     }
 
     pub(super) fn endpoint(&self, uid: &str) -> Option<&EndpointRow> {
-        self.endpoints.get(uid)
+        self.endpoints.get(uid).map(|e| &**e)
     }
 
     /// Tables that enforce the policy, with the nodes that have them.

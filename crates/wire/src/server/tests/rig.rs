@@ -183,7 +183,7 @@ pub(super) fn node(name: &str) -> RowChange {
 
 pub(super) fn ip(n: u32, pod: &str) -> RowChange {
     let address = std::net::Ipv4Addr::from(0x0a00_0000 + n);
-    RowChange::Upsert(Row::Ip(IpRow {
+    RowChange::Upsert(Row::Ip(Arc::new(IpRow {
         prefix: axoneme_model::cidr::host(address.into()),
         identity: Identity(300),
         peer: PeerClass(300),
@@ -192,7 +192,7 @@ pub(super) fn ip(n: u32, pod: &str) -> RowChange {
         tunnel: None,
         node: "n1".into(),
         pod: pod.into(),
-    }))
+    })))
 }
 
 pub(super) fn table(id: u64, policy: &axoneme_model::ObjectRef, generation: i64) -> RowChange {
@@ -207,7 +207,7 @@ pub(super) fn table(id: u64, policy: &axoneme_model::ObjectRef, generation: i64)
 }
 
 pub(super) fn endpoint(uid: &str, node: &str, table: u64) -> RowChange {
-    RowChange::Upsert(Row::Endpoint(EndpointRow {
+    RowChange::Upsert(Row::Endpoint(Arc::new(EndpointRow {
         uid: uid.into(),
         namespace: "ns".into(),
         name: uid.into(),
@@ -219,5 +219,5 @@ pub(super) fn endpoint(uid: &str, node: &str, table: u64) -> RowChange {
         pool_v4: "".into(),
         pool_v6: "".into(),
         labels: axoneme_model::Labels::new(),
-    }))
+    })))
 }

@@ -20,7 +20,7 @@ fn few() -> impl Strategy<Value = RowChange> {
     let name = || prop_oneof![Just(Arc::from("a")), Just(Arc::from("b")), Just(Arc::from("c"))];
     let node = || prop_oneof![Just(Arc::from("n1")), Just(Arc::from("n2")), Just(Arc::from(""))];
     prop_oneof![
-        3 => endpoint(name(), node(), 1..4u64).prop_map(|r| RowChange::Upsert(Row::Endpoint(r))),
+        3 => endpoint(name(), node(), 1..4u64).prop_map(|r| RowChange::Upsert(Row::Endpoint(r.into()))),
         2 => table(1..4u64).prop_map(|r| RowChange::Upsert(Row::Table(Arc::new(r)))),
         2 => patch(1..4u64).prop_map(RowChange::Patch),
         2 => rule(1..9u32).prop_map(|r| RowChange::Upsert(Row::Rule(r))),
