@@ -5,9 +5,8 @@ use std::sync::Arc;
 use axoneme_model::{
     Identity, PeerClass, Safe,
     rows::{
-        AgentRow, BlockUse, ConntrackTimes, DenyResponse, DirectRow, Edges, EndpointRow, GuardRow, HealthRow, IdentityRow,
-        IpRow,
-        NodeConfigRow, NodeRow, OverrideRow, Routing, TableId,
+        AgentRow, BlockUse, ConntrackTimes, DenyResponse, DirectRow, Edges, EndpointRow, GuardRow, HealthRow,
+        IdentityRow, IpRow, NodeConfigRow, NodeRow, OverrideRow, Routing, TableId,
     },
 };
 

@@ -3,9 +3,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use axoneme_model::{
     Direction, Identity, PeerClass, RuleRef, Safe,
     rows::{
-        AgentRow, Backend, BlockUse, ConntrackTimes, DenyResponse, DirectRow, DirectionDefault, Edges, EndpointRow, Frontend,
-        GuardRow, HealthRow, IdentityRow, IpRow, NodeConfigRow, NodeRow, OverrideRow, PolicyEntry, PolicyKey, Routing, RuleId,
-        RuleRow, ServiceRow, TableId, TableRow,
+        AgentRow, Backend, BlockUse, ConntrackTimes, DenyResponse, DirectRow, DirectionDefault, Edges, EndpointRow,
+        Frontend, GuardRow, HealthRow, IdentityRow, IpRow, NodeConfigRow, NodeRow, OverrideRow, PolicyEntry, PolicyKey,
+        Routing, RuleId, RuleRow, ServiceRow, TableId, TableRow,
     },
 };
 use proptest::{collection as many, option, prelude::*};
