@@ -2,7 +2,7 @@
 
 use axoneme_crds::axoneme_config::IpamMode;
 use axoneme_intake::{ObjectErrors, Parsed, Settings, object_ref, parse_as};
-use axoneme_model::{Identity, Kind, ObjectRef};
+use axoneme_model::{Identity, Kind, ObjectRef, world::Node};
 use serde_json::Value;
 use tracing::warn;
 
@@ -99,12 +99,7 @@ impl Cluster {
                 self.changes.push(WorldChange::Namespace(name, Some(ns)));
             }
             Parsed::Pod(key, pod) => self.pod(&key, pod.map(|p| *p)),
-            Parsed::Node(node) => {
-                let name = node.name.clone();
-                let entry = self.nodes.entry(name.clone()).or_default();
-                (entry.node, entry.node_raw) = (Some(*node), (&raw).into());
-                self.emit_node(&name);
-            }
+            Parsed::Node(node) => self.node(*node, &raw),
             Parsed::CiliumNode(node) => {
                 let name = node.name.clone();
                 let entry = self.nodes.entry(name.clone()).or_default();
@@ -151,6 +146,13 @@ impl Cluster {
             }
             Parsed::Policy(_) | Parsed::Ignored => warn!(%object, "object of an unexpected kind left out"),
         }
+    }
+
+    fn node(&mut self, node: Node, raw: &Value) {
+        let name = node.name.clone();
+        let entry = self.nodes.entry(name.clone()).or_default();
+        (entry.node, entry.node_raw) = (Some(node), raw.into());
+        self.emit_node(&name);
     }
 
     fn settings(&mut self, settings: Settings) {
