@@ -89,8 +89,8 @@ fn a_damaged_copy_is_set_aside_and_pods_wait_for_an_operator() {
     rig.begin(&[]);
     rig.until("the agent answers", |r| r.admin("/status")["ready"] == false);
     rig.until("it is set aside", |r| !copy(r).exists() && r.path("state/rows.broken").exists());
-    let reasons = rig.admin("/status")["reasons"].to_string();
-    assert!(reasons.contains("rows are not complete yet"), "{reasons}");
+    let reasons = |r: &Rig| r.admin("/status")["reasons"].to_string();
+    rig.until("pods wait", |r| reasons(r).contains("rows are not complete yet"));
     let operator = Operator::start(&rig.node(), &allowing(300..301));
     operator.hear("an acknowledgement", |m| matches!(m, NodeMessage::Ack(1)));
     rig.until("ready", |r| r.admin("/status")["ready"] == Value::Bool(true));

@@ -332,16 +332,10 @@ pub(crate) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     bpf(LINK_UPDATE, &mut attr).map(drop)
 }
 
-#[repr(C)]
-#[derive(Default)]
-struct LinkDetach {
-    link: u32,
-}
-
 /// Takes the program off where the link holds it, before this returns. A link whose last holder goes is let go by the
 /// kernel later, in a work of its own.
 pub(crate) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
-    bpf(LINK_DETACH, &mut LinkDetach { link: number(link) }).map(drop)
+    bpf(LINK_DETACH, &mut number(link)).map(drop)
 }
 
 #[repr(C)]
