@@ -202,7 +202,9 @@ fn install(server: &ApiServer) {
             assert!(!bad, "{}: {condition}", definition["metadata"]["name"]);
         }
     }
-    server.must(&["create", "namespace", "shop"]);
+    for namespace in ["shop", "axoneme-system"] {
+        server.must(&["create", "namespace", namespace]);
+    }
 }
 
 fn examples_are_taken(server: &ApiServer) {
