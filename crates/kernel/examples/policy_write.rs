@@ -35,9 +35,6 @@ use axoneme_model::rows::TableId;
 use cluster::{NODES, Size, address, policy, print, subject, upsert};
 use rows::{ip, key, value, whole};
 
-/// Between what makes a change possible and the change.
-const REST: Duration = Duration::from_millis(3);
-
 fn main() {
     let arguments: Vec<u32> = std::env::args().skip(1).map(|a| a.parse().expect("a number")).collect();
     let argument = |i: usize, default: u32| arguments.get(i).copied().unwrap_or(default);
@@ -79,8 +76,6 @@ impl Bench {
         let row = self.compiler.table(table).expect("the pod's table");
         self.kernel.put_table(self.slot, &whole(&row)).expect("put the table as it was");
         self.point(pod);
-        // what the kernel frees of this after the grace period, on this processor too
-        std::thread::sleep(REST);
 
         let start = Instant::now();
         let changes = self.compiler.apply([event]);
