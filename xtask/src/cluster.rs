@@ -19,6 +19,7 @@ mod reference;
 pub(crate) mod runc;
 mod state;
 mod up;
+mod watches;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+use crate::settings;
+
 /// Seconds with one decimal, as every line of this tool prints them.
 pub(crate) fn seconds(elapsed: Duration) -> String {
     format!("{:.1} s", elapsed.as_secs_f64())
@@ -30,7 +32,8 @@ pub(crate) fn timed<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T
     result
 }
 
-/// Waits until `ready` answers `Some`, asking every `pause`.
+/// Waits until `ready` answers `Some`, asking every `pause`. On a machine that is said to be slow
+/// ([`settings::patience`]), as many times as long.
 ///
 /// # Errors
 /// When `limit` has passed, or when `ready` itself fails.
@@ -41,6 +44,7 @@ pub(crate) fn wait<T>(
     mut ready: impl FnMut() -> Result<Option<T>>,
 ) -> Result<T> {
     let started = Instant::now();
+    let limit = limit.saturating_mul(settings::patience());
     loop {
         if let Some(value) = ready()? {
             return Ok(value);

@@ -63,3 +63,9 @@ pub(crate) fn binaries() -> Option<PathBuf> {
 pub(crate) fn hubble_client() -> Option<PathBuf> {
     variable("AXONEME_HUBBLE_CLIENT").map(PathBuf::from)
 }
+
+/// How many times as long as usual to wait for what a cluster does: `AXONEME_PATIENCE`, else once. For emulated and for
+/// busy machines.
+pub(crate) fn patience() -> u32 {
+    variable("AXONEME_PATIENCE").and_then(|times| times.parse().ok()).unwrap_or(1).max(1)
+}

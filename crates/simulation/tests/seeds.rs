@@ -12,7 +12,7 @@ use std::{
 
 use axoneme_simulation::{Outcome, Plan, Sabotage, run};
 
-/// Seeds that CI plays; 100,000 by `AXONEME_SEEDS=100000`.
+/// Seeds that CI plays; 100,000 by `AXONEME_SEEDS=100000`, the one that failed by `AXONEME_SEED=N AXONEME_SEEDS=1`.
 const SEEDS: u64 = 60;
 
 fn number(name: &str) -> Option<u64> {
@@ -20,7 +20,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 fn replay(seed: u64) -> String {
-    format!("AXONEME_SEED={seed} cargo test -p axoneme-simulation --test seeds one_seed -- --ignored --nocapture")
+    format!("AXONEME_SEED={seed} AXONEME_SEEDS=1 cargo test -p axoneme-simulation --test seeds faulty_ -- --nocapture")
 }
 
 fn told(seed: u64, outcome: &Outcome) -> String {
@@ -59,12 +59,15 @@ fn play(
 #[test]
 fn faulty_clusters_converge_allow_nothing_that_is_denied_and_give_nothing_twice() {
     let (first, count) = (number("AXONEME_SEED").unwrap_or(0), number("AXONEME_SEEDS").unwrap_or(SEEDS));
+    if count == 1 {
+        println!("{}", run(&Plan::of(first)).trace);
+    }
     let begun = Instant::now();
     let (failed, judged) = play(first..first + count, Plan::of, 3, |_| true);
     println!("{count} seeds, {judged} packets judged, in {:.1} s", begun.elapsed().as_secs_f64());
     let failed: Vec<String> = failed.iter().map(|(seed, outcome)| told(*seed, outcome)).collect();
     assert!(failed.is_empty(), "{}", failed.join("\n"));
-    assert!(judged > 100 * count, "only {judged} packets of {count} seeds could be held to the oracle");
+    assert!(count == 1 || judged > 100 * count, "only {judged} packets of {count} seeds could be held to the oracle");
 }
 
 #[test]
@@ -120,13 +123,4 @@ fn a_leader_that_does_not_read_what_was_handed_out_is_noticed() {
 #[test]
 fn an_agent_that_forgets_its_intents_is_noticed() {
     is_noticed(Sabotage::AgentForgetsIntents, 30, "is given to");
-}
-
-#[test]
-#[ignore = "for a seed that failed: AXONEME_SEED=N"]
-fn one_seed() {
-    let seed = number("AXONEME_SEED").unwrap_or(0);
-    let outcome = run(&Plan::of(seed));
-    println!("{}", outcome.trace);
-    assert!(outcome.wrong.is_empty(), "{}", told(seed, &outcome));
 }

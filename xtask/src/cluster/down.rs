@@ -8,8 +8,8 @@ use anyhow::{Context as _, Result};
 
 use super::layout::{Family, Layout, MAX_ID};
 use super::process::Recorded;
-use super::state::{Paths, lock_one, names};
-use super::{cgroup, network};
+use super::state::{Paths, lock_all, lock_one, names};
+use super::{cgroup, network, watches};
 use crate::progress::{say, seconds};
 use crate::settings;
 
@@ -23,12 +23,15 @@ pub(crate) fn run(name: &str) -> Result<()> {
         say(format_args!("cluster {name}: there is none"));
     }
     remove(name)?;
+    let all = lock_all()?;
     if names()?.is_empty() {
+        watches::restore()?;
         for point in MOUNT_POINTS {
             // Only where nobody has put anything into it.
             drop(fs::remove_dir(point));
         }
     }
+    drop(all);
     lock.discard()
 }
 

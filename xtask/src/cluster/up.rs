@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::layout::{Family, Layout, MAX_NODES};
 use super::state::{Cni, Paths, Phase, State, check_name, free_id, lock_all, lock_one};
-use super::{Cluster, cgroup, control_plane, down, network, node, pki, reference};
+use super::{Cluster, cgroup, control_plane, down, network, node, pki, reference, watches};
 use crate::progress::{say, seconds, timed, wait};
 use crate::setup::{self, go, images};
 
@@ -107,6 +107,7 @@ fn record(paths: &Paths, options: &Options) -> Result<State> {
         bin: go::binaries()?,
     };
     paths.save(&state)?;
+    watches::raise()?;
     Ok(state)
 }
 

@@ -27,7 +27,8 @@ fn name(what: &str) -> String {
 
 /// Runs a test on a cluster, then removes the cluster and holds it to leaving nothing, whatever the test's outcome.
 fn with_cluster(options: &Options, test: impl FnOnce(&Cluster) -> Result<()>) -> Result<()> {
-    let cluster = Cluster::up(options)?;
+    // One that does not come up is no load for what runs beside, either.
+    let cluster = Cluster::up(options).inspect_err(|_| drop(Cluster::open(&options.name).and_then(Cluster::down)))?;
     let layout = cluster.layout();
     let tested = test(&cluster);
     cluster.down()?;
