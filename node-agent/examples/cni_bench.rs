@@ -140,6 +140,7 @@ fn endpoint(n: usize) -> EndpointRow {
         pool_v4: "".into(),
         pool_v6: "".into(),
         labels: axoneme_model::Labels::default(),
+        bandwidth: axoneme_model::Bandwidth::default(),
     }
 }
 

@@ -235,6 +235,7 @@ pub(crate) fn rows() -> RowSet {
                 pool_v4: "".into(),
                 pool_v6: "".into(),
                 labels,
+                bandwidth: axoneme_model::Bandwidth::default(),
             };
             if node == "worker-1" {
                 rows.endpoints.insert(pod.into(), endpoint);

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use axoneme_model::{
-    Cidr, Identity, Labels, PeerClass,
+    Bandwidth, Cidr, Identity, Labels, PeerClass,
     rows::{EndpointRow, IdentityRow, IpRow, NodeRow, TableId},
     world::{Namespace, Node, PlainLabels, Pod},
 };
@@ -97,6 +97,7 @@ pub(crate) fn endpoint(
         pool_v4: pool(pod, namespace, POOL_V4),
         pool_v6: pool(pod, namespace, POOL_V6),
         labels,
+        bandwidth: Bandwidth::of(&pod.annotations),
     }
 }
 

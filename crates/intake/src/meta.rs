@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use axoneme_model::{Kind, ObjectRef, world::PlainLabels};
+use axoneme_model::{Kind, ObjectRef, bandwidth, world::PlainLabels};
 
 use crate::field::Field;
 
@@ -98,7 +98,7 @@ pub(crate) fn annotations(root: &Field<'_>) -> PlainLabels {
 }
 
 fn is_read(annotation: &str) -> bool {
-    if matches!(annotation, "kubernetes.io/ingress-bandwidth" | "kubernetes.io/egress-bandwidth") {
+    if bandwidth::is_read(annotation) {
         return true;
     }
     let domain = annotation.split('/').next().unwrap_or_default();

@@ -12,6 +12,7 @@
 //! `World`; it never sees identities, tables or rows, so it can judge the code that makes them.
 
 pub mod audit;
+pub mod bandwidth;
 pub mod cidr;
 pub mod identity;
 pub mod labels;
@@ -26,6 +27,7 @@ pub mod selector;
 pub mod verdict;
 pub mod world;
 
+pub use bandwidth::Bandwidth;
 pub use cidr::Cidr;
 pub use identity::{Identity, PeerClass};
 pub use labels::{LabelKey, Labels, Source};

@@ -12,6 +12,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    bandwidth::Bandwidth,
     cidr::Cidr,
     identity::{Identity, PeerClass},
     labels::Labels,
@@ -123,6 +124,8 @@ pub struct EndpointRow {
     pub pool_v6: Arc<str>,
     /// All security labels, for flows.
     pub labels: Labels,
+    #[serde(default)]
+    pub bandwidth: Bandwidth,
 }
 
 /// Whose an address is. Key: `prefix`; longest prefix wins. 0.0.0.0/0 and ::/0 are always there as world.

@@ -143,6 +143,7 @@ mod tests {
                 pool_v4: "".into(),
                 pool_v6: "".into(),
                 labels: axoneme_model::Labels::default(),
+                bandwidth: axoneme_model::Bandwidth::default(),
             };
             set.endpoints.insert(name, endpoint);
         }

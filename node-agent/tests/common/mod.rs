@@ -530,6 +530,7 @@ pub fn endpoint(uid: &str, table: u64) -> EndpointRow {
         pool_v4: "".into(),
         pool_v6: "".into(),
         labels: axoneme_model::Labels::default(),
+        bandwidth: axoneme_model::Bandwidth::default(),
     }
 }
 

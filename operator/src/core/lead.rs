@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axoneme_model::{Kind, ObjectRef};
+use axoneme_model::{Kind, ObjectRef, bandwidth};
 use axoneme_wire::NodeEvent;
 use tracing::{error, warn};
 
@@ -62,7 +62,17 @@ impl Core {
             let errors = self.cluster.errors.get(&object);
             let errors = errors.or_else(|| self.cluster.policies.get(&object).and_then(|p| p.errors.as_ref()));
             writes.extend(errors.map(|e| status::event(&object, e)));
+            writes.extend(self.limits_refused(&object));
         }
+    }
+
+    /// A pod whose annotations about bandwidth are not what is enforced: it has no conditions that could say so.
+    fn limits_refused(&self, object: &ObjectRef) -> Option<Write> {
+        let key = (object.namespace.clone(), object.name.clone());
+        let pod = self.cluster.pods.get(&key).filter(|_| object.kind == Kind::Pod)?;
+        let problems = bandwidth::problems(&pod.annotations);
+        let told = || Write::event(object.clone(), true, "BandwidthRefused", status::cut(problems.join("; ")));
+        (!problems.is_empty()).then(told)
     }
 
     /// Names the objects of events, and puts those aside that are more than people read: they follow.

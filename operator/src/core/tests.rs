@@ -1,6 +1,7 @@
 //! The core against an API server that is a map: it refuses names that are taken and versions that are old.
 
 mod audit;
+mod bandwidth;
 mod crowded;
 mod denials;
 mod host;

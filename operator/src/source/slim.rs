@@ -1,6 +1,6 @@
 //! Leaves out what nobody here reads, before an object is kept.
 
-use axoneme_model::{Kind, audit};
+use axoneme_model::{Kind, audit, bandwidth};
 use serde_json::{Map, Value};
 
 /// Annotations that repeat the object.
@@ -30,12 +30,13 @@ pub fn slim(kind: Kind, object: &mut Value) {
     }
 }
 
-/// Annotations of pods are many, large, and of others: only those that choose pools are read, that of static
-/// pods, and whether policy is enforced.
+/// Annotations of pods are many, large, and of others: only those that choose pools are read, that of static pods, whether
+/// policy is enforced, and how much of their traffic passes.
 fn slim_annotations(object: &mut Value) {
     let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) else { return };
     let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) else { return };
-    let read = |k: &str| k.starts_with("ipam.cilium.io/") || k == "kubernetes.io/config.mirror" || k == audit::MODE;
+    let own = |k: &str| k == "kubernetes.io/config.mirror" || k == audit::MODE || bandwidth::is_read(k);
+    let read = |k: &str| k.starts_with("ipam.cilium.io/") || own(k);
     annotations.retain(|k, _| read(k));
     if annotations.is_empty() {
         metadata.remove("annotations");
@@ -90,16 +91,18 @@ mod tests {
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": "a", "namespace": "ns", "uid": "u", "labels": {"app": "a"}, "managedFields": [{"x": 1}],
                 "annotations": {"kubectl.kubernetes.io/last-applied-configuration": "{}", "ipam.cilium.io/ip-pool": "p",
-                    "checksum/config": "x", "policy.axoneme.io/mode": "Enforce"}},
+                    "checksum/config": "x", "policy.axoneme.io/mode": "Enforce", "kubernetes.io/egress-bandwidth": "1M",
+                    "bandwidth.cilium.io/priority": "guaranteed"}},
             "spec": {"nodeName": "n", "volumes": [1, 2], "containers": [
                 {"name": "c", "image": "i", "env": [{"name": "A"}], "ports": [{"name": "http", "containerPort": 80}]}]},
             "status": {"phase": "Running", "podIPs": [{"ip": "10.0.0.1"}], "containerStatuses": [{"name": "c"}]}});
         let mut slimmed = whole.clone();
         slim(Kind::Pod, &mut slimmed);
         let mut expected = axoneme_intake::pod(&whole).unwrap().unwrap();
-        expected.annotations =
-            expected.annotations.filtered(|k, _| matches!(&**k, "ipam.cilium.io/ip-pool" | audit::MODE));
-        assert_eq!(expected.annotations.len(), 2);
+        expected.annotations = expected
+            .annotations
+            .filtered(|k, _| k.starts_with("ipam.") || &**k == audit::MODE || bandwidth::is_read(k));
+        assert_eq!(expected.annotations.len(), 4);
         assert_eq!(axoneme_intake::pod(&slimmed).unwrap().unwrap(), expected);
         let text = slimmed.to_string();
         for gone in ["volumes", "image", "env", "containerStatuses", "managedFields", "last-applied", "checksum"] {

@@ -2,7 +2,7 @@
 
 use axoneme_crds::axoneme_config::IpamMode;
 use axoneme_intake::{ObjectErrors, Parsed, Settings, object_ref, parse_as};
-use axoneme_model::{Identity, Kind, ObjectRef, world::Node};
+use axoneme_model::{Identity, Kind, ObjectRef, bandwidth, world::Node};
 use serde_json::Value;
 use tracing::warn;
 
@@ -193,6 +193,14 @@ impl Cluster {
         }
         if old.as_ref() == new {
             return;
+        }
+        if let Some(new) = new.filter(|n| old.as_ref().is_none_or(|o| o.annotations != n.annotations)) {
+            let problems = bandwidth::problems(&new.annotations);
+            if !problems.is_empty() {
+                let object = ObjectRef::new(Kind::Pod, &key.0, &key.1);
+                warn!(%object, problems = problems.join("; "), "limits of a pod that are none");
+                self.touched.refused.insert(object);
+            }
         }
         self.emit_pod(key);
     }

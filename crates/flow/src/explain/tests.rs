@@ -48,6 +48,7 @@ fn endpoint(name: &str, identity: u32, table: u64) -> (Arc<str>, EndpointRow) {
         pool_v4: "".into(),
         pool_v6: "".into(),
         labels: labels(&[("app", short)]),
+        bandwidth: axoneme_model::Bandwidth::default(),
     };
     (name.into(), row)
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axoneme_model::{
-    Identity, PeerClass, Safe,
+    Bandwidth, Identity, PeerClass, Safe,
     rows::{
         AgentRow, BlockUse, ConntrackTimes, DenyResponse, DirectRow, Edges, EndpointRow, GuardRow, HealthRow,
         IdentityRow, IpRow, NodeConfigRow, NodeRow, OverrideRow, Routing, TableId,
@@ -298,6 +298,8 @@ impl Wire for EndpointRow {
             pool_v4: self.pool_v4.to_string(),
             pool_v6: self.pool_v6.to_string(),
             labels: label_messages(&self.labels),
+            ingress_bandwidth: self.bandwidth.ingress,
+            egress_bandwidth: self.bandwidth.egress,
         }
     }
 
@@ -314,6 +316,7 @@ impl Wire for EndpointRow {
             pool_v4: m.pool_v4.into(),
             pool_v6: m.pool_v6.into(),
             labels: labels(m.labels),
+            bandwidth: Bandwidth { ingress: m.ingress_bandwidth, egress: m.egress_bandwidth },
         })
     }
 }

@@ -211,8 +211,8 @@ pub(crate) fn endpoint(
     node: impl Strategy<Value = Arc<str>>,
     table: impl Strategy<Value = u64>,
 ) -> impl Strategy<Value = EndpointRow> {
-    (uid, node, table, many::btree_set(ip(), 0..3), some_labels(), text(), any::<[u32; 2]>()).prop_map(
-        |(uid, node, table, addresses, labels, pool, n)| EndpointRow {
+    (uid, node, table, many::btree_set(ip(), 0..3), some_labels(), text(), any::<[u32; 2]>(), any::<[u64; 2]>())
+        .prop_map(|(uid, node, table, addresses, labels, pool, n, [ingress, egress])| EndpointRow {
             uid,
             namespace: "ns".into(),
             name: "pod".into(),
@@ -224,8 +224,8 @@ pub(crate) fn endpoint(
             pool_v4: pool.clone(),
             pool_v6: pool,
             labels,
-        },
-    )
+            bandwidth: axoneme_model::Bandwidth { ingress, egress },
+        })
 }
 
 pub(crate) fn rule(id: impl Strategy<Value = u32>) -> impl Strategy<Value = RuleRow> {

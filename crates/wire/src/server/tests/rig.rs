@@ -219,5 +219,6 @@ pub(super) fn endpoint(uid: &str, node: &str, table: u64) -> RowChange {
         pool_v4: "".into(),
         pool_v6: "".into(),
         labels: axoneme_model::Labels::new(),
+        bandwidth: axoneme_model::Bandwidth::default(),
     })))
 }
