@@ -91,6 +91,9 @@ pub const FLAG_AUDITED: u32 = 1 << 7;
 /// Any of the bits that keep a packet off the shortest path.
 pub const FLAGS_SLOW: u32 = FLAG_CLOSED | FLAG_SERVICE | FLAG_LOOPBACK;
 const ACTION_SHIFT: u32 = 8;
+/// Packets to the `a` end go through the queue of its link ([`crate::tables::IP_QUEUED`]); shifted by one for `b`. Programs
+/// that know no limits leave it out and deliver past the queue.
+const FLAG_QUEUED_A: u32 = 1 << 16;
 
 /// How packets reach an end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,9 +134,23 @@ impl Conntrack {
     pub const fn with_action(action: Action, b: bool) -> u32 {
         (action as u32) << (if b { ACTION_SHIFT + 4 } else { ACTION_SHIFT })
     }
+    /// Bits that say "packets towards this end go through a queue", by the end's flags (`IP_*`). Without a branch: the
+    /// verifier follows both ways of each.
+    #[inline(always)]
+    pub const fn with_queue(ip_flags: u16, b: bool) -> u32 {
+        ((ip_flags & crate::tables::IP_QUEUED) as u32) << (13 + b as u32)
+    }
+    /// Whether packets towards the end (false: `a`, true: `b`) go through a queue.
+    #[inline(always)]
+    pub const fn is_queued(flags: u32, b: bool) -> bool {
+        flags & (FLAG_QUEUED_A << b as u32) != 0
+    }
     /// Whether the originator is the `b` end.
     #[inline(always)]
     pub const fn origin_is_b(&self) -> bool {
         self.flags & FLAG_ORIGIN_B != 0
     }
 }
+
+const _: () = assert!(Conntrack::with_queue(crate::tables::IP_QUEUED, false) == FLAG_QUEUED_A);
+const _: () = assert!(Conntrack::is_queued(Conntrack::with_queue(crate::tables::IP_QUEUED, true), true));

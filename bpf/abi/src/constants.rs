@@ -18,6 +18,11 @@ pub const MARK_LAPS_MASK: u32 = 0xfff;
 /// this is 150 ms for one that waits alone.
 pub const LAPS: u32 = 300;
 
+/// Mark on packets of a pod that have been through the queue of what it may send.
+pub const MARK_QUEUED_OUT: u32 = 0x0a10_0001;
+/// Mark on packets that may go to a pod, on their way through the queue of its link.
+pub const MARK_QUEUED_IN: u32 = 0x0a10_0002;
+
 /// Bytes that wait at most. The room's queue takes twice that: nothing is lost in it without a reason.
 pub const ROOM_BYTES: u32 = 1 << 20;
 /// Ticks without anyone leaving the room after which nobody is in it, whatever was counted: one packet leaves in half a

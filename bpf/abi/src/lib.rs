@@ -87,5 +87,6 @@ mod pod {
         crate::tables::Endpoint,
         crate::tables::IpInfo,
         crate::tables::Node,
+        crate::tables::Queue,
     );
 }

@@ -53,6 +53,9 @@ pub const IP_NODE_IMPLIED: u16 = 2;
 /// Packets to the address are routed by the stack; `node` serves those that the stack still routes into the tunnel.
 pub const IP_DIRECT: u16 = 4;
 
+/// Of an endpoint: packets to it go through the queue of its link, which lets so many bytes a second pass.
+pub const IP_QUEUED: u16 = 8;
+
 /// A local endpoint's address.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -66,17 +69,41 @@ pub struct Endpoint {
     /// Link-layer address of the pod's side in memory order; zero: not checked. Half words, not bytes: zeroing six bytes
     /// is a loop in BPF.
     pub mac: [u16; 3],
-    pub reserved: u16,
+    /// 0 or [`IP_QUEUED`]. Programs that know no limits read none, and need none to be right.
+    pub flags: u16,
 }
-assert_layout!(Endpoint, 32, ifindex = 0, sides = 4, slots = 20, mac = 24, reserved = 30);
+assert_layout!(Endpoint, 32, ifindex = 0, sides = 4, slots = 20, mac = 24, flags = 30);
 
 impl Endpoint {
     /// The same on both sides.
     #[must_use]
     pub const fn settled(ifindex: u32, side: Side, slot: u16, mac: [u16; 3]) -> Self {
-        Self { ifindex, sides: [side; 2], slots: [slot; 2], mac, reserved: 0 }
+        Self { ifindex, sides: [side; 2], slots: [slot; 2], mac, flags: 0 }
+    }
+
+    /// The same with other flags.
+    #[must_use]
+    pub const fn with_flags(self, flags: u16) -> Self {
+        Self { flags, ..self }
     }
 }
+
+/// What the queues of a pod's link are. Key: index of an interface.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Queue {
+    /// Of a pod's link: the interface whose queue takes what the pod sends; 0: none does. Of the other end of that one: the
+    /// pod's link.
+    pub to: u32,
+    /// Link-layer address of the pod's side.
+    pub mac: [u16; 3],
+    /// Of a pod's link: 0 or [`IP_QUEUED`].
+    pub flags: u16,
+}
+assert_layout!(Queue, 12, to = 0, mac = 4, flags = 10);
+
+/// Two a pod.
+pub const QUEUES: u32 = 8192;
 
 /// Nodes that packets are sent to. Entry 0 is never used.
 pub const NODES: u32 = 8192;

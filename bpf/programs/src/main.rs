@@ -8,6 +8,7 @@
 mod environment;
 mod guard;
 mod maps;
+mod queue;
 mod skb;
 mod sock_addr;
 mod tc;

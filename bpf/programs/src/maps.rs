@@ -12,7 +12,7 @@ use axoneme_abi::{
         Affinity4Key, Affinity6Key, Backend4, Backend6, BackendKey, Fragment4, Fragment6, Ports, Reverse4, Reverse6,
         Service, Service4Key, Service6Key, Socket4Key, Socket6Key,
     },
-    tables::{ANSWERED, Answers, Endpoint, IpInfo, NODES as NODE_COUNT, Node, Waiting},
+    tables::{ANSWERED, Answers, Endpoint, IpInfo, NODES as NODE_COUNT, Node, QUEUES as QUEUE_COUNT, Queue, Waiting},
 };
 use aya_ebpf::{
     Global,
@@ -107,6 +107,10 @@ pub(crate) static APISERVERS6: HashMap<[u64; 2], u32, { API_SERVERS as usize }, 
 pub(crate) static GUARDED4: LruHashMap<Key4, Conntrack, 16384> = LruHashMap::new();
 #[btf_map]
 pub(crate) static GUARDED6: LruHashMap<Key6, Conntrack, 16384> = LruHashMap::new();
+
+/// Queues of pods whose traffic has a limit.
+#[btf_map]
+pub(crate) static QUEUES: HashMap<u32, Queue, { QUEUE_COUNT as usize }, SPARSE> = HashMap::new();
 
 #[btf_map]
 pub(crate) static DROPS: RingBuf<DropEvent, { 1 << 18 }> = RingBuf::new();

@@ -3,7 +3,7 @@
 //! Each has a short part that reads the headers at constant offsets and handles established connections, and a long
 //! part per family in a function of its own: its stack frame and its verification do not weigh on the short part.
 
-use axoneme_abi::constants::{CONTROL_VERDICT, MARK_ENCAPSULATED, MARK_WAITING, MARK_WAITING_MASK};
+use axoneme_abi::constants::{CONTROL_VERDICT, MARK_ENCAPSULATED, MARK_QUEUED_IN, MARK_WAITING, MARK_WAITING_MASK};
 use axoneme_stages::{Family, Kind, Maps, Packet, V4, V6, Verdict, Work, fast, hook, other_protocol, slow};
 use core::mem::MaybeUninit;
 
@@ -27,7 +27,7 @@ pub(crate) const SHOT: i32 = 2;
 pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800;
 pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd;
 /// `PACKET_HOST` of include/uapi/linux/if_packet.h.
-const PACKET_HOST: u32 = 0;
+pub(crate) const PACKET_HOST: u32 = 0;
 const ZERO_CHECKSUM: u64 = 2;
 const TUNNEL_IPV6: u64 = 1;
 const TTL: u32 = 64;
@@ -49,6 +49,11 @@ fn act<const ENTERING: bool>(skb: Skb, v: Verdict) -> i32 {
         // SAFETY: plain helper calls.
         Kind::Local => unsafe { bpf_redirect_peer(v.argument, 0) as i32 },
         Kind::Reject => unsafe { bpf_redirect_peer(skb.ifindex(), 0) as i32 },
+        Kind::Queue => {
+            skb.set_mark(MARK_QUEUED_IN);
+            // SAFETY: plain helper call.
+            unsafe { bpf_redirect(v.argument, 0) as i32 }
+        }
         // SAFETY: plain helper call.
         Kind::Wait => unsafe { bpf_redirect(v.argument, 0) as i32 },
         Kind::NextHop => next_hop(v.argument, v.node),
@@ -199,6 +204,10 @@ pub fn from_container(ctx: TcContext) -> i32 {
 }
 #[classifier]
 pub fn to_container(ctx: TcContext) -> i32 {
+    let skb = Skb(ctx.as_ptr().cast());
+    if skb.mark() == MARK_QUEUED_IN {
+        return crate::queue::enter(skb);
+    }
     run::<{ hook::TO_CONTAINER }>(ctx)
 }
 #[classifier]

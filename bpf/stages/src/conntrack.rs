@@ -168,6 +168,7 @@ pub(crate) fn create<F: Family, E: Env, const HOOK: u8>(
     let (to_source, source_link) = route::<E, HOOK>(env, source, true);
     let (to_destination, destination_link) = route::<E, HOOK>(env, destination, false);
     let mut flags = extra | Conntrack::with_action(to_source, from_b) | Conntrack::with_action(to_destination, !from_b);
+    flags |= Conntrack::with_queue(source.flags, from_b) | Conntrack::with_queue(destination.flags, !from_b);
     if from_b {
         flags |= FLAG_ORIGIN_B;
     }

@@ -28,6 +28,7 @@ pub(crate) fn verdict<const HOOK: u8>(ct: &Conntrack, from_b: bool) -> Verdict {
     let node = ct.node as u32;
     match Action::from_bits(Conntrack::action_bits(ct.flags, !from_b)) {
         Action::Local if HOOK == hook::TO_CONTAINER => Verdict::PASS,
+        Action::Local if Conntrack::is_queued(ct.flags, !from_b) => Verdict::queue(ifindex),
         Action::Local => Verdict::local(ifindex),
         Action::Stack => Verdict::PASS,
         // A packet on its way to a pod that is known to be elsewhere: the entry is stale and was judged anew already.

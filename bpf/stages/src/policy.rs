@@ -22,7 +22,7 @@ pub struct End {
     pub peer: u32,
     /// Index of the node that holds it; 0: plain routing.
     pub node: u16,
-    /// Bits of [`IpInfo::flags`].
+    /// Bits of [`IpInfo::flags`] or [`Endpoint::flags`].
     pub flags: u16,
     pub slot: u16,
     /// Link-layer address of a local pod as one word ([`mac`]); zero: not checked.
@@ -47,7 +47,7 @@ impl End {
         let [even, odd] = e.slots;
         let Side { identity, peer } = side(e.sides, epoch);
         let slot = if epoch & 1 == 0 { even } else { odd };
-        Self { ifindex: e.ifindex, identity, peer, node: 0, flags: 0, slot, mac: mac(e.mac) }
+        Self { ifindex: e.ifindex, identity, peer, node: 0, flags: e.flags, slot, mac: mac(e.mac) }
     }
     #[inline(always)]
     pub(crate) const fn remote(i: IpInfo, epoch: u32) -> Self {

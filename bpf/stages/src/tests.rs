@@ -11,7 +11,7 @@ use axoneme_abi::{
         Slot,
     },
     service::{BackendKey, Service},
-    tables::{Endpoint, IDENTITY_HOST, IP_DIRECT, IP_NODE, IpInfo, Side},
+    tables::{Endpoint, IDENTITY_HOST, IP_DIRECT, IP_NODE, IP_QUEUED, IpInfo, Side},
 };
 
 use crate::{

@@ -23,6 +23,8 @@ pub enum Kind {
     Reject = 5,
     /// Into the waiting room: a fragment that came before its first one.
     Wait = 7,
+    /// Into the pod behind a link, through the link's queue.
+    Queue = 8,
 }
 
 /// Verdict of a packet. Plain words instead of an enum with payload: the compiler keeps them in registers, where an enum
@@ -45,6 +47,10 @@ impl Verdict {
     #[inline(always)]
     pub const fn local(ifindex: u32) -> Self {
         Self { kind: Kind::Local, argument: ifindex, node: 0, identity: 0 }
+    }
+    #[inline(always)]
+    pub const fn queue(ifindex: u32) -> Self {
+        Self { kind: Kind::Queue, argument: ifindex, node: 0, identity: 0 }
     }
     #[inline(always)]
     pub const fn next_hop(ifindex: u32, node: u32) -> Self {

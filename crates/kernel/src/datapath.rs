@@ -167,6 +167,20 @@ pub struct NodeGuard {
     pub apiservers: std::collections::BTreeSet<IpAddr>,
 }
 
+/// How much of a pod's traffic passes. Key: host side of its link.
+///
+/// What is more waits in a queue, and what finds the queue full is dropped by the kernel and counted
+/// ([`Datapath::limit_drops`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limit {
+    /// Link-layer address of the pod's side; not zero.
+    pub mac: [u8; 6],
+    /// To the pod: bytes a second with link-layer headers; 0: as many as come.
+    pub ingress: u64,
+    /// From the pod.
+    pub egress: u64,
+}
+
 /// A device that packets enter from or leave to the underlay by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Hook {
@@ -341,6 +355,16 @@ pub trait Datapath: Send + Sync + Debug {
     /// Errors: the datapath was opened without [`DatapathConfig::host_firewall`]; there is no such table; the kernel. After
     /// an error the former guard may be in force; another call goes on.
     fn set_guard(&self, guard: Option<&NodeGuard>) -> Result<()>;
+
+    /// Limits the traffic of a link that has its programs, or no longer does. A rate is changed in place. Packets of other
+    /// links are not touched; of this link those that wait in a queue are lost when it goes. Repeatable after an error.
+    fn set_limit(&self, ifindex: u32, limit: Option<&Limit>) -> Result<()>;
+    /// Limits in force, for the first diff after a restart. One that was left half made differs from what it was to be.
+    fn limits(&self) -> Result<Vec<(u32, Limit)>>;
+    /// Packets that found a queue full, to the pod behind each link with a limit and from it, since the queue is there.
+    fn limit_drops(&self) -> Result<Vec<(u32, [u32; 2])>> {
+        Ok(Vec::new())
+    }
 
     /// How full the maps are that can become full. This walks over some of them. None: there are no such maps.
     fn fullness(&self) -> Result<Vec<Fullness>> {

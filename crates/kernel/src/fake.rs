@@ -11,8 +11,8 @@ use axoneme_abi::policy::{SLOTS, TABLE_ENTRIES};
 use ipnetwork::IpNetwork;
 
 use crate::datapath::{
-    Datapath, DatapathError, Direction, EndpointEntry, Fullness, Hook, IpEntry, NodeGuard, PolicyDefault, PolicyKey,
-    PolicyTable, PolicyValue, Result, ServiceEntry,
+    Datapath, DatapathError, Direction, EndpointEntry, Fullness, Hook, IpEntry, Limit, NodeGuard, PolicyDefault,
+    PolicyKey, PolicyTable, PolicyValue, Result, ServiceEntry,
 };
 
 /// Everything that the fake holds.
@@ -27,6 +27,8 @@ pub struct State {
     pub services: BTreeMap<(IpAddr, u8, u16), ServiceEntry>,
     pub attached: Vec<(Hook, u32)>,
     pub guard: Option<NodeGuard>,
+    /// By the host sides of links.
+    pub limits: BTreeMap<u32, Limit>,
     /// Addresses whose connections were forgotten, in order.
     pub forgotten: Vec<IpAddr>,
     /// Calls that changed something. A call that finds everything as it should be does not count.
@@ -255,6 +257,7 @@ impl Datapath for FakeDatapath {
     fn detach(&self, ifindex: u32) -> Result<()> {
         self.change(|s| {
             s.attached.retain(|a| a.1 != ifindex);
+            s.limits.remove(&ifindex);
             Ok(())
         })
     }
@@ -272,6 +275,18 @@ impl Datapath for FakeDatapath {
             s.guard = guard.cloned();
             Ok(())
         })
+    }
+    fn set_limit(&self, ifindex: u32, limit: Option<&Limit>) -> Result<()> {
+        self.change(|s| {
+            match limit {
+                Some(limit) => drop(s.limits.insert(ifindex, *limit)),
+                None => drop(s.limits.remove(&ifindex)),
+            }
+            Ok(())
+        })
+    }
+    fn limits(&self) -> Result<Vec<(u32, Limit)>> {
+        self.change(|s| Ok(s.limits.iter().map(|(i, l)| (*i, *l)).collect()))
     }
     fn fullness(&self) -> Result<Vec<Fullness>> {
         self.change(|s| Ok(s.fullness.clone()))

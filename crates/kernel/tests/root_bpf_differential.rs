@@ -35,13 +35,13 @@ use axoneme_abi::{
         PolicyKey as RawKey, PolicyValue as RawValue, SLOT_KINDS, Slot, slot_kind,
     },
     service::{Backend4, Backend6, BackendKey, Service, Service4Key, Service6Key},
-    tables::{Endpoint, IP_NODE, IpInfo, Side},
+    tables::{Endpoint, IP_NODE, IP_QUEUED, IpInfo, Side},
 };
 use axoneme_kernel::{
     bpf::{BpfDatapath, CONTEXT_WORDS, Loader, Testing, test_run},
     datapath::{
-        Datapath, DatapathConfig, Direction, EndpointEntry, IpEntry, NodeGuard, PolicyDefault, PolicyKey, PolicyTable,
-        PolicyValue, ServiceEntry,
+        Datapath, DatapathConfig, Direction, EndpointEntry, IpEntry, Limit, NodeGuard, PolicyDefault, PolicyKey,
+        PolicyTable, PolicyValue, ServiceEntry,
     },
 };
 use axoneme_stages::{
@@ -187,6 +187,7 @@ impl Pair {
             h.v6.endpoints.borrow_mut().push((raw6(n), raw));
             self.put_table(u16::from(n), &random_table(rng));
         }
+        self.limit(true);
         for (last, identity, tunnel, is_node) in
             [(REMOTE, 1011, true, false), (OWN_NODE, 1, false, true), (OTHER_NODE, 6, true, true)]
         {
@@ -207,6 +208,22 @@ impl Pair {
         }
         self.services();
         h.epoch.set(self.kernel.control(CONTROL_EPOCH).unwrap());
+    }
+
+    /// A limit of what goes to the last pod, or none, on both sides.
+    fn limit(&self, limited: bool) {
+        let (link, last) = (self.links[2], LOCAL[2]);
+        let limit = Limit { mac: [0x0a, 0, 0, 0, 0, last], ingress: 1_000_000, egress: 0 };
+        let kernel = &self.kernel;
+        self.ns.run(|| kernel.set_limit(link, limited.then_some(&limit)).unwrap());
+        let flags = if limited { IP_QUEUED } else { 0 };
+        for (_, e) in self.host.v4.endpoints.borrow_mut().iter_mut().filter(|(_, e)| e.ifindex == link) {
+            e.flags = flags;
+        }
+        for (_, e) in self.host.v6.endpoints.borrow_mut().iter_mut().filter(|(_, e)| e.ifindex == link) {
+            e.flags = flags;
+        }
+        self.host.epoch.set(self.kernel.control(CONTROL_EPOCH).unwrap());
     }
 
     fn services(&self) {
@@ -682,6 +699,7 @@ fn run(native: bool, answering: bool, seed: u64, count: u64) {
                 let room = if rng.random() { ROOM } else { 0 };
                 pair.kernel.set_control(CONTROL_ROOM, room).unwrap();
                 pair.host.room.set(room);
+                pair.limit(rng.random());
                 if let Some(difference) = pair.compare_connections() {
                     return Err(format!("seed {seed}, before packet {i}: {difference}"));
                 }
@@ -698,7 +716,7 @@ fn run(native: bool, answering: bool, seed: u64, count: u64) {
     // The packets reach every kind of verdict and most reasons: else the comparison says little.
     let reached: Vec<u32> = kinds.keys().map(|k| k.0).collect();
     let far = if native { Kind::NextHop } else { Kind::Tunnel };
-    for kind in [Kind::Pass, Kind::Drop, Kind::Local, Kind::Reject, Kind::Wait, far] {
+    for kind in [Kind::Pass, Kind::Drop, Kind::Local, Kind::Queue, Kind::Reject, Kind::Wait, far] {
         assert!(reached.contains(&(kind as u32)), "{kind:?} was never reached: {kinds:?}");
     }
     let reasons = kinds.keys().filter(|k| k.0 == Kind::Drop as u32).count();

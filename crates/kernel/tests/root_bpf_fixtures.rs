@@ -448,7 +448,8 @@ fn on_kernel(world: &World, s: &Step) -> (Verdict, Vec<u8>) {
     let out = world.ns.run(|| test_run(program.as_fd(), &s.bytes, Some(&context), 1)).unwrap();
     let [kind, argument, node, identity] =
         [0, 1, 2, 3].map(|place| world.kernel.control(CONTROL_VERDICT + place).unwrap());
-    let kinds = [Kind::Pass, Kind::Drop, Kind::Local, Kind::NextHop, Kind::Tunnel, Kind::Reject, Kind::Wait];
+    let kinds =
+        [Kind::Pass, Kind::Drop, Kind::Local, Kind::NextHop, Kind::Tunnel, Kind::Reject, Kind::Wait, Kind::Queue];
     let kind = kinds.into_iter().find(|k| *k as u32 == kind).unwrap_or(Kind::Undecided);
     (Verdict { kind, argument, node, identity }, out.packet)
 }
@@ -458,6 +459,7 @@ fn describe(world: &World, v: Verdict) -> String {
     match v.kind {
         Kind::Pass => "to the stack".to_owned(),
         Kind::Local => format!("into {}", pod(v.argument)),
+        Kind::Queue => format!("into {} through its queue", pod(v.argument)),
         Kind::NextHop => format!("out of the uplink by node {}", v.node),
         Kind::Tunnel => format!("into the tunnel to node {} as {}", v.node, v.identity),
         Kind::Wait => "into the waiting room".to_owned(),

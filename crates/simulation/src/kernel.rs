@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use axoneme_kernel::{
     datapath::{
-        Datapath, Direction, EndpointEntry, Hook, IpEntry, NodeGuard, PolicyDefault, PolicyKey, PolicyTable,
+        Datapath, Direction, EndpointEntry, Hook, IpEntry, Limit, NodeGuard, PolicyDefault, PolicyKey, PolicyTable,
         PolicyValue, Result, ServiceEntry, peer_kind,
     },
     fake::{FakeDatapath, State},
@@ -137,6 +137,12 @@ impl Datapath for Kernel {
     }
     fn set_guard(&self, guard: Option<&NodeGuard>) -> Result<()> {
         self.fake.set_guard(guard)
+    }
+    fn set_limit(&self, ifindex: u32, limit: Option<&Limit>) -> Result<()> {
+        self.fake.set_limit(ifindex, limit)
+    }
+    fn limits(&self) -> Result<Vec<(u32, Limit)>> {
+        self.fake.limits()
     }
     fn forget_connections(&self, address: IpAddr) -> Result<u32> {
         self.fake.forget_connections(address)

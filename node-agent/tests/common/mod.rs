@@ -87,6 +87,7 @@ pub struct Kernel {
     pub services: BTreeMap<(IpAddr, u8, u16), ServiceEntry>,
     pub attached: BTreeSet<(Hook, u32)>,
     pub guard: Option<NodeGuard>,
+    pub limits: BTreeMap<u32, Limit>,
     /// Every write in order, in words.
     pub log: Vec<String>,
     /// The states before every write, if they are wanted.
@@ -156,6 +157,17 @@ impl Datapath for MemoryDatapath {
         assert!(guard.is_none_or(|g| k.tables.contains_key(&g.slot)), "a guard by a table that is not there");
         k.guard = guard.cloned();
         Ok(())
+    }
+    fn set_limit(&self, ifindex: u32, limit: Option<&Limit>) -> Result<()> {
+        let mut k = self.write(format!("set_limit {ifindex} {:?}", limit.map(|l| (l.ingress, l.egress))))?;
+        match limit {
+            Some(limit) => drop(k.limits.insert(ifindex, *limit)),
+            None => drop(k.limits.remove(&ifindex)),
+        }
+        Ok(())
+    }
+    fn limits(&self) -> Result<Vec<(u32, Limit)>> {
+        Ok(self.kernel().limits.iter().map(|(k, v)| (*k, *v)).collect())
     }
     fn fullness(&self) -> Result<Vec<Fullness>> {
         Ok(self.kernel().fullness.clone())
@@ -254,7 +266,9 @@ impl Datapath for MemoryDatapath {
         Ok(())
     }
     fn detach(&self, ifindex: u32) -> Result<()> {
-        self.write(format!("detach {ifindex}"))?.attached.retain(|(_, i)| *i != ifindex);
+        let mut k = self.write(format!("detach {ifindex}"))?;
+        k.attached.retain(|(_, i)| *i != ifindex);
+        k.limits.remove(&ifindex);
         Ok(())
     }
     fn attached(&self) -> Result<Vec<(Hook, u32)>> {
@@ -453,6 +467,7 @@ impl Node {
         out.extend(k.endpoints.keys().map(|a| format!("endpoint {a}")));
         out.extend(k.ips.keys().filter(|p| p.prefix() == 32 && p.ip() != ip("192.168.0.1")).map(|p| format!("ip {p}")));
         out.extend(k.attached.iter().filter(|(h, _)| *h == Hook::Endpoint).map(|(_, i)| format!("programs on {i}")));
+        out.extend(k.limits.keys().map(|i| format!("limit of {i}")));
         let documents = self.store.documents.lock().unwrap();
         out.extend(documents.keys().filter(|n| n.starts_with("endpoint-")).map(|n| format!("document {n}")));
         out

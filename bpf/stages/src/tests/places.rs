@@ -17,10 +17,63 @@ super::both_families!(
     icmp_errors_go_to_the_sender_of_what_they_carry,
     a_family_that_is_off_is_dropped_from_pods_only,
     a_pod_that_moved_is_found_again,
+    a_pod_with_a_limit_is_reached_through_its_queue,
 );
 
 mod inner {
     use super::super::*;
+
+    /// Has packets to a pod go through a queue, or past it, as user space does.
+    fn queued<F: Testable>(h: &Host, of: u8, flags: u16)
+    where
+        Host: HasTables<F> + Maps<F>,
+    {
+        let t: &crate::host::Tables<F> = h.tables();
+        for (_, e) in t.endpoints.borrow_mut().iter_mut().filter(|(a, _)| *a == F::address(of)) {
+            e.flags = flags;
+        }
+        h.epoch.set(h.epoch.get() + 2);
+    }
+
+    pub(super) fn a_pod_with_a_limit_is_reached_through_its_queue<F: Testable>()
+    where
+        Host: HasTables<F> + Maps<F>,
+    {
+        let (there, back) = (F::packet(A, B, 17, &udp(5000, 53)), F::packet(B, A, 17, &udp(53, 5000)));
+        for (of, [to_a, to_b]) in [
+            (B, [Verdict::local(LINK_A), Verdict::queue(LINK_B)]),
+            (A, [Verdict::queue(LINK_A), Verdict::local(LINK_B)]),
+        ] {
+            let h = world(false);
+            queued::<F>(&h, of, IP_QUEUED);
+            // the first packet, the short way, and the answers
+            for _ in 0..2 {
+                assert_eq!(from_pod::<F>(&h, LINK_A, &there), to_b);
+                assert_eq!(from_pod::<F>(&h, LINK_B, &back), to_a);
+            }
+            // the limit is lifted under the connection, and set again
+            queued::<F>(&h, of, 0);
+            assert_eq!(from_pod::<F>(&h, LINK_A, &there), Verdict::local(LINK_B));
+            assert_eq!(from_pod::<F>(&h, LINK_B, &back), Verdict::local(LINK_A));
+            queued::<F>(&h, of, IP_QUEUED);
+            assert_eq!(from_pod::<F>(&h, LINK_B, &back), to_a);
+            assert_eq!(from_pod::<F>(&h, LINK_A, &there), to_b);
+            assert_eq!(h.flows.borrow().len(), 1, "it is one connection all the time");
+        }
+        // what comes from other nodes goes through the queue, what the stack sends enters it anyway
+        let h = world(false);
+        queued::<F>(&h, A, IP_QUEUED);
+        let remote = F::packet(REMOTE, A, 17, &udp(1, 2));
+        for _ in 0..2 {
+            assert_eq!(meet::<F, { hook::FROM_OVERLAY }>(&h, OVERLAY, &remote).0, Verdict::queue(LINK_A));
+        }
+        let node = F::packet(NODE, A, 17, &udp(1, 2));
+        for _ in 0..2 {
+            assert_eq!(meet::<F, { hook::TO_CONTAINER }>(&h, LINK_A, &node).0, Verdict::PASS);
+        }
+        // what it sends goes as ever
+        assert_eq!(from_pod::<F>(&h, LINK_A, &F::packet(A, REMOTE, 17, &udp(2, 1))), Verdict::tunnel(OVERLAY, 7, 101));
+    }
 
     pub(super) fn a_spoofed_source_is_dropped<F: Testable>()
     where

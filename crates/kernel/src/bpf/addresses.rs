@@ -13,6 +13,7 @@ use ipnetwork::IpNetwork;
 
 use super::{
     datapath::{BpfDatapath, Maps, lock},
+    limits::reflag,
     system,
     table::{Lpm, Table},
 };
@@ -207,7 +208,7 @@ fn in_force(info: &IpInfo, epoch: u32) -> Info {
 fn unstage<K: aya::Pod>(map: &Table<K, Endpoint>, epoch: u32) -> Result<()> {
     for (address, entry) in map.elements()? {
         let (side, slot) = (read(entry.sides, epoch), read(entry.slots, epoch));
-        let settled = Endpoint::settled(entry.ifindex, side, slot, entry.mac);
+        let settled = Endpoint::settled(entry.ifindex, side, slot, entry.mac).with_flags(entry.flags);
         if settled != entry {
             map.put(&address, &settled)?;
         }
@@ -393,7 +394,8 @@ impl BpfDatapath {
     pub(super) fn put_endpoint(&self, address: IpAddr, entry: EndpointEntry) -> Result<()> {
         let mut nodes = lock(&self.nodes);
         let (side, slot) = (Side::new(entry.identity, entry.peer), super::policies::place(entry.slot)?);
-        let wanted = Endpoint::settled(entry.ifindex, side, slot, halves(entry.mac));
+        let flags = self.endpoint_flags(entry.ifindex)?;
+        let wanted = Endpoint::settled(entry.ifindex, side, slot, halves(entry.mac)).with_flags(flags);
         let Some(old) = self.read_endpoint(address)? else {
             self.write_endpoint(address, &wanted)?;
             nodes.grown = true;
@@ -409,6 +411,28 @@ impl BpfDatapath {
         nodes.half_endpoints.remove(&address);
         nodes.staged_endpoints.insert(address, wanted);
         Ok(())
+    }
+
+    /// Gives the flags to all endpoints behind a link. Their connections are judged anew, and go by it.
+    pub(super) fn change_endpoint_flags(&self, ifindex: u32, flags: u16) -> Result<()> {
+        let mut nodes = lock(&self.nodes);
+        let mut all: Vec<(IpAddr, Endpoint)> = Vec::new();
+        self.maps.endpoints4.walk(|a, e| all.push((IpAddr::from(*a), *e)))?;
+        self.maps.endpoints6.walk(|a, e| all.push((IpAddr::from(*a), *e)))?;
+        let mut changed = false;
+        for (address, entry) in all {
+            if let Some(new) = reflag(&entry, ifindex, flags) {
+                self.write_endpoint(address, &new)?;
+                changed = true;
+            }
+        }
+        let Nodes { staged_endpoints, half_endpoints, .. } = &mut *nodes;
+        for entry in staged_endpoints.values_mut().chain(half_endpoints.values_mut()) {
+            if let Some(new) = reflag(entry, ifindex, flags) {
+                *entry = new;
+            }
+        }
+        if changed { self.bump_epoch() } else { Ok(()) }
     }
 
     pub(super) fn delete_endpoint(&self, address: IpAddr) -> Result<()> {
@@ -438,7 +462,7 @@ fn endpoint_entry(e: &Endpoint, epoch: u32) -> EndpointEntry {
     EndpointEntry { ifindex: e.ifindex, identity, peer, slot, mac: bytes(e.mac) }
 }
 
-fn halves(mac: [u8; 6]) -> [u16; 3] {
+pub(super) fn halves(mac: [u8; 6]) -> [u16; 3] {
     let mut out = [0; 3];
     for (to, from) in out.iter_mut().zip(mac.as_chunks::<2>().0) {
         *to = u16::from_ne_bytes(*from);
@@ -446,7 +470,7 @@ fn halves(mac: [u8; 6]) -> [u16; 3] {
     out
 }
 
-fn bytes(halves: [u16; 3]) -> [u8; 6] {
+pub(super) fn bytes(halves: [u16; 3]) -> [u8; 6] {
     let mut out = [0; 6];
     for (to, from) in out.iter_mut().zip(halves.into_iter().flat_map(u16::to_ne_bytes)) {
         *to = from;

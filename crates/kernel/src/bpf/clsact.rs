@@ -29,6 +29,8 @@ const HANDLE: u32 = 0xa0;
 const PRIORITY: u32 = 0xa0;
 /// The host firewall's come after those of pods.
 const GUARD_PRIORITY: u32 = 0xa1;
+/// What holds a pod's packets back comes before all others.
+const QUEUE_PRIORITY: u32 = 0x9f;
 const ETH_P_ALL: u32 = 0x0003;
 const KIND: u16 = 1;
 const OPTIONS: u16 = 2;
@@ -79,7 +81,11 @@ pub(super) fn call(message: &[u8]) -> io::Result<()> {
 }
 
 fn filter_info(name: &str) -> u32 {
-    let priority = if super::loader::GUARDS.contains(&name) { GUARD_PRIORITY } else { PRIORITY };
+    let priority = match name {
+        "to_queue" => QUEUE_PRIORITY,
+        _ if super::loader::GUARDS.contains(&name) => GUARD_PRIORITY,
+        _ => PRIORITY,
+    };
     priority << 16 | ETH_P_ALL.to_be() >> 16
 }
 

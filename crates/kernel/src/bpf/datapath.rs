@@ -16,7 +16,7 @@ use axoneme_abi::{
         Affinity4Key, Affinity6Key, Backend4, Backend6, BackendKey, Reverse4, Reverse6, Service, Service4Key,
         Service6Key,
     },
-    tables::{Endpoint, IpInfo, Node},
+    tables::{Endpoint, IpInfo, Node, Queue},
 };
 use ipnetwork::IpNetwork;
 
@@ -31,12 +31,12 @@ use super::{
     table::{Lpm, Table},
 };
 use crate::datapath::{
-    Datapath, DatapathConfig, EndpointEntry, Fullness, Hook, IpEntry, NodeGuard, PolicyDefault, PolicyKey, PolicyTable,
-    PolicyValue, Result, ServiceEntry,
+    Datapath, DatapathConfig, EndpointEntry, Fullness, Hook, IpEntry, Limit, NodeGuard, PolicyDefault, PolicyKey,
+    PolicyTable, PolicyValue, Result, ServiceEntry,
 };
 
 /// Every map that is pinned.
-pub(super) const MAPS: [&str; 33] = [
+pub(super) const MAPS: [&str; 34] = [
     "CONTROL",
     "CT4",
     "CT6",
@@ -66,6 +66,7 @@ pub(super) const MAPS: [&str; 33] = [
     "APISERVERS6",
     "GUARDED4",
     "GUARDED6",
+    "QUEUES",
     "DROPS",
     "FLOWS",
     "METRIC",
@@ -100,6 +101,7 @@ pub(super) struct Maps {
     pub(super) apiservers6: Table<[u8; 16], u32>,
     pub(super) guarded4: Table<Key4, Conntrack>,
     pub(super) guarded6: Table<Key6, Conntrack>,
+    pub(super) queues: Table<u32, Queue>,
     pub(super) metric: Table<u32, Metric>,
     pub(super) lost: Table<u32, u64>,
     pub(super) clock: Clock,
@@ -133,6 +135,7 @@ impl Maps {
             apiservers6: Table::open(dir, "APISERVERS6")?,
             guarded4: Table::open(dir, "GUARDED4")?,
             guarded6: Table::open(dir, "GUARDED6")?,
+            queues: Table::open(dir, "QUEUES")?,
             metric: Table::open(dir, "METRIC")?,
             lost: Table::open(dir, "LOST")?,
             clock,
@@ -362,6 +365,15 @@ impl Datapath for BpfDatapath {
     }
     fn set_guard(&self, guard: Option<&NodeGuard>) -> Result<()> {
         self.change_guard(guard)
+    }
+    fn set_limit(&self, ifindex: u32, limit: Option<&Limit>) -> Result<()> {
+        limit.map_or_else(|| self.remove_limit(ifindex), |limit| self.put_limit(ifindex, limit))
+    }
+    fn limits(&self) -> Result<Vec<(u32, Limit)>> {
+        self.list_limits()
+    }
+    fn limit_drops(&self) -> Result<Vec<(u32, [u32; 2])>> {
+        self.list_limit_drops()
     }
     fn fullness(&self) -> Result<Vec<Fullness>> {
         self.count()

@@ -16,7 +16,7 @@ use crate::datapath::{DatapathError, Hook, Result};
 
 /// Where a program hangs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Place {
+pub(super) struct Place {
     program: &'static str,
     ingress: bool,
 }
@@ -44,6 +44,13 @@ const GUARD: [Place; 2] =
 /// Where fragments come out of the waiting room.
 const FROM_WAITING: Place = Place { program: super::waiting::PROGRAM, ingress: true };
 
+/// Before everything else of a pod whose sending has a limit, and where it comes out of its queue.
+pub(super) const TO_QUEUE: Place = Place { program: "to_queue", ingress: true };
+pub(super) const FROM_QUEUE: Place = Place { program: "from_queue", ingress: true };
+
+/// `BPF_F_BEFORE`; without saying whom: before all.
+const BEFORE: u32 = 1 << 3;
+
 const HOOKS: [Hook; 3] = [Hook::Endpoint, Hook::Uplink, Hook::Overlay];
 
 /// Attach types of `enum bpf_attach_type` for [`SOCKETS`], in its order.
@@ -56,15 +63,15 @@ pub(super) fn dir(pin_dir: &Path) -> PathBuf {
     pin_dir.join("links")
 }
 
-fn pin_of(pin_dir: &Path, ifindex: u32, place: Place) -> PathBuf {
+pub(super) fn pin_of(pin_dir: &Path, ifindex: u32, place: Place) -> PathBuf {
     dir(pin_dir).join(format!("{ifindex}_{}", place.program))
 }
 
-/// Interface and program of a pin's name. The host firewall's programs belong to no hook.
+/// Interface and program of a pin's name. Programs of the host firewall and of queues belong to no hook.
 fn parse(name: &str) -> Option<(u32, Option<Hook>, Place)> {
     let (ifindex, program) = name.split_once('_')?;
     let ifindex = ifindex.parse().ok()?;
-    if let Some(place) = GUARD.into_iter().find(|p| p.program == program) {
+    if let Some(place) = GUARD.into_iter().chain([TO_QUEUE, FROM_QUEUE]).find(|p| p.program == program) {
         return Some((ifindex, None, place));
     }
     HOOKS.into_iter().find_map(|hook| {
@@ -198,9 +205,23 @@ impl BpfDatapath {
         Ok(())
     }
 
+    pub(super) fn attach_queue(&self, place: Place, ifindex: u32) -> Result<()> {
+        let programs = self.programs();
+        self.attach_place(&programs, place, ifindex, &pin_of(&self.config.pin_dir, ifindex, place))
+    }
+
+    /// Interfaces that have the program.
+    pub(super) fn with_program(&self, place: Place) -> Result<Vec<u32>> {
+        Ok(self.pins()?.into_iter().filter(|p| p.2 == place).map(|p| p.0).collect())
+    }
+
+    pub(super) fn detach_queue(&self, place: Place, ifindex: u32) -> Result<()> {
+        self.take_off_now(ifindex, place, &pin_of(&self.config.pin_dir, ifindex, place))
+    }
+
     /// Takes them off all interfaces.
     pub(super) fn detach_guard(&self) -> Result<()> {
-        for (ifindex, _, place, path) in self.pins()?.into_iter().filter(|p| p.1.is_none()) {
+        for (ifindex, _, place, path) in self.pins()?.into_iter().filter(|p| GUARD.contains(&p.2)) {
             self.take_off_now(ifindex, place, &path)?;
         }
         Ok(())
@@ -239,9 +260,10 @@ impl BpfDatapath {
         }
         unpin(path)?;
         let kind = if place.ingress { sys::TCX_INGRESS } else { sys::TCX_EGRESS };
+        let flags = if place == TO_QUEUE { BEFORE } else { 0 };
         let operation = || format!("attach {} to interface {ifindex}", place.program);
-        let link =
-            sys::create_tcx(program(programs, place.program)?, ifindex, kind).map_err(|e| explain(&operation(), e))?;
+        let link = sys::create_tcx(program(programs, place.program)?, ifindex, [kind, flags])
+            .map_err(|e| explain(&operation(), e))?;
         sys::pin(link.as_fd(), path).map_err(|e| explain(&format!("pin {}", path.display()), e))
     }
 
@@ -249,7 +271,7 @@ impl BpfDatapath {
         for (_, _, place, path) in self.pins()?.into_iter().filter(|p| p.0 == ifindex) {
             self.take_off(ifindex, place, &path)?;
         }
-        Ok(())
+        self.forget_limit(ifindex)
     }
 
     pub(super) fn attached_interfaces(&self) -> Result<Vec<(Hook, u32)>> {
@@ -358,6 +380,10 @@ mod tests {
                 let name = path.file_name().unwrap().to_str().unwrap().to_owned();
                 assert_eq!(parse(&name), Some((17, Some(hook), *place)));
             }
+        }
+        for place in [TO_QUEUE, FROM_QUEUE] {
+            let path = pin_of(Path::new("/x"), 17, place);
+            assert_eq!(parse(path.file_name().unwrap().to_str().unwrap()), Some((17, None, place)));
         }
         assert_eq!(parse("cgroup_connect4"), None);
         assert_eq!(parse("17_nothing"), None);

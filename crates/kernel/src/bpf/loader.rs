@@ -24,8 +24,16 @@ use super::{
 use crate::datapath::{DatapathConfig, DatapathError, Result, Timeouts};
 
 /// Programs of interfaces.
-pub(super) const CLASSIFIERS: [&str; 6] =
-    ["from_container", "to_container", "from_netdev", "from_overlay", "to_overlay", "from_waiting"];
+pub(super) const CLASSIFIERS: [&str; 8] = [
+    "from_container",
+    "to_container",
+    "from_netdev",
+    "from_overlay",
+    "to_overlay",
+    "from_waiting",
+    "to_queue",
+    "from_queue",
+];
 /// Programs of the host firewall.
 pub(super) const GUARDS: [&str; 2] = ["guard_in", "guard_out"];
 /// Programs of the cgroup.

@@ -304,10 +304,10 @@ struct LinkCreate {
     expected_revision: u64,
 }
 
-/// Attaches a program to an interface's traffic-control hook (kernel 6.6).
-pub(crate) fn create_tcx(program: BorrowedFd<'_>, ifindex: u32, attach_type: u32) -> io::Result<OwnedFd> {
-    let mut attr = LinkCreate { program: number(program), target: ifindex, attach_type, ..LinkCreate::default() };
-    bpf(LINK_CREATE, &mut attr).map(owned)
+/// Attaches a program to an interface's traffic-control hook (kernel 6.6). `kind`: attach type; `flags`: of its place.
+pub(crate) fn create_tcx(program: BorrowedFd<'_>, ifindex: u32, [kind, flags]: [u32; 2]) -> io::Result<OwnedFd> {
+    let attr = LinkCreate { program: number(program), target: ifindex, attach_type: kind, flags, ..Default::default() };
+    bpf(LINK_CREATE, &mut { attr }).map(owned)
 }
 
 /// Attaches a program to a cgroup.
