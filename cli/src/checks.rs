@@ -203,7 +203,9 @@ fn endpoints(status: &Status) -> Vec<Check> {
     let ready = status.endpoints.iter().filter(|e| e.ready).count();
     let all = status.endpoints.len();
     let state = if ready == all { State::Ok } else { State::Waiting };
-    let mut out = vec![check(NAME, state, format!("{ready} of {all} ready"), "")];
+    let limited = status.endpoints.iter().filter(|e| e.bandwidth.is_some()).count();
+    let limited = if limited == 0 { String::new() } else { format!(", {limited} with limits of their traffic") };
+    let mut out = vec![check(NAME, state, format!("{ready} of {all} ready{limited}"), "")];
     for e in &status.endpoints {
         if let Some(fault) = &e.fault {
             let detail = format!("{}/{} is fenced: {fault}", e.namespace, e.name);

@@ -1,6 +1,6 @@
 //! `axoneme endpoints`, `identities`, `policy tables`: what the agent holds.
 
-use axoneme_flow::admin::{self, DefaultView, IdentityView, Status, TableView};
+use axoneme_flow::admin::{self, DefaultView, IdentityView, LimitView, Status, TableView};
 use axoneme_model::{Identity, PeerClass};
 
 use crate::{
@@ -26,10 +26,30 @@ pub fn endpoints(agent: &Agent, args: &args::Endpoints, out: &mut Output) -> Res
                 (None, false) => e.phase.clone(),
             };
             let (pod, addresses) = (format!("{}/{}", e.namespace, e.name), e.addresses.join(","));
-            vec![pod, addresses, Identity(e.identity).to_string(), e.link.clone(), e.table.clone(), state]
+            let limits = e.bandwidth.as_ref().map_or_else(|| "-".to_owned(), limits);
+            vec![pod, addresses, Identity(e.identity).to_string(), e.link.clone(), e.table.clone(), limits, state]
         });
-        out.table(&["POD", "ADDRESSES", "IDENTITY", "LINK", "TABLE", "STATE"], rows)
+        out.table(&["POD", "ADDRESSES", "IDENTITY", "LINK", "TABLE", "LIMITS", "STATE"], rows)
     })
+}
+
+/// What of a pod's traffic passes, to it and from it, in bits a second as its annotations say it.
+fn limits(limit: &LimitView) -> String {
+    let both = [("in", limit.ingress_bytes_per_second), ("out", limit.egress_bytes_per_second)];
+    let some = both.into_iter().filter(|(_, bytes)| *bytes != 0);
+    some.map(|(way, bytes)| format!("{way} {}", bits(bytes))).collect::<Vec<_>>().join(", ")
+}
+
+/// Bytes a second in bits, in the largest unit that shows three digits of it.
+fn bits(bytes: u64) -> String {
+    let bits = u128::from(bytes) * 8;
+    let units = [("P", 15), ("T", 12), ("G", 9), ("M", 6), ("k", 3)];
+    let Some((unit, power)) = units.into_iter().find(|(_, power)| bits >= 10u128.pow(*power)) else {
+        return bits.to_string();
+    };
+    let thousandths = bits * 1000 / 10u128.pow(power);
+    let number = format!("{}.{:03}", thousandths / 1000, thousandths % 1000);
+    format!("{}{unit}", number.trim_end_matches('0').trim_end_matches('.'))
 }
 
 pub fn identities(agent: &Agent, args: &args::Identities, out: &mut Output) -> Result<(), Failure> {
@@ -93,4 +113,26 @@ fn word(allow: bool) -> &'static str {
 fn fetch<T: serde::de::DeserializeOwned>(agent: &Agent, path: &str) -> Result<T, Failure> {
     let _progress = Progress::start("asking the agent");
     agent.get(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_shown_as_they_were_asked_for() {
+        for (bytes, text) in [
+            (125, "1k"),
+            (1_250_000, "10M"),
+            (187_500, "1.5M"),
+            (131_072, "1.048M"),
+            (125_000_000_000_000, "1P"),
+            (12_500_000_000, "100G"),
+        ] {
+            assert_eq!(bits(bytes), text);
+        }
+        let limit = LimitView { ingress_bytes_per_second: 125, egress_bytes_per_second: 250, ..LimitView::default() };
+        assert_eq!(limits(&limit), "in 1k, out 2k");
+        assert_eq!(limits(&LimitView { ingress_bytes_per_second: 0, ..limit }), "out 2k");
+    }
 }

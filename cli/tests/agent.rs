@@ -74,7 +74,9 @@ fn status() -> Value {
              "fault": null},
             {"namespace": "ops", "name": "probe", "uid": "u2", "container": "c2", "interface": "eth0", "link": "axo2b",
              "addresses": ["10.0.1.6", "fd00::6"], "identity": 301, "table": "00000000000000cd", "phase": "live",
-             "ready": true, "fault": null},
+             "ready": true, "fault": null,
+             "bandwidth": {"ingress_bytes_per_second": 1_250_000, "egress_bytes_per_second": 0, "ingress_drops": 7,
+                 "egress_drops": 0}},
         ],
         "counters": {"kernel_writes": 9},
     })

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use axoneme_cni::protocol::Attachment;
 use axoneme_kernel::net::{LINK_PREFIX, Mac, PodLink};
-use axoneme_model::{Identity, rows::TableId};
+use axoneme_model::{Bandwidth, Identity, rows::TableId};
 use axoneme_wire::EndpointReport;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -43,6 +43,8 @@ pub struct Intent {
     pub identity: u32,
     pub peer: u32,
     pub table: u64,
+    #[serde(default)]
+    pub bandwidth: Bandwidth,
     /// Path that the runtime gave, for the result of a repeated ADD.
     pub netns: String,
 }

@@ -14,7 +14,7 @@ use std::{
 use axoneme_cni::{Answer, Failure, Request, protocol::Attachment};
 use axoneme_flow::Hub;
 use axoneme_kernel::{
-    datapath::{Datapath, DatapathConfig, DatapathError, EndpointEntry, Hook, IpEntry, ServiceEntry},
+    datapath::{Datapath, DatapathConfig, DatapathError, EndpointEntry, Hook, IpEntry, Limit, ServiceEntry},
     grace::GracePeriods,
     net::{Masquerade, Network, Route},
 };
@@ -194,6 +194,8 @@ pub struct Engine {
     health: health::Health,
     ips: Reconciler<IpNetwork, IpEntry>,
     entries: Reconciler<IpAddr, EndpointEntry>,
+    /// Limits of pods' traffic, by the host sides of their links.
+    limits: Reconciler<u32, Limit>,
     /// Addresses and endpoints are staged that are not in force.
     uncommitted: bool,
     services: Reconciler<FrontendKey, ServiceEntry>,
@@ -237,6 +239,7 @@ impl Engine {
             health: health::Health::default(),
             ips: Reconciler::new(Backoff::default()),
             entries: Reconciler::new(Backoff::default()),
+            limits: Reconciler::new(Backoff::default()),
             uncommitted: false,
             services: Reconciler::new(Backoff::default()),
             frontends: BTreeMap::new(),

@@ -6,8 +6,11 @@ mod common;
 use std::time::Duration;
 
 use axoneme_cni::{Command, code};
-use axoneme_kernel::datapath::{Datapath, EndpointEntry, Fullness};
-use axoneme_model::{Identity, rows::TableId};
+use axoneme_kernel::datapath::{Datapath, EndpointEntry, Fullness, Limit};
+use axoneme_model::{
+    Bandwidth, Identity,
+    rows::{EndpointRow, TableId},
+};
 use axoneme_node_agent::engine::Outgoing;
 use axoneme_wire::{
     Resume, Row, RowChange, RowKey, RowType,
@@ -67,6 +70,78 @@ fn programs_are_attached_before_anything_can_pass() {
     let log = node.datapath.kernel().log.clone();
     assert!(log[0].starts_with("attach Endpoint"), "{log:?}");
     assert!(log[1].starts_with("upsert_ip") && log[2].starts_with("upsert_endpoint"), "{log:?}");
+}
+
+#[test]
+fn limits_follow_the_pods_row_and_outlive_the_agent() {
+    let node = Node::default();
+    let mut set = rows();
+    let limited = |ingress, egress| EndpointRow { bandwidth: Bandwidth { ingress, egress }, ..endpoint("a", 5) };
+    let changed = |revision, row: EndpointRow| batch(revision, vec![RowChange::Upsert(Row::Endpoint(row.into()))]);
+    let limits = || node.datapath.kernel().limits.values().map(|l| (l.ingress, l.egress)).collect::<Vec<_>>();
+    let log = || std::mem::take(&mut node.datapath.kernel().log);
+    set.endpoints.insert("a".into(), limited(1000, 0));
+    let mut e = node.boot();
+    e.stream(snapshot(&set, 1));
+    log();
+    run(&mut e, request(Command::Add, "c1", "a")).unwrap();
+    let at = |log: &[String], what: &str| log.iter().position(|l| l.starts_with(what)).unwrap();
+    let add = log();
+    assert!(at(&add, "attach Endpoint") < at(&add, "set_limit"), "{add:?}");
+    assert!(at(&add, "set_limit") < at(&add, "upsert_endpoint"), "no packet comes past it: {add:?}");
+    assert_eq!(limits(), [(1000, 0)]);
+    assert!(node.datapath.kernel().limits.values().all(|l| l.mac != [0; 6]));
+    e.stream(changed(2, limited(2000, 3000)));
+    assert_eq!(limits(), [(2000, 3000)]);
+    assert_eq!(log(), [log_of_limit(&node, 2000, 3000)], "nothing else is touched");
+    let shown = e.view().status.endpoints[0].bandwidth.clone().unwrap();
+    assert_eq!((shown.ingress_bytes_per_second, shown.egress_bytes_per_second), (2000, 3000));
+    assert_eq!(e.drift().unwrap(), Vec::<String>::new());
+
+    // another process adopts it, whether its rows are there already or not
+    drop(e);
+    set.endpoints.insert("a".into(), limited(2000, 3000));
+    let mut e = node.boot();
+    e.stream(snapshot(&set, 2));
+    assert!(!log().iter().any(|l| l.starts_with("set_limit")));
+    assert_eq!(limits(), [(2000, 3000)]);
+    // somebody else took it away
+    node.datapath.kernel().limits.clear();
+    assert_eq!(e.drift().unwrap().len(), 1);
+    e.repair().unwrap();
+    assert_eq!(limits(), [(2000, 3000)]);
+
+    e.stream(changed(3, limited(0, 0)));
+    assert_eq!(limits(), []);
+    assert!(e.view().status.endpoints[0].bandwidth.is_none());
+    e.stream(changed(4, limited(0, 5)));
+    log();
+    run(&mut e, request(Command::Del, "c1", "a")).unwrap();
+    reap(&node, &mut e);
+    assert!(!log().iter().any(|l| l.starts_with("set_limit")), "it goes with the link, DEL does not wait for it");
+    assert_eq!(node.leftovers(), Vec::<String>::new());
+    assert_eq!(e.drift().unwrap(), Vec::<String>::new());
+}
+
+fn log_of_limit(node: &Node, ingress: u64, egress: u64) -> String {
+    let ifindex = *node.datapath.kernel().limits.keys().next().unwrap();
+    format!("set_limit {ifindex} {:?}", Some((ingress, egress)))
+}
+
+#[test]
+fn limits_of_pods_that_went_while_no_agent_ran_are_taken_away() {
+    let node = Node::default();
+    let mut e = node.boot();
+    let mut set = rows();
+    set.endpoints
+        .insert("a".into(), EndpointRow { bandwidth: Bandwidth { ingress: 0, egress: 9 }, ..endpoint("a", 5) });
+    e.stream(snapshot(&set, 1));
+    drop(e);
+    let limit = Limit { mac: [2; 6], ingress: 1, egress: 1 };
+    node.datapath.kernel().limits.insert(4711, limit);
+    let mut e = node.boot();
+    e.stream(snapshot(&set, 1));
+    assert!(node.datapath.kernel().limits.is_empty());
 }
 
 #[test]

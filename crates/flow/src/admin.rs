@@ -199,6 +199,22 @@ pub struct EndpointStatus {
     pub ready: bool,
     /// Why not.
     pub fault: Option<String>,
+    /// What of its traffic passes at most, as it is in force; none: all of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<LimitView>,
+}
+
+/// What of a pod's traffic passes at most.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LimitView {
+    /// To the pod, with link-layer headers; 0: all.
+    pub ingress_bytes_per_second: u64,
+    /// From the pod.
+    pub egress_bytes_per_second: u64,
+    /// Packets that found the queue full since it is there.
+    pub ingress_drops: u64,
+    pub egress_drops: u64,
 }
 
 /// A row that is not in force.

@@ -170,6 +170,14 @@ impl<K: Ord + Clone + Debug, V: PartialEq + Clone> Reconciler<K, V> {
         }
     }
 
+    /// No longer wants the row, which the target loses by other means.
+    pub fn forget(&mut self, key: &K) {
+        self.unset(key);
+        self.touch(key);
+        self.dirty.remove(key);
+        self.items.remove(key);
+    }
+
     /// Applies what is due. `prune` allows the removal of adopted rows that were never wanted.
     pub fn run(&mut self, now: Instant, prune: bool, target: &mut impl Target<K, V>) -> Outcome {
         while let Some((at, key)) = self.waiting.first().cloned() {

@@ -93,6 +93,7 @@ impl Engine {
         }
         self.ips.adopt(datapath.ips()?);
         self.entries.adopt(datapath.endpoints()?);
+        self.limits.adopt(datapath.limits()?);
         self.services.adopt(datapath.services()?.into_iter().map(|s| ((s.address, s.protocol, s.port), s)));
         let unfinished: Vec<Attachment> =
             self.endpoints.iter().filter(|(_, e)| e.intent.phase != Phase::Live).map(|(a, _)| a.clone()).collect();
@@ -122,6 +123,7 @@ impl Engine {
         let differences = self.drift()?.len();
         self.ips.adopt(datapath.ips()?);
         self.entries.adopt(datapath.endpoints()?);
+        self.limits.adopt(datapath.limits()?);
         self.services.adopt(datapath.services()?.into_iter().map(|s| ((s.address, s.protocol, s.port), s)));
         if self.initialized() {
             self.tables.readopt(&self.rows.rows().tables, datapath.tables()?);
@@ -139,6 +141,7 @@ impl Engine {
         let Some(datapath) = &self.datapath else { return Ok(out) };
         differences("address", self.ips.iter_desired(), datapath.ips()?, &mut out);
         differences("endpoint", self.entries.iter_desired(), datapath.endpoints()?, &mut out);
+        differences("limit of interface", self.limits.iter_desired(), datapath.limits()?, &mut out);
         let services = datapath.services()?.into_iter().map(|s| ((s.address, s.protocol, s.port), s)).collect();
         differences("frontend", self.services.iter_desired(), services, &mut out);
         out.extend(self.tables.drift(&self.rows.rows().tables, &datapath.tables()?));

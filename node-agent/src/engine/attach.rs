@@ -170,6 +170,7 @@ impl Engine {
             identity: row.identity.0,
             peer: row.peer.0,
             table: row.table.0,
+            bandwidth: row.bandwidth,
             netns: netns.to_owned(),
         };
         if let Err(e) = store::save(&*self.parts.store, &intent.document(), &intent) {
@@ -322,6 +323,10 @@ impl Engine {
             self.outgoing.push(Outgoing::Endpoint(endpoint.intent.report(false, true)));
         }
         let addresses: Vec<IpAddr> = addresses.into_iter().collect();
+        // its queues go with its link
+        if let Some(ifindex) = endpoint.ifindex {
+            self.limits.forget(&ifindex);
+        }
         for address in &addresses {
             self.entries.release(address);
             self.ips.release(&IpNetwork::from(*address));

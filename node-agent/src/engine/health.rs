@@ -201,6 +201,7 @@ impl Engine {
             identity: Identity::HEALTH.0,
             peer: Identity::HEALTH.0,
             table: OPEN.0,
+            bandwidth: axoneme_model::Bandwidth::default(),
             // as long as the descriptor is open, and it is as long as there is the endpoint
             netns: format!("/proc/self/fd/{}", netns.as_raw_fd()),
         };

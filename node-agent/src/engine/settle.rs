@@ -4,10 +4,10 @@ use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use axoneme_cni::protocol::Attachment;
 use axoneme_kernel::{
-    datapath::{Datapath, EndpointEntry, IpEntry},
+    datapath::{Datapath, EndpointEntry, IpEntry, Limit},
     grace::GracePeriods,
 };
-use axoneme_model::{Identity, rows::TableId};
+use axoneme_model::{Bandwidth, Identity, rows::TableId};
 use axoneme_table::Outcome;
 use axoneme_wire::{Nack, NodeReport, RowKey};
 use ipnetwork::IpNetwork;
@@ -28,6 +28,7 @@ struct InForce {
     peer: u32,
     slot: u16,
     table: u64,
+    bandwidth: Bandwidth,
 }
 
 impl Engine {
@@ -150,6 +151,8 @@ impl Engine {
             total.retry_at = [total.retry_at, o.retry_at].into_iter().flatten().min();
             o.writes
         };
+        // before a packet can come by the endpoints that they are of
+        add(self.limits.run(now, prune, &mut targets::Limits(datapath)));
         let mut staged = add(self.ips.run(now, prune, &mut targets::Ips(datapath)));
         add(self.services.run(now, prune, &mut targets::Services(datapath)));
         staged += add(self.entries.run(now, prune, &mut targets::Entries(datapath)));
@@ -190,14 +193,15 @@ impl Engine {
         // rows of the copy may be older than what was put in force last
         let row = self.rows.rows().endpoints.get(&intent.uid).filter(|_| !self.former.in_use());
         let (identity, peer) = row.map_or((intent.identity, intent.peer), |r| (r.identity.0, r.peer.0));
+        let bandwidth = row.map_or(intent.bandwidth, |r| r.bandwidth);
         if let Some(row) = row
             && let Some(slot) = self.tables.slot_in_force(row.table)
         {
-            return Some(InForce { identity, peer, slot, table: row.table.0 });
+            return Some(InForce { identity, peer, slot, table: row.table.0, bandwidth });
         }
         let held = intent.addresses.iter().find_map(|a| self.entries.observed(a)).map(|e| e.slot);
         let slot = self.tables.slot_in_force(TableId(intent.table)).or(held)?;
-        Some(InForce { identity, peer, slot, table: intent.table })
+        Some(InForce { identity, peer, slot, table: intent.table, bandwidth })
     }
 
     /// Wants an endpoint's entries as they should be now.
@@ -225,14 +229,21 @@ impl Engine {
             mac: endpoint.intent.pod_mac,
         };
         let ip = IpEntry { identity: state.identity, peer: state.peer, tunnel: None, is_node: false, direct: false };
+        let Bandwidth { ingress, egress } = state.bandwidth;
+        if state.bandwidth.is_some() {
+            self.limits.set(ifindex, Limit { mac: endpoint.intent.pod_mac, ingress, egress });
+        } else {
+            self.limits.release(&ifindex);
+        }
         for address in &endpoint.intent.addresses {
             self.ips.set(IpNetwork::from(*address), ip);
             self.entries.set(*address, entry);
         }
         let intent = &mut endpoint.intent;
-        let before = (intent.identity, intent.peer, intent.table);
-        (intent.identity, intent.peer, intent.table) = (state.identity, state.peer, state.table);
-        if before != (intent.identity, intent.peer, intent.table)
+        let before = (intent.identity, intent.peer, intent.table, intent.bandwidth);
+        let now = (state.identity, state.peer, state.table, state.bandwidth);
+        (intent.identity, intent.peer, intent.table, intent.bandwidth) = now;
+        if before != now
             && let Err(error) = store::save(&*self.parts.store, &intent.document(), intent)
         {
             tracing::warn!(%error, pod = %intent.name, "its state is not on disk: a restart would begin with the former one");

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use axoneme_kernel::{
-    datapath::{Datapath, EndpointEntry, IpEntry, ServiceEntry},
+    datapath::{Datapath, EndpointEntry, IpEntry, Limit, ServiceEntry},
     net::{Network, Route},
 };
 use axoneme_table::{Failure, Target};
@@ -34,6 +34,19 @@ impl Target<IpAddr, EndpointEntry> for Entries<'_> {
 
     fn remove(&mut self, key: &IpAddr, _: &EndpointEntry) -> Result<(), Failure> {
         self.0.stage_endpoint(*key, None).map_err(|e| row_failure(&e))
+    }
+}
+
+/// Limits of pods' traffic.
+pub(super) struct Limits<'a>(pub(super) &'a dyn Datapath);
+
+impl Target<u32, Limit> for Limits<'_> {
+    fn upsert(&mut self, key: &u32, _: Option<&Limit>, new: &Limit) -> Result<(), Failure> {
+        self.0.set_limit(*key, Some(new)).map_err(|e| row_failure(&e))
+    }
+
+    fn remove(&mut self, key: &u32, _: &Limit) -> Result<(), Failure> {
+        self.0.set_limit(*key, None).map_err(|e| row_failure(&e))
     }
 }
 

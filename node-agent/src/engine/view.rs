@@ -1,7 +1,12 @@
 //! The engine's state for people.
 
+use std::collections::BTreeMap;
+
 use axoneme_cni::protocol::Attachment;
-use axoneme_flow::admin::{EndpointStatus, IdentityView, OverrideView, PoolUsage, Problem, Status, Stream, TableView};
+use axoneme_flow::admin::{
+    EndpointStatus, IdentityView, LimitView, OverrideView, PoolUsage, Problem, Status, Stream, TableView,
+};
+use axoneme_kernel::datapath::Limit;
 use axoneme_model::rows::{OverrideRow, RowSet};
 
 use super::{Engine, health};
@@ -45,12 +50,7 @@ impl Engine {
             tables: self.tables.iter().filter(|(.., in_force)| *in_force).count() as u64,
             pools: self.pools(),
             waiting: self.waiting.iter().map(|w| w.reason.clone()).collect(),
-            endpoints: self
-                .endpoints
-                .keys()
-                .filter(|a| !health::is_ours(a))
-                .filter_map(|a| self.view_endpoint(a))
-                .collect(),
+            endpoints: self.view_endpoints(),
             problems: self.problems(),
             maps: self.room.view(),
             overrides: self.overrides(),
@@ -108,7 +108,27 @@ impl Engine {
             .collect()
     }
 
-    fn view_endpoint(&self, attachment: &Attachment) -> Option<EndpointStatus> {
+    fn view_endpoints(&self) -> Vec<EndpointStatus> {
+        let limited = self.datapath.as_ref().filter(|_| !self.limits.is_empty());
+        let drops: BTreeMap<_, _> =
+            limited.and_then(|d| d.limit_drops().ok()).unwrap_or_default().into_iter().collect();
+        let own = self.endpoints.keys().filter(|a| !health::is_ours(a));
+        own.filter_map(|a| self.view_endpoint(a, &drops)).collect()
+    }
+
+    /// What of a pod's traffic passes at most, in force; none: all.
+    fn view_limit(&self, ifindex: u32, drops: &BTreeMap<u32, [u32; 2]>) -> Option<LimitView> {
+        let Limit { ingress, egress, .. } = self.limits.observed(&ifindex)?;
+        let [ingress_drops, egress_drops] = drops.get(&ifindex).copied().unwrap_or_default();
+        Some(LimitView {
+            ingress_bytes_per_second: *ingress,
+            egress_bytes_per_second: *egress,
+            ingress_drops: ingress_drops.into(),
+            egress_drops: egress_drops.into(),
+        })
+    }
+
+    fn view_endpoint(&self, attachment: &Attachment, drops: &BTreeMap<u32, [u32; 2]>) -> Option<EndpointStatus> {
         let e = self.endpoints.get(attachment)?;
         Some(EndpointStatus {
             namespace: e.intent.namespace.to_string(),
@@ -128,6 +148,7 @@ impl Engine {
             .to_owned(),
             ready: e.intent.phase == Phase::Live && e.fault.is_none() && self.is_applied(attachment),
             fault: e.fault.clone(),
+            bandwidth: e.ifindex.and_then(|i| self.view_limit(i, drops)),
         })
     }
 
@@ -157,6 +178,7 @@ impl Engine {
             |row: String, message: &str, attempts: u32| Problem { row, message: message.to_owned(), attempts };
         let ips = self.ips.failures().map(|(k, f, n)| problem(format!("address {k}"), &f.message, n));
         let entries = self.entries.failures().map(|(k, f, n)| problem(format!("endpoint {k}"), &f.message, n));
+        let limits = self.limits.failures().map(|(k, f, n)| problem(format!("limit of interface {k}"), &f.message, n));
         let services = self
             .services
             .failures()
@@ -167,6 +189,6 @@ impl Engine {
             Some(problem(format!("table {:016x}", id.0), &refusal.message, refusal.attempts()))
         });
         let guard = self.guard.refusal().map(|(row, message)| problem(format!("host firewall ({row})"), &message, 1));
-        ips.chain(entries).chain(services).chain(routes).chain(tables).chain(guard).collect()
+        ips.chain(entries).chain(limits).chain(services).chain(routes).chain(tables).chain(guard).collect()
     }
 }
