@@ -2,16 +2,24 @@
 //!
 //! ```text
 //!   writer ──push──▶ slot[n % capacity] ──▶ any number of readers, each with its own position
-//!                    overwritten when full: the reader that was too slow learns how many it missed
+//!                    overwritten when full: what was packed before is read from the past, at no cost for the writer;
+//!                    of the rest the reader that was too slow learns how many it missed
 //! ```
 //!
 //! *Guarantees*: `push` never waits, allocates or fails, whatever readers do; a reader sees a whole record or none.
 //! *Assumptions*: one thread pushes at a time (a second one would only mix up records, not memory: each slot is a
 //! sequence lock over plain atomics, after Boehm, "Can Seqlocks Get Along with Programming Language Memory Models?").
 
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering, fence},
+};
 
-use crate::record::{Record, WORDS};
+use crate::{
+    past::{Kept, Past},
+    record::{Record, WORDS},
+    time::Time,
+};
 
 /// One record behind a sequence lock. `version` is odd while it is written, else `2 × (sequence + 1)`; 0: never.
 #[derive(Debug)]
@@ -27,6 +35,8 @@ pub struct History {
     head: AtomicU64,
     /// Sequence number of the first record that this ring was given.
     first: u64,
+    /// What the ring had to give up, as far as it was packed.
+    past: Arc<Past>,
 }
 
 /// What a reader finds at a position.
@@ -49,7 +59,8 @@ impl History {
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         let slot = || Slot { version: AtomicU64::new(0), words: [const { AtomicU64::new(0) }; WORDS] };
-        Self { slots: std::iter::repeat_with(slot).take(capacity.max(1)).collect(), head: AtomicU64::new(0), first: 0 }
+        let slots = std::iter::repeat_with(slot).take(capacity.max(1)).collect();
+        Self { slots, head: AtomicU64::new(0), first: 0, past: Arc::default() }
     }
 
     /// A ring of another size that goes on where this one stands, with as many of the last records as fit. For the one
@@ -57,18 +68,20 @@ impl History {
     #[must_use]
     pub fn resized(&self, capacity: usize) -> Self {
         let (mut other, head) = (Self::new(capacity), self.head());
-        let oldest = self.oldest().max(head.saturating_sub(other.capacity()));
+        let oldest = self.oldest_in_ring().max(head.saturating_sub(other.capacity()));
         other.first = oldest;
+        other.past = self.past.clone();
         other.head = AtomicU64::new(oldest);
         for sequence in oldest..head {
             // there is no other writer who could have taken it away
-            if let Found::Record(record) = self.get(sequence) {
+            if let Found::Record(record) = self.in_ring(sequence) {
                 other.push(&record);
             }
         }
         other
     }
 
+    /// Records that the ring has room for; the past may have more.
     #[must_use]
     pub fn capacity(&self) -> u64 {
         self.slots.len() as u64
@@ -83,7 +96,28 @@ impl History {
     /// Sequence number of the oldest record that is still there (equal to [`Self::head`] when there is none).
     #[must_use]
     pub fn oldest(&self) -> u64 {
+        let ring = self.oldest_in_ring();
+        self.past.oldest().map_or(ring, |past| past.min(ring))
+    }
+
+    fn oldest_in_ring(&self) -> u64 {
         self.head().saturating_sub(self.capacity()).max(self.first)
+    }
+
+    /// The first position from `sequence` on at which a record of `since` or later may stand. Saves unpacking what is older.
+    #[must_use]
+    pub fn skip_before(&self, since: Time, sequence: u64) -> u64 {
+        self.past.skip_before(since, sequence)
+    }
+
+    /// Bytes that the past takes now, and the records that it holds.
+    #[must_use]
+    pub fn packed(&self) -> (usize, u64) {
+        self.past.size()
+    }
+
+    pub(crate) fn past(&self) -> &Past {
+        &self.past
     }
 
     fn slot(&self, sequence: u64) -> Option<&Slot> {
@@ -106,6 +140,16 @@ impl History {
     /// The record at a position.
     #[must_use]
     pub fn get(&self, sequence: u64) -> Found {
+        let found = self.in_ring(sequence);
+        let Found::Gone { oldest } = found else { return found };
+        match self.past.get(sequence) {
+            Kept::Record(record) => Found::Record(record),
+            Kept::Next(next) => Found::Gone { oldest: next.min(oldest) },
+            Kept::Nothing => found,
+        }
+    }
+
+    pub(crate) fn in_ring(&self, sequence: u64) -> Found {
         if sequence >= self.head() {
             return Found::NotYet;
         }
@@ -117,7 +161,7 @@ impl History {
             Found::Record(Record::unpack(&words))
         } else {
             // the writer is at least one lap ahead, or in this very slot
-            Found::Gone { oldest: self.oldest().max(sequence + 1) }
+            Found::Gone { oldest: self.oldest_in_ring().max(sequence + 1) }
         }
     }
 }

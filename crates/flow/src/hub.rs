@@ -102,10 +102,33 @@ impl Hub {
         look(&View { history: &history, enricher: &self.enricher, names: &names })
     }
 
-    /// How many events are kept.
+    /// How many events are kept as they are; of older ones see [`Self::remember`].
     #[must_use]
     pub fn capacity(&self) -> u64 {
         self.capacity.load(Ordering::Relaxed) as u64
+    }
+
+    /// Bytes that may be taken for what the ring has to give up, beside the ring: [`crate::Archivist`] packs it. Until this
+    /// is called there is no such thing.
+    pub fn remember(&self, bytes: usize) {
+        self.history.load().past().set_room(bytes);
+    }
+
+    pub(crate) fn read_history<T>(&self, look: impl FnOnce(&History) -> T) -> T {
+        look(&self.history.load())
+    }
+
+    /// How many events there are now, the packed ones with them. Gaps among those are not taken off.
+    #[must_use]
+    pub fn held(&self) -> u64 {
+        let history = self.history.load();
+        history.head() - history.oldest()
+    }
+
+    /// The number of the oldest event that is there.
+    #[must_use]
+    pub fn oldest(&self) -> u64 {
+        self.history.load().oldest()
     }
 
     /// Changes how many events are kept (at least one), from the next one on. The newest stay, readers go on.

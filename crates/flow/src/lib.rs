@@ -1,7 +1,7 @@
 //! From event bytes to flows.
 //!
 //! ```text
-//!  kernel rings ─▶ decode ─▶ Record (ids, fixed size) ─push─▶ History (ring, fixed memory, wait-free)
+//!  kernel rings ─▶ decode ─▶ Record (ids, fixed size) ─push─▶ History (ring, fixed memory, wait-free) ─▶ past (packed)
 //!                    │ counted                                   │
 //!                    ▼                                           ▼  Reader: position + Filter
 //!                  Lost ◀──────── overwritten unread ───────── Enricher + NameBook ─▶ Flow (names, Hubble's JSON)
@@ -29,6 +29,7 @@ pub mod hub;
 pub mod id;
 pub mod lost;
 pub mod names;
+mod past;
 pub mod reason;
 pub mod record;
 pub mod spec;
@@ -49,6 +50,7 @@ pub use hub::{Feed, Hub, Ring, Session, View};
 pub use id::FlowId;
 pub use lost::{Cause, Lost};
 pub use names::{Change, NameBook, News, Peer};
+pub use past::{Archivist, PAST_BYTES};
 pub use reason::DropReason;
 pub use record::{Event, Facet, Origin, Point, Record, TcpFlags, Traffic, Transport, Verdict};
 pub use spec::{FieldError, FilterSpec};

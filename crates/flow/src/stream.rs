@@ -68,6 +68,9 @@ impl Reader {
         let end = if query.follow { None } else { Some(head) };
         let (since, until) = (query.since, query.until);
         let mut reader = Self { filter: query.filter.parse()?, since, until, next: history.oldest(), end };
+        if let Some(since) = since {
+            reader.next = history.skip_before(since, reader.next);
+        }
         if let Some(wanted) = query.last {
             reader.next = reader.start_of_last(wanted, head, history, enricher, names);
         }

@@ -132,11 +132,17 @@ impl Node {
     pub(crate) fn rate(&self, now: Time) -> f64 {
         let minute = Time(now.0.saturating_sub(60_000_000_000));
         let (mut at, mut count, mut since, mut oldest) = (self.hub.seen(), 0u32, minute, now);
+        // what is packed is not unpacked for this
+        let ring = at.saturating_sub(self.hub.capacity());
         // in pieces, so that names are not held for long
         while self.hub.read(|view| {
             for _ in 0..BUDGET * 8 {
                 let Some(before) = at.checked_sub(1) else { return false };
                 match view.history.get(before) {
+                    Found::Record(_) if before < ring => {
+                        since = oldest;
+                        return false;
+                    }
                     Found::Record(r) if r.time < minute => return false,
                     Found::Record(r) => (at, count, oldest) = (before, count + 1, r.time),
                     // the ring is shorter than the minute
@@ -157,7 +163,7 @@ impl Node {
         self.namespaces.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
     }
 
-    /// Takes up namespaces of the records from `from` on; where to go on.
+    /// Takes up namespaces of the records from `from` on that the ring still has; where to go on.
     pub(crate) fn scan_namespaces(&self, from: u64) -> u64 {
         let mut at = from.max(self.hub.seen().saturating_sub(self.hub.capacity()));
         let mut found: BTreeSet<Arc<str>> = BTreeSet::new();

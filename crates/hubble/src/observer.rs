@@ -160,7 +160,7 @@ impl observer_server::Observer for Service {
         &self,
         _: Request<GetNamespacesRequest>,
     ) -> Result<Response<GetNamespacesResponse>, Status> {
-        self.0.scan_namespaces(self.0.hub.seen().saturating_sub(self.0.hub.capacity()));
+        self.0.scan_namespaces(0);
         let cluster = self.0.cluster();
         let namespace = |n: Arc<str>| Namespace { cluster: cluster.to_string(), namespace: n.to_string() };
         let namespaces = self.0.namespaces().into_iter().map(namespace).collect();
@@ -191,8 +191,9 @@ impl Service {
     fn status(&self) -> ServerStatusResponse {
         let hub = &self.0.hub;
         ServerStatusResponse {
-            num_flows: hub.seen().min(hub.capacity()),
-            max_flows: hub.capacity(),
+            // the past has room for bytes, not for a number: what there is more than the ring has room for is what there may be
+            num_flows: hub.held(),
+            max_flows: hub.held().max(hub.capacity()),
             seen_flows: hub.seen(),
             uptime_ns: u64::try_from(self.0.uptime().as_nanos()).unwrap_or(u64::MAX),
             version: self.0.settings.version.clone(),

@@ -171,10 +171,13 @@ impl<L: Line> Walk<L> {
     /// Stands where the request begins.
     #[must_use]
     pub fn open(request: Request, hub: &Hub, now: Time) -> Self {
-        let (head, oldest) = (hub.seen(), hub.seen().saturating_sub(hub.capacity()));
+        let (head, oldest) = hub.read(|view| {
+            let (head, oldest) = (view.history.head(), view.history.oldest());
+            (head, request.since.map_or(oldest, |since| view.history.skip_before(since, oldest)))
+        });
         let end = (!request.follow).then_some(head);
         let at = |sequence| Place { sequence, facet: 0 };
-        let everything = request.since.is_some() || request.first || request.number / 2 >= hub.capacity();
+        let everything = request.since.is_some() || request.first || request.number / 2 >= head - oldest;
         let stage = if everything || (request.number == 0 && !request.follow) {
             Stage::Forward(at(oldest))
         } else if request.number == 0 {
