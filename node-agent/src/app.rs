@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use axoneme_flow::Hub;
+use axoneme_flow::{Archivist, Hub};
 use axoneme_kernel::{grace::GracePeriods, net::Netlink};
 use axoneme_model::rows::AgentRow;
 use axoneme_runtime::{admin as admin_socket, apiserver::Sources, clock, drain, telemetry};
@@ -174,11 +174,22 @@ fn engine(args: &Common, mut findings: preflight::Findings, source: RowSource) -
     let (factory, current) = bpf::Factory::new();
     let engine = Engine::new(parts, Box::new(factory))?;
     bpf::read_events(current, feed).context("start the event reader")?;
+    remember(&flows, args.flow_history_mib << 20).context("start the keeper of old flows")?;
     let running = run::start(engine, network, Some(grace), source).context("start the engine")?;
     let at = args.prometheus_serve_addr;
     let (task, health) = health::task::Task::new(&args.node, running.health.clone(), running.mail.clone(), at);
     let admin = Admin { engine: running.mail.clone(), flows, health };
     Ok((running, admin, task))
+}
+
+/// Has flows kept that the ring has no room for any more, in so many bytes.
+fn remember(flows: &Arc<Hub>, bytes: usize) -> std::io::Result<()> {
+    flows.remember(bytes);
+    if bytes > 0 {
+        let archivist = Archivist::new(flows);
+        std::thread::Builder::new().name("flow-history".to_owned()).spawn(move || archivist.run())?;
+    }
+    Ok(())
 }
 
 fn cni_paths(args: &Common) -> install::Paths {
