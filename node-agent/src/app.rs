@@ -26,7 +26,7 @@ use crate::{
     discovery,
     engine::{Engine, Parts},
     gate::{self, Front, Phase},
-    health, hubble, preflight,
+    health, hubble, metrics, preflight,
     run::{self, Running},
     settings,
     source::RowSource,
@@ -88,7 +88,10 @@ async fn serve(
     let _lock = lock(&args.places)?;
     let (driver, client, events) = Driver::new(settings, directory, credentials);
     tasks.spawn(driver.run(cancel.clone()));
-    let (running, admin, health) = engine(args, findings, RowSource { events, operator: Box::new(client) })?;
+    let (running, admin, health, figures) = engine(args, findings, RowSource { events, operator: Box::new(client) })?;
+    if let Some(figures) = figures {
+        tasks.spawn(figures.run());
+    }
     uninstall::note_sockets(&args.places.state_dir, &args.hubble.hubble_socket).context("note sockets")?;
     let (denials, every) = watch::channel(Duration::ZERO);
     let told = hubble::Told { every, mail: running.mail.clone() };
@@ -151,7 +154,7 @@ fn in_cluster() -> Option<(String, String)> {
 }
 
 /// What serves a node.
-type Serving = (Running, Admin, health::task::Task);
+type Serving = (Running, Admin, health::task::Task, Option<metrics::Follower>);
 
 fn engine(args: &Common, mut findings: preflight::Findings, source: RowSource) -> Result<Serving> {
     let instance = clock::unix_millis(clock::wall()).saturating_mul(1_000_000);
@@ -173,13 +176,17 @@ fn engine(args: &Common, mut findings: preflight::Findings, source: RowSource) -
     };
     let (factory, current) = bpf::Factory::new();
     let engine = Engine::new(parts, Box::new(factory))?;
-    bpf::read_events(current, feed).context("start the event reader")?;
+    bpf::read_events(current.clone(), feed).context("start the event reader")?;
     remember(&flows, args.flow_history_mib << 20).context("start the keeper of old flows")?;
     let running = run::start(engine, network, Some(grace), source).context("start the engine")?;
-    let at = args.prometheus_serve_addr;
-    let (task, health) = health::task::Task::new(&args.node, running.health.clone(), running.mail.clone(), at);
+    let figures = args.prometheus_serve_addr.map(|at| {
+        let (engine, hub) = (running.mail.clone(), flows.clone());
+        (at, metrics::Follower { agent: metrics::Agent::default(), engine, datapath: current, hub })
+    });
+    let shown = figures.as_ref().map(|(at, follower)| (*at, follower.agent.clone()));
+    let (task, health) = health::task::Task::new(&args.node, running.health.clone(), running.mail.clone(), shown);
     let admin = Admin { engine: running.mail.clone(), flows, health };
-    Ok((running, admin, task))
+    Ok((running, admin, task, figures.map(|(_, follower)| follower)))
 }
 
 /// Has flows kept that the ring has no room for any more, in so many bytes.

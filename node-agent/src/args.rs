@@ -91,24 +91,25 @@ pub struct Common {
     /// Seconds that an ADD waits for its rows before the runtime has to ask again.
     #[arg(long, env = "AXONEME_ADD_DEADLINE", default_value_t = 15)]
     pub add_deadline: u64,
-    /// Where Prometheus reads what probes of other nodes found, in clear text, such as `[::]:9962`. None: nowhere.
+    /// Where Prometheus reads the agent's own figures and what probes of other nodes found, in clear text, such as
+    /// `[::]:9962`. None: nowhere.
     #[arg(long, env = "AXONEME_PROMETHEUS_SERVE_ADDR")]
     pub prometheus_serve_addr: Option<SocketAddr>,
-    #[command(flatten)]
     /// Memory for flows that the ring (spec.flows.bufferEvents) has no room for any more, in MiB; 0: none. Twelve hold the
     /// last ten minutes at 1,000 a second.
     #[arg(long, env = "AXONEME_FLOW_HISTORY_MIB", default_value_t = PAST_BYTES >> 20, value_parser = mebibytes)]
     pub flow_history_mib: usize,
+    #[command(flatten)]
     pub hubble: HubbleArgs,
 }
 
-#[derive(Clone, Debug, Args)]
 /// So much memory that a node has it.
 fn mebibytes(text: &str) -> Result<usize, String> {
     let most = 4096;
     text.parse().ok().filter(|n| *n <= most).ok_or_else(|| format!("{text:?}: must be a number from 0 to {most}"))
 }
 
+#[derive(Clone, Debug, Args)]
 pub struct Run {
     #[command(flatten)]
     pub common: Common,

@@ -32,6 +32,7 @@ pub mod health;
 pub mod hubble;
 pub mod inventory;
 pub mod ipam;
+pub mod metrics;
 pub mod plan;
 pub mod preflight;
 pub mod reaper;

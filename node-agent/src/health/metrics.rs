@@ -1,4 +1,4 @@
-//! What probes found, for Prometheus. The first two have the names and labels of Cilium's, whose cost does not grow with
+//! What probes found, for Prometheus, on one page with the agent's own figures ([`crate::metrics`]). The first two have the names and labels of Cilium's, whose cost does not grow with
 //! the cluster; the third names the nodes that can't be reached, as many as [`TARGETS`].
 //!
 //! | metric | labels |
@@ -11,6 +11,7 @@ use std::{sync::atomic::AtomicI64, time::Duration};
 
 use http::{Response, header};
 use prometheus_client::{
+    collector::Collector,
     encoding::text::encode,
     metrics::{family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
@@ -64,6 +65,11 @@ impl Metrics {
             unreachable.clone(),
         );
         Self { registry, status, latency, unreachable, node: node.to_owned() }
+    }
+
+    /// On the same page.
+    pub fn add(&mut self, other: impl Collector) {
+        self.registry.register_collector(Box::new(other));
     }
 
     fn labels<const N: usize>(&self, cluster: &str, more: [(&'static str, &str); N]) -> Labels {

@@ -85,18 +85,23 @@ enum Listening {
 }
 
 impl Task {
-    /// `engine`: told of changes of the proof. `metrics_at`: where Prometheus reads.
+    /// `engine`: told of changes of the proof. `metrics_at`: where Prometheus reads, and what it reads beside the probes.
     #[must_use]
     pub fn new(
         node: &str,
         plans: watch::Receiver<Arc<Plan>>,
         engine: mpsc::Sender<Mail>,
-        metrics_at: Option<SocketAddr>,
+        metrics_at: Option<(SocketAddr, crate::metrics::Agent)>,
     ) -> (Self, Asker) {
         let (ask, questions) = mpsc::channel(QUESTIONS);
-        let metrics = Arc::new(Metrics::new(node));
+        let mut metrics = Metrics::new(node);
+        let at = metrics_at.map(|(at, agent)| {
+            metrics.add(agent);
+            at
+        });
+        let metrics = Arc::new(metrics);
         let mut servers = JoinSet::new();
-        if let Some(at) = metrics_at {
+        if let Some(at) = at {
             let figures = metrics.clone();
             let respond = metrics::respond(move || figures.text());
             let bind = move || std::net::TcpListener::bind(at);
