@@ -14,7 +14,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use axoneme_flow::Hub;
 use axoneme_hubble::{
     drops,
-    export::{self, Collector, Destination, Exporter, Rotation},
+    export::{self, Collector, Destination, Exporter, Protocol, Rotation},
     json,
     metrics::{self, Feeder, Metrics},
     node::{Node, Settings},
@@ -99,9 +99,12 @@ pub struct ExportArgs {
     pub hubble_export_fieldaggregate: Vec<String>,
     #[arg(long, env = "AXONEME_HUBBLE_EXPORT_AGGREGATION_INTERVAL", default_value = "10s", value_parser = export::interval)]
     pub hubble_export_aggregation_interval: Duration,
-    /// OpenTelemetry collector to send flows to as logs (OTLP over gRPC), such as http://collector:4317.
+    /// OpenTelemetry collector to send flows to as logs (OTLP), such as http://collector:4317.
     #[arg(long, env = "AXONEME_HUBBLE_EXPORT_OTLP_ENDPOINT")]
     pub hubble_export_otlp_endpoint: Option<String>,
+    /// What it speaks: `grpc`, or `http/protobuf`, to /v1/logs where its address has no path.
+    #[arg(long, env = "AXONEME_HUBBLE_EXPORT_OTLP_PROTOCOL", default_value = "grpc")]
+    pub hubble_export_otlp_protocol: Protocol,
     /// PEM file of the authority that an https:// collector's certificate must come from.
     #[arg(long, env = "AXONEME_HUBBLE_EXPORT_OTLP_CA_FILE")]
     pub hubble_export_otlp_ca_file: Option<PathBuf>,
@@ -157,7 +160,9 @@ impl ExportArgs {
             headers: self.hubble_export_otlp_headers_file.clone(),
         };
         let collector = Collector::new(endpoint, files);
-        collector.map(Some).map_err(|e| anyhow!("--hubble-export-otlp-endpoint: {e}"))
+        collector
+            .map(|c| Some(c.over(self.hubble_export_otlp_protocol)))
+            .map_err(|e| anyhow!("--hubble-export-otlp-endpoint: {e}"))
     }
 }
 

@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::{Destination, Exporter, exporters, interval};
 pub use file::Rotation;
-pub use otlp::{Collector, Files};
+pub use otlp::{Collector, Files, Protocol};
 pub use stats::Stats;
 
 use crate::{

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{
     aggregate::Alike,
-    otlp::{Collector, Files},
+    otlp::{Collector, Files, Protocol},
 };
 use crate::{filter::Filters, json, mask::Mask, pb::flow::FlowFilter, walk::Request};
 
@@ -163,6 +163,8 @@ struct Entry {
 struct Otlp {
     endpoint: String,
     #[serde(default)]
+    protocol: Protocol,
+    #[serde(default)]
     ca_file: Option<PathBuf>,
     #[serde(default)]
     cert_file: Option<PathBuf>,
@@ -208,7 +210,7 @@ impl Entry {
             (None, Some(o)) => {
                 let (ca, certificate, key, headers) = (o.ca_file, o.cert_file, o.key_file, o.headers_file);
                 let collector = Collector::new(&o.endpoint, Files { ca, certificate, key, headers });
-                Destination::Collector(collector.map_err(|e| fail(format!("otlp: {e}")))?)
+                Destination::Collector(collector.map_err(|e| fail(format!("otlp: {e}")))?.over(o.protocol))
             }
             _ => return Err(fail("one of filePath and otlp is needed".to_owned())),
         };

@@ -1,4 +1,4 @@
-//! Flows as log records to an OpenTelemetry collector (OTLP over gRPC).
+//! Flows as log records to an OpenTelemetry collector (OTLP over gRPC, or over HTTP as protobuf).
 //!
 //! *Guarantees*: one batch is under way at a time and holds at most [`BATCH`] records; while a collector is slow or away
 //! the exporter stands still in the history, which is the queue: what is overwritten there is counted and told as any
@@ -6,12 +6,14 @@
 //! for each batch: a Secret that is written anew counts from then on.
 
 mod headers;
+mod http;
 #[cfg(test)]
 mod tests;
 
-use std::{error::Error, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{error::Error, io, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 use axoneme_flow::Time;
+use serde::Deserialize;
 use serde_json::Value;
 use tokio_rustls::rustls;
 use tokio_util::sync::CancellationToken;
@@ -42,6 +44,7 @@ const ANSWER: Duration = Duration::from_secs(10);
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// What is left at the end gets so long.
 const LAST: Duration = Duration::from_secs(2);
+const AWAY: &str = "the collector is not reached; flows wait in the history meanwhile";
 /// `SeverityNumber`.
 const INFO: i32 = 9;
 const WARN: i32 = 13;
@@ -55,6 +58,29 @@ pub struct Collector {
     /// Certificate and key of this client.
     identity: Option<(PathBuf, PathBuf)>,
     headers: Option<PathBuf>,
+    protocol: Protocol,
+}
+
+/// What it is spoken to in, by OpenTelemetry's names (`OTEL_EXPORTER_OTLP_PROTOCOL`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub enum Protocol {
+    #[default]
+    #[serde(rename = "grpc")]
+    Grpc,
+    #[serde(rename = "http/protobuf")]
+    Http,
+}
+
+impl FromStr for Protocol {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "grpc" => Ok(Self::Grpc),
+            "http/protobuf" => Ok(Self::Http),
+            _ => Err(format!("{name:?}: must be grpc or http/protobuf")),
+        }
+    }
 }
 
 /// What a collector is trusted and asked by. Of secrets only the files' names are kept.
@@ -73,7 +99,7 @@ impl Collector {
     /// *Errors*: a sentence with what is wrong.
     pub fn new(endpoint: &str, files: Files) -> Result<Self, String> {
         let Files { ca, certificate, key, headers } = files;
-        let uri: http::Uri = endpoint.parse().map_err(|e| format!("{endpoint:?}: {e}"))?;
+        let uri: ::http::Uri = endpoint.parse().map_err(|e| format!("{endpoint:?}: {e}"))?;
         let secure = match uri.scheme_str() {
             Some("http") => false,
             Some("https") => true,
@@ -93,8 +119,19 @@ impl Collector {
             (false, ..) if headers.is_some() && !is_here(&uri) => {
                 Err(format!("{endpoint:?}: headers are for https://: here everyone on the way would read them"))
             }
-            _ => Ok(Self { endpoint: endpoint.to_owned(), ca, identity, headers }),
+            _ => Ok(Self { endpoint: endpoint.to_owned(), ca, identity, headers, protocol: Protocol::Grpc }),
         }
+    }
+
+    /// Spoken to by that protocol; without this, gRPC.
+    #[must_use]
+    pub fn over(self, protocol: Protocol) -> Self {
+        Self { protocol, ..self }
+    }
+
+    fn distrusted(&self, error: &rustls::Error) -> Fault {
+        let ca = self.ca.as_ref().map(|ca| ca.display().to_string()).unwrap_or_default();
+        Fault::Again(format!("the collector's certificate does not hold with the authority of {ca}: {error}"))
     }
 
     fn connect(&self) -> Result<LogsServiceClient<Channel>, String> {
@@ -112,16 +149,22 @@ impl Collector {
 }
 
 /// Whether the way there does not leave the machine.
-fn is_here(uri: &http::Uri) -> bool {
+fn is_here(uri: &::http::Uri) -> bool {
     let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|a| a.is_loopback())
+}
+
+/// A connection to a collector.
+enum Client {
+    Grpc(LogsServiceClient<Channel>),
+    Http(http::Client),
 }
 
 /// The way to a collector.
 pub(super) struct Sender {
     name: String,
     to: Collector,
-    client: Option<LogsServiceClient<Channel>>,
+    client: Option<Client>,
     batch: Vec<LogRecord>,
     node: Resource,
     stats: Arc<Stats>,
@@ -200,7 +243,11 @@ impl Sender {
                 }
                 Err(Fault::Again(error)) => {
                     self.client = None;
-                    self.tell(&error, "the collector is not reached; flows wait in the history meanwhile");
+                    self.tell(&error, AWAY);
+                }
+                Err(Fault::Later(error, after)) => {
+                    self.tell(&error, AWAY);
+                    wait = wait.max(after);
                 }
             }
             if last {
@@ -225,15 +272,23 @@ impl Sender {
     async fn send(&mut self, request: ExportLogsServiceRequest) -> Result<u64, Fault> {
         let client = match &mut self.client {
             Some(client) => client,
-            none => none.insert(self.to.connect().map_err(Fault::Again)?),
+            none => none.insert(match self.to.protocol {
+                Protocol::Grpc => Client::Grpc(self.to.connect().map_err(Fault::Again)?),
+                Protocol::Http => Client::Http(http::Client::connect(&self.to).await?),
+            }),
         };
-        let mut request = tonic::Request::new(request);
-        if let Some(path) = &self.to.headers {
-            *request.metadata_mut() = headers::read(path).map_err(Fault::Again)?;
+        let headers = self.to.headers.as_ref().map(|path| headers::read(path)).transpose().map_err(Fault::Again)?;
+        let headers = headers.unwrap_or_default();
+        match client {
+            Client::Grpc(client) => {
+                let mut request = tonic::Request::new(request);
+                *request.metadata_mut() = headers;
+                let answer = client.export(request).await.map_err(|status| Fault::of(&status, &self.to))?;
+                let partial = answer.into_inner().partial_success.unwrap_or_default();
+                Ok(u64::try_from(partial.rejected_log_records).unwrap_or_default())
+            }
+            Client::Http(client) => client.export(&self.to, &request, headers.into_headers()).await,
         }
-        let answer = client.export(request).await.map_err(|status| Fault::of(&status, &self.to))?;
-        let partial = answer.into_inner().partial_success.unwrap_or_default();
-        Ok(u64::try_from(partial.rejected_log_records).unwrap_or_default())
     }
 }
 
@@ -241,6 +296,8 @@ impl Sender {
 enum Fault {
     /// Worth another try.
     Again(String),
+    /// So too, after this time.
+    Later(String, Duration),
     Never(String),
 }
 
@@ -248,10 +305,7 @@ impl Fault {
     /// What OTLP says of codes: those that are not named here are not tried again.
     fn of(status: &Status, to: &Collector) -> Self {
         if let Some(error) = certificate(status) {
-            let ca = to.ca.as_ref().map(|ca| ca.display().to_string()).unwrap_or_default();
-            return Self::Again(format!(
-                "the collector's certificate does not hold with the authority of {ca}: {error}"
-            ));
+            return to.distrusted(error);
         }
         let said: String = status.message().chars().take(200).collect();
         // of a connection that was not made, tonic's own words say no more than that

@@ -57,6 +57,9 @@ fn collectors_and_aggregates_are_read_and_judged() {
         let here = one(&format!("otlp: {{endpoint: '{endpoint}', headersFile: /h}}"));
         assert_ne!(here.unwrap(), one(&format!("otlp: {{endpoint: '{endpoint}'}}")).unwrap(), "another exporter");
     }
+    let http = one("otlp: {endpoint: 'http://c:4318', protocol: http/protobuf}").unwrap();
+    assert_ne!(http, one("otlp: {endpoint: 'http://c:4318'}").unwrap(), "another exporter");
+    assert_eq!(http, one("otlp: {endpoint: 'http://c:4318', protocol: http/protobuf}").unwrap());
     let two = "flowLogs: [{name: a, otlp: {endpoint: 'http://c:4317'}}, {name: b, otlp: {endpoint: 'http://c:4317'}}]";
     assert_eq!(exporters(two).unwrap().len(), 2, "one collector for several");
     let sum = "filePath: /a, fieldAggregate: [verdict], aggregationInterval: 1m30s";
@@ -67,6 +70,7 @@ fn collectors_and_aggregates_are_read_and_judged() {
         ("fieldMask: []", "one of filePath and otlp"),
         ("filePath: /a, otlp: {endpoint: 'http://c:1'}", "one of filePath and otlp"),
         ("otlp: {endpoint: 'c:4317'}", "http://"),
+        ("otlp: {endpoint: 'http://c:4318', protocol: http/json}", "http/json"),
         ("otlp: {endpoint: 'ftp://c:4317'}", "http://"),
         ("otlp: {endpoint: 'http://user:secret@c:4317'}", "a host and a port"),
         ("otlp: {endpoint: 'https://c:4317'}", "authority is needed"),
