@@ -154,7 +154,7 @@ pub enum Policy {
     Tables(Tables),
     /// Who may connect to a pod, at which ports, and which rules let them
     WhoCan(WhoCan),
-    /// Which pods policy isolates, and which policies and rules never decide
+    /// Which pods policy isolates, which policies and rules never decide, and which selectors match nobody
     Coverage(Coverage),
 }
 

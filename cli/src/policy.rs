@@ -1,5 +1,7 @@
 //! `axoneme policy who-can` and `axoneme policy coverage`: of the node, or of manifests.
 
+mod unmatched;
+
 use std::collections::BTreeSet;
 
 use axoneme_flow::{
@@ -55,6 +57,9 @@ struct Answer {
     /// Policies that select no pod. Only manifests tell: a node knows just the policies of its pods.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     idle_policies: Vec<String>,
+    /// Selectors of peers that match nobody, with the rule that they stand in. Only manifests tell, as above.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unmatched_selectors: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     caveats: Vec<String>,
 }
@@ -63,7 +68,8 @@ pub fn coverage(agent: &Agent, args: &args::Coverage, out: &mut Output) -> Resul
     let answer = if args.files.is_empty() {
         let _progress = Progress::start("asking the agent");
         let caveat = "pods of this node only; -f answers for all manifests of a cluster".to_owned();
-        Answer { coverage: agent.get(admin::COVERAGE)?, idle_policies: Vec::new(), caveats: vec![caveat] }
+        let (idle_policies, unmatched_selectors) = (Vec::new(), Vec::new());
+        Answer { coverage: agent.get(admin::COVERAGE)?, idle_policies, unmatched_selectors, caveats: vec![caveat] }
     } else {
         of_manifests(described(&args.files)?)
     };
@@ -77,7 +83,12 @@ pub fn coverage(agent: &Agent, args: &args::Coverage, out: &mut Output) -> Resul
         let word = |isolated| if isolated { "isolated" } else { "open" }.to_owned();
         let rows = c.pods.iter().map(|p| vec![p.pod.clone(), word(p.ingress), word(p.egress), p.policies.join(", ")]);
         out.table(&["POD", "INGRESS", "EGRESS", "POLICIES"], rows)?;
-        for (what, names) in [("selects no pod", &a.idle_policies), ("never decides", &c.unused_rules)] {
+        let found = [
+            ("selects no pod", &a.idle_policies),
+            ("matches nobody", &a.unmatched_selectors),
+            ("never decides", &c.unused_rules),
+        ];
+        for (what, names) in found {
             for name in names {
                 out.line(&format!("{} {name}: {what}", out.tone(Tone::Attention, "!")))?;
             }
@@ -92,9 +103,11 @@ fn of_manifests(described: Described) -> Answer {
     let place = |object| described.places.get(object).map(|p| format!(" ({p})")).unwrap_or_default();
     let idle = described.world.policies.keys().filter(|object| !applied.contains(&object.to_string()));
     let idle_policies: Vec<String> = idle.map(|object| format!("{object}{}", place(object))).collect();
+    let used = described.world.policies.values().filter(|p| applied.contains(&p.object.to_string()));
+    let unmatched_selectors = unmatched::selectors(&described.world, used);
     // what is said of a policy is not said again of each of its rules
     coverage.unused_rules.retain(|rule| applied.iter().any(|policy| rule.starts_with(&format!("{policy} "))));
-    Answer { coverage, idle_policies, caveats: described.caveats }
+    Answer { coverage, idle_policies, unmatched_selectors, caveats: described.caveats }
 }
 
 fn described(files: &[std::path::PathBuf]) -> Result<Described, Failure> {

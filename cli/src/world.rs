@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use crate::{lint, manifests::Document};
 
 /// Node on which pods stand that the manifests bind to none.
-const SOMEWHERE: &str = "(any node)";
+pub(crate) const SOMEWHERE: &str = "(any node)";
 
 /// The rows of all nodes, as the operator would make them: the same compiler.
 pub fn rows(world: &World) -> RowSet {

@@ -56,6 +56,29 @@ spec:
   - toCIDR: [203.0.113.0/24]
 ";
 
+/// Policies that decide nothing, or less than they seem to.
+const IDLE: &str = r"
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: ghost, namespace: shop}
+spec: {podSelector: {matchLabels: {app: ghost}}, ingress: [{from: [{podSelector: {matchLabels: {app: gone}}}]}]}
+---
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: half, namespace: shop}
+spec:
+  endpointSelector: {matchLabels: {app: api}}
+  ingress:
+  - fromEndpoints: [{matchLabels: {app: web}}, {matchLabels: {app: wbe}}]
+    toPorts: [{ports: [{port: '9090', protocol: TCP}]}]
+  - fromEndpoints: [{matchLabels: {app: gone}}]
+  - fromEntities: [world]
+  - fromEndpoints: [{matchLabels: {'reserved:host': ''}}]
+  egress:
+  - toCIDRSet: [{cidrGroupRef: nowhere}, {cidr: 192.0.2.0/24}]
+  - toServices: [{k8sService: {serviceName: db, namespace: shop}}]
+";
+
 const BROKEN: &str = r"
 # a list, a typing error, a broken document, an unsupported field
 apiVersion: v1
@@ -106,6 +129,7 @@ fn all_shown(commands: &[&[&str]], input: &str) -> String {
     for (name, text) in [
         ("shop.yaml", SHOP),
         ("deny.yml", DENY),
+        ("idle.yaml", IDLE),
         ("all/shop.yaml", SHOP),
         ("all/more/broken.yaml", BROKEN),
         ("all/notes.txt", "no manifest"),
@@ -158,12 +182,14 @@ fn explain_names_the_rules_that_decide() {
 
 #[test]
 fn policy_of_manifests_says_who_can_and_what_is_covered() {
-    let commands: [&[&str]; 5] = [
+    let commands: [&[&str]; 7] = [
         &["policy", "who-can", "shop/api", "-f", "shop.yaml", "deny.yml"],
         &["policy", "who-can", "shop/nobody", "-f", "shop.yaml"],
         &["policy", "coverage", "-f", "shop.yaml", "deny.yml"],
         &["policy", "coverage", "-f", "shop.yaml", "deny.yml", "-o", "json"],
         &["policy", "coverage", "-f", "all"],
+        &["policy", "coverage", "-f", "shop.yaml", "idle.yaml"],
+        &["policy", "coverage", "-f", "shop.yaml", "idle.yaml", "-o", "yaml"],
     ];
     golden("policy", &all_shown(&commands, ""));
 }
