@@ -6,6 +6,7 @@
 mod api;
 mod cluster;
 mod cni;
+mod flows;
 mod goals;
 mod readme;
 mod scale;
@@ -117,8 +118,8 @@ const GROUPS: &[Group] = &[
     },
     Group {
         name: "flows",
-        about: "flows from event bytes to what clients are sent, on one core",
-        run: |effort| example("axoneme-hubble", "flow_scale", &[&effort.rounds(10).to_string()]),
+        about: "flows from event bytes to what clients are sent, on one core; what telling them costs, beside softflowd",
+        run: flows::run,
     },
     Group { name: "scale", about: "the operator with 5,000 nodes and 100,000 pods", run: scale::run },
     Group { name: "cni", about: "pods added and removed, alternating with the reference plugins", run: |_| cni::run() },

@@ -11,6 +11,7 @@ pub(crate) mod hubble;
 pub(crate) mod images;
 pub(crate) mod rootfs;
 mod rust;
+pub(crate) mod softflowd;
 
 use std::fs::File;
 use std::time::Instant;

@@ -152,7 +152,7 @@ impl Pair {
             pin_dir: fs.dir.join("axoneme"),
             cgroup: None,
         };
-        let testing = Testing { enabled: true, timeouts: timeouts(), older: None };
+        let testing = Testing { enabled: true, timeouts: timeouts(), ..Testing::default() };
         let kernel = Loader::open_with(config, &testing).unwrap_or_else(|e| panic!("{e}"));
         let programs = NAMES.map(|n| kernel.program(n).unwrap());
         let guards = ["guard_in", "guard_out"].map(|n| kernel.program(n).unwrap());

@@ -179,7 +179,7 @@ impl World {
             pin_dir: fs.dir.join("axoneme"),
             cgroup: None,
         };
-        let testing = Testing { enabled: true, timeouts: timeouts(), older: None };
+        let testing = Testing { enabled: true, timeouts: timeouts(), ..Testing::default() };
         let kernel = Loader::open_with(config, &testing).unwrap_or_else(|e| panic!("{e}"));
         let events = kernel.events().unwrap().into();
         let world =

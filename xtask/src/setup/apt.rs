@@ -1,5 +1,6 @@
 //! Debian packages: only the missing ones, in one call.
 
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
@@ -107,6 +108,20 @@ pub(crate) fn install(wanted: &[&str]) -> Result<()> {
         })
     })
     .with_context(|| format!("by hand: apt-get update && apt-get install {}", lacking.join(" ")))
+}
+
+/// Puts a package's file into a directory, and installs nothing.
+pub(crate) fn download(package: &str, into: &Path) -> Result<()> {
+    let fetch = || {
+        // as the user that is asked: apt's own user may not write there
+        let words = ["-qq", "-o", "APT::Sandbox::User=root", "download", package];
+        output(program("apt-get").args(words).current_dir(into)).map(drop)
+    };
+    fetch().or_else(|_| {
+        // of an older list, or of none
+        apt(&["update"])?;
+        fetch()
+    })
 }
 
 /// Whether apt says that dpkg was ended in the middle of its work.

@@ -125,6 +125,8 @@ pub struct Testing {
     pub enabled: bool,
     /// Time-outs in ticks, in place of those of the product; by the names of the globals.
     pub timeouts: Vec<(&'static str, u32)>,
+    /// Features that the programs are to do without, by their bits.
+    pub without: u32,
     /// An older version of the maps, and what becomes of its elements.
     pub older: Option<(u32, migration::Convert)>,
 }
@@ -157,7 +159,7 @@ fn constants(config: &DatapathConfig, version: Version, hertz: u32, testing: &Te
         (true, feature::FLOWS),
         (version >= Version::SET_RETVAL, feature::SET_RETVAL),
     ];
-    let features = bits.iter().filter(|b| b.0).fold(0, |f, b| f | b.1);
+    let features = bits.iter().filter(|b| b.0).fold(0, |f, b| f | b.1) & !testing.without;
     let mut all = vec![
         (global::UPLINK, config.uplink_ifindex),
         (global::OVERLAY, config.overlay_ifindex),

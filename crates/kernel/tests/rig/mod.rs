@@ -187,6 +187,8 @@ pub struct Options {
     pub underlay6: bool,
     /// Programs are attached as on a kernel that has no links.
     pub filters: bool,
+    /// Nothing is told of connections.
+    pub silent: bool,
 }
 
 pub fn node_v4(number: u8) -> Ipv4Addr {
@@ -234,7 +236,9 @@ impl Node {
             cgroup: options.cgroup.clone(),
         };
         let c = config.clone();
-        let datapath = ns.run(move || Loader::open(c)).unwrap_or_else(|e| panic!("{e}"));
+        let without = if options.silent { axoneme_abi::constants::feature::FLOWS } else { 0 };
+        let testing = Testing { without, ..Testing::default() };
+        let datapath = ns.run(move || Loader::open_with(c, &testing)).unwrap_or_else(|e| panic!("{e}"));
         let node = Self { datapath, fs, ns, number, config, filters: options.filters };
         node.addresses();
         node
