@@ -10,6 +10,7 @@ mod node;
 mod overrides;
 mod policy;
 mod raw;
+pub mod said;
 mod uses;
 
 use std::{
@@ -165,8 +166,8 @@ impl Cluster {
                 let pod = self.pods.get(&(object.namespace.clone(), object.name.clone()));
                 pod.map(|p| p.uid.to_string()).filter(|u| !u.is_empty())
             }
-            Kind::Node => self.nodes.get(&object.name)?.node_raw.text("/metadata/uid"),
-            Kind::CiliumNode => self.nodes.get(&object.name)?.cilium_raw.text("/metadata/uid"),
+            Kind::Node => self.nodes.get(&object.name)?.node_said.uid.as_deref().map(str::to_owned),
+            Kind::CiliumNode => self.nodes.get(&object.name)?.cilium_said.uid.as_deref().map(str::to_owned),
             Kind::CiliumNodeConfig => of(&self.overrides.get(object)?.raw),
             Kind::CiliumPodIPPool => of(&self.pool_objects.get(&object.name)?.raw),
             Kind::AxonemeConfig => of(&self.config.as_ref()?.raw),

@@ -16,7 +16,7 @@ use axoneme_model::{Cidr, Kind, ObjectRef, cidr::host};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    state::{Cluster, Key, NodeEntry},
+    state::{Cluster, Key, NodeEntry, said::Lent},
     write::{Operation, Part, Write},
 };
 
@@ -33,21 +33,23 @@ pub fn statuses(cluster: &Cluster) -> Vec<Write> {
 fn status(name: &str, n: &NodeEntry, owners: &BTreeMap<IpAddr, Key>) -> Option<Write> {
     let cilium = n.cilium.as_ref()?;
     let release = answers(cilium, n.released(), owners);
-    let raw = n.cilium_raw.read();
+    let none = Lent::default();
+    let now = n.cilium_said.lent.as_deref().unwrap_or(&none);
     let mut changes = Map::new();
-    for (v4, used, releases) in [(true, "used", "release-ips"), (false, "ipv6-used", "release-ipv6s")] {
-        let now = |field: &str| raw.pointer(&format!("/status/ipam/{field}"));
+    for ((v4, now), field) in [true, false].into_iter().zip(&now.owners).zip(Lent::USED) {
         let of_family = owners.iter().filter(|(a, _)| a.is_ipv4() == v4);
-        let wanted = of_family.map(|(a, (ns, pod))| (a.to_string(), json!({"owner": format!("{ns}/{pod}")})));
-        difference(&mut changes, used, now(used), &wanted.collect());
+        let wanted = of_family.map(|(a, (ns, pod))| (a.to_string(), format!("{ns}/{pod}")));
+        difference(&mut changes, field, now, &wanted.collect(), |owner| json!({"owner": owner}));
+    }
+    for ((v4, now), field) in [true, false].into_iter().zip(&now.releases).zip(Lent::RELEASES) {
         let of_family = release.iter().filter(|(a, _)| a.is_ipv4() == v4);
-        let wanted = of_family.map(|(a, s)| (a.to_string(), s.as_str().into()));
-        difference(&mut changes, releases, now(releases), &wanted.collect());
+        let wanted = of_family.map(|(a, s)| (a.to_string(), s.as_str().to_owned()));
+        difference(&mut changes, field, now, &wanted.collect(), |state| state.into());
     }
     if changes.is_empty() {
         return None;
     }
-    let version = raw.pointer("/metadata/resourceVersion").cloned()?;
+    let version = n.cilium_said.version.as_deref()?;
     let body = json!({"metadata": {"resourceVersion": version}, "status": {"ipam": changes}});
     let object = ObjectRef::new(Kind::CiliumNode, "", name);
     Some(Write::new(object, Part::Status, Operation::Merge(body)))
@@ -74,27 +76,24 @@ fn answers(
     cilium.release.iter().filter_map(answer).collect()
 }
 
-/// A merge patch of one map, entry by entry; nothing if it is as wanted.
-fn difference(changes: &mut Map<String, Value>, field: &str, now: Option<&Value>, wanted: &BTreeMap<String, Value>) {
-    let now = now.and_then(Value::as_object);
+/// A merge patch of one map, entry by entry; nothing if it is as wanted. Others may have written more into an entry.
+fn difference(
+    changes: &mut Map<String, Value>,
+    field: &str,
+    now: &BTreeMap<Box<str>, Option<Box<str>>>,
+    wanted: &BTreeMap<String, String>,
+    entry: impl Fn(&str) -> Value,
+) {
     let mut patch = Map::new();
     for (key, value) in wanted {
-        if !now.and_then(|n| n.get(key)).is_some_and(|n| holds(n, value)) {
-            patch.insert(key.clone(), value.clone());
+        if now.get(key.as_str()).and_then(Option::as_deref) != Some(value) {
+            patch.insert(key.clone(), entry(value));
         }
     }
-    for key in now.into_iter().flat_map(Map::keys).filter(|k| !wanted.contains_key(*k)) {
-        patch.insert(key.clone(), Value::Null);
+    for key in now.keys().filter(|k| !wanted.contains_key(&***k)) {
+        patch.insert(key.to_string(), Value::Null);
     }
     if !patch.is_empty() {
         changes.insert(field.to_owned(), patch.into());
-    }
-}
-
-/// Whether everything wanted is there; others may have written more.
-fn holds(now: &Value, wanted: &Value) -> bool {
-    match (now, wanted) {
-        (Value::Object(now), Value::Object(wanted)) => wanted.iter().all(|(k, v)| now.get(k) == Some(v)),
-        _ => now == wanted,
     }
 }

@@ -11,7 +11,10 @@ use serde_json::{Map, Value, json};
 use crate::{
     ipam::{Choice, NodePlan, NodeState, Plan},
     plan::status::cut,
-    state::{Cluster, NodeEntry, NodeUse},
+    state::{
+        Cluster, NodeEntry, NodeUse,
+        said::{Address, AddressKind, Allocated, texts},
+    },
     write::{Operation, Part, Write},
 };
 
@@ -89,15 +92,16 @@ fn object(name: &str) -> ObjectRef {
 }
 
 fn create(cluster: &Cluster, name: &Arc<str>, n: &NodeEntry, plan: &NodePlan) -> Option<Write> {
-    let raw = n.node_raw.read();
-    let uid = raw.pointer("/metadata/uid").and_then(Value::as_str)?;
-    let labels = raw.pointer("/metadata/labels").cloned().unwrap_or_else(|| json!({}));
+    let uid = n.node_said.uid.as_deref()?;
+    let labels = n.node.iter().flat_map(|n| n.labels.iter()).map(|(k, v)| (k.to_string(), Value::from(&**v)));
+    let labels: Map<String, Value> = labels.collect();
+    let addresses: Vec<Value> = addresses(n).iter().map(Address::json).collect();
     let mut body = json!({
         "apiVersion": "cilium.io/v2",
         "kind": "CiliumNode",
         "metadata": {"name": &**name, "labels": labels, "ownerReferences": [
             {"apiVersion": "v1", "kind": "Node", "name": &**name, "uid": uid}]},
-        "spec": {"addresses": addresses(n), "ipam": ipam(cluster, n, plan, &Value::Null)},
+        "spec": {"addresses": addresses, "ipam": ipam(cluster, n, plan)},
     });
     if let (Some(marks), Some(metadata)) = (marks(plan), body.get_mut("metadata").and_then(Value::as_object_mut)) {
         metadata.insert("annotations".into(), json!({RELEASING: marks}));
@@ -108,26 +112,22 @@ fn create(cluster: &Cluster, name: &Arc<str>, n: &NodeEntry, plan: &NodePlan) ->
 /// Only what differs, and only onto the version that it was compared with: two writers never hand out on top of each
 /// other.
 fn update(cluster: &Cluster, name: &Arc<str>, n: &NodeEntry, plan: &NodePlan) -> Option<Write> {
+    let now = &n.cilium_said;
     let mut spec = Map::new();
-    let raw = n.cilium_raw.read();
-    let now = raw.get("spec").cloned().unwrap_or_default();
     let addresses = addresses(n);
-    if now.get("addresses") != Some(&addresses) {
-        spec.insert("addresses".into(), addresses);
+    if !now.addresses.is(&addresses) {
+        spec.insert("addresses".into(), addresses.iter().map(Address::json).collect());
     }
-    let mut ipam = ipam(cluster, n, plan, &raw);
-    ipam.retain(|k, v| now.get("ipam").and_then(|i| i.get(k)) != Some(v));
+    let ipam = ipam(cluster, n, plan);
     if !ipam.is_empty() {
         spec.insert("ipam".into(), ipam.into());
     }
-    let version = raw.pointer("/metadata/resourceVersion").cloned()?;
-    let mut body = json!({"metadata": {"resourceVersion": version}});
     let marks = marks(plan).filter(|_| cluster.settings.ipam.mode == IpamMode::MultiPool);
-    let marked = raw.pointer("/metadata/annotations").and_then(|a| a.get(RELEASING)).and_then(Value::as_str);
-    let same = marks.as_deref() == marked;
+    let same = marks.as_deref() == now.marks.as_deref();
     if spec.is_empty() && same {
         return None;
     }
+    let mut body = json!({"metadata": {"resourceVersion": now.version.as_deref()?}});
     let parts = body.as_object_mut()?;
     if !spec.is_empty() {
         parts.insert("spec".into(), spec.into());
@@ -146,41 +146,41 @@ fn marks(plan: &NodePlan) -> Option<String> {
 
 fn remove(name: &Arc<str>, n: &NodeEntry) -> Option<Write> {
     // only what this operator made for a Node: an external one may be there on purpose
-    let raw = n.cilium_raw.read();
-    let owner = raw.pointer("/metadata/ownerReferences/0/kind").and_then(Value::as_str);
-    let text = |p: &str| raw.pointer(p).and_then(Value::as_str).map(str::to_owned);
-    let delete = Operation::Delete { uid: text("/metadata/uid"), resource_version: text("/metadata/resourceVersion") };
-    (owner == Some("Node")).then(|| Write::new(object(name), Part::Object, delete))
+    let now = &n.cilium_said;
+    let text = |t: &Option<Box<str>>| t.as_deref().map(str::to_owned);
+    let delete = Operation::Delete { uid: text(&now.uid), resource_version: text(&now.version) };
+    now.is_of_node.then(|| Write::new(object(name), Part::Object, delete))
 }
 
-fn addresses(n: &NodeEntry) -> Value {
-    let raw = n.node_raw.read();
-    let of_node = |kind: &str| {
-        let list = raw.pointer("/status/addresses").and_then(Value::as_array).into_iter().flatten();
-        let of_kind = list.filter(|a| a.get("type").is_some_and(|t| t == kind));
-        of_kind.filter_map(|a| a.get("address")).map(|a| json!({"type": kind, "ip": a})).collect::<Vec<_>>()
-    };
+/// What the CiliumNode should list: addresses of the Node, then those that it has on its pod-facing interfaces.
+fn addresses(n: &NodeEntry) -> Vec<Address> {
     let internal = n.internal_addresses();
-    let internal = internal.iter().map(|a: &IpAddr| json!({"type": "CiliumInternalIP", "ip": a.to_string()}));
-    let mut all = of_node("InternalIP");
-    all.extend(of_node("ExternalIP"));
-    all.extend(internal);
-    all.into()
+    let internal =
+        internal.iter().map(|a: &IpAddr| Address { kind: AddressKind::CiliumInternal, text: a.to_string().into() });
+    n.node_said.addresses.iter().cloned().chain(internal).collect()
 }
 
-/// `raw`: the CiliumNode as it is; null where there is none.
-fn ipam(cluster: &Cluster, n: &NodeEntry, plan: &NodePlan, raw: &Value) -> Map<String, Value> {
-    let mut ipam = Map::new();
+/// What of `spec.ipam` is not as it should be.
+fn ipam(cluster: &Cluster, n: &NodeEntry, plan: &NodePlan) -> Map<String, Value> {
+    let (mut ipam, now) = (Map::new(), &n.cilium_said);
     match cluster.settings.ipam.mode {
         IpamMode::ClusterPool | IpamMode::Kubernetes => {
-            if !plan.blocks.is_empty() {
+            if !plan.blocks.is_empty() && !now.blocks.is(&plan.blocks) {
                 ipam.insert("podCIDRs".into(), texts(&plan.blocks));
             }
         }
         IpamMode::MultiPool => {
-            ipam.insert("pools".into(), pools(cluster, n, plan, raw));
+            let wanted = pools(cluster, n, plan);
+            if !now.pools.is(&wanted) {
+                let mut pools = json!({"allocated": wanted.iter().map(Allocated::json).collect::<Vec<_>>()});
+                // what an agent of the peer asked for stays as it is
+                if let (Some(requested), Some(pools)) = (&now.requested, pools.as_object_mut()) {
+                    pools.insert("requested".into(), Value::clone(requested));
+                }
+                ipam.insert("pools".into(), pools);
+            }
             // a cluster that had one pool before: the blocks are in `pools` now
-            if raw.pointer("/spec/ipam/podCIDRs").is_some() {
+            if now.blocks.is_there() {
                 ipam.insert("podCIDRs".into(), Value::Null);
             }
         }
@@ -189,32 +189,15 @@ fn ipam(cluster: &Cluster, n: &NodeEntry, plan: &NodePlan, raw: &Value) -> Map<S
     ipam
 }
 
-fn pools(cluster: &Cluster, n: &NodeEntry, plan: &NodePlan, raw: &Value) -> Value {
+fn pools(cluster: &Cluster, n: &NodeEntry, plan: &NodePlan) -> Vec<Allocated> {
     let allocated = plan.pools.iter().map(|(name, blocks)| {
-        let mut one = Map::from_iter([("pool".to_owned(), (&**name).into()), ("cidrs".to_owned(), texts(blocks))]);
         // of a pool that is gone, what was written when the blocks were given
         let written = n.cilium.as_ref().and_then(|c| c.pools.get(name));
         let edges = cluster.pools.get(name).map(|p| [p.spec.allow_first_address, p.spec.allow_last_address]);
         let edges = edges.or_else(|| written.map(|w| [w.allow_first_address, w.allow_last_address]));
-        for (field, set) in ["allowFirstIP", "allowLastIP"].into_iter().zip(edges.unwrap_or_default()) {
-            if set {
-                one.insert(field.into(), true.into());
-            }
-        }
-        Value::from(one)
+        Allocated { pool: (&**name).into(), blocks: blocks.clone(), edges: edges.unwrap_or_default() }
     });
-    let mut pools = json!({"allocated": allocated.collect::<Vec<_>>()});
-    // what an agent of the peer asked for stays as it is
-    if let Some(requested) = raw.pointer("/spec/ipam/pools/requested")
-        && let Some(pools) = pools.as_object_mut()
-    {
-        pools.insert("requested".into(), requested.clone());
-    }
-    pools
-}
-
-fn texts(cidrs: &[Cidr]) -> Value {
-    cidrs.iter().map(ToString::to_string).collect::<Vec<_>>().into()
+    allocated.collect()
 }
 
 /// The Node object's taint and condition, once its agent is ready and probes have proved its datapath; and the condition
@@ -233,12 +216,10 @@ pub fn ready(name: &Arc<str>, n: &NodeEntry, since: &str) -> Vec<Write> {
         }
         Some(Proof::Proven | Proof::Unasked) => {}
     }
-    let raw = n.node_raw.read();
-    let taints = raw.pointer("/spec/taints").and_then(Value::as_array).cloned().unwrap_or_default();
-    let rest: Vec<_> = taints.iter().filter(|t| t.get("key").is_none_or(|k| k != TAINT)).cloned().collect();
-    if rest.len() != taints.len() {
-        let version = raw.pointer("/metadata/resourceVersion").cloned();
-        let body = json!({"metadata": {"resourceVersion": version}, "spec": {"taints": rest}});
+    let now = &n.node_said;
+    if !now.taints.is_empty() {
+        let rest: Vec<_> = now.taints.iter().filter(|t| t.get("key").is_none_or(|k| k != TAINT)).collect();
+        let body = json!({"metadata": {"resourceVersion": now.version}, "spec": {"taints": rest}});
         writes.push(Write::new(object.clone(), Part::Object, Operation::Merge(body)));
     }
     let up = ("False", "AxonemeIsUp", "The agent networks pods of this node");
@@ -253,10 +234,7 @@ fn network_unavailable(
     (status, reason, message): (&str, &str, &str),
     since: &str,
 ) -> Option<Write> {
-    let raw = n.node_raw.read();
-    let conditions = raw.pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten();
-    let network = conditions.into_iter().find(|c| c.get("type").is_some_and(|t| t == "NetworkUnavailable"));
-    if network.and_then(|c| c.get("status")).is_some_and(|s| s == status) {
+    if n.node_said.network_unavailable.as_deref() == Some(status) {
         return None;
     }
     let condition = json!({"type": "NetworkUnavailable", "status": status, "reason": reason, "message": message,

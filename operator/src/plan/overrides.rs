@@ -125,13 +125,8 @@ pub fn of_nodes(cluster: &Cluster) -> Vec<Write> {
                 "from": format!("{}/{}", from.namespace, from.name)})
         };
         let wanted: Vec<Value> = resolved.differences().map(row).collect();
-        // of most nodes there is nothing to say, and nothing was said: their objects need not be read
-        if wanted.is_empty() && !node.cilium_raw.mentions("overrides") {
-            return None;
-        }
-        let object = node.cilium_raw.read();
-        let now = object.pointer("/status/overrides").and_then(Value::as_array);
-        if now.map_or(wanted.is_empty(), |now| *now == wanted) {
+        let now = node.cilium_said.overrides.as_deref();
+        if now.map_or(wanted.is_empty(), |now| *now == *wanted) {
             return None;
         }
         let wanted = if wanted.is_empty() { Value::Null } else { wanted.into() };

@@ -6,7 +6,7 @@ use axoneme_model::{Identity, Kind, ObjectRef, bandwidth, world::Node};
 use serde_json::Value;
 use tracing::warn;
 
-use super::{Cluster, ConfigEntry, Key, PoolEntry, Raw, WorldChange};
+use super::{Cluster, ConfigEntry, Key, PoolEntry, WorldChange, said::SaidNode};
 use crate::{ipam::Pool, source::SourceEvent};
 
 impl Cluster {
@@ -151,7 +151,7 @@ impl Cluster {
     fn node(&mut self, node: Node, raw: &Value) {
         let name = node.name.clone();
         let entry = self.nodes.entry(name.clone()).or_default();
-        (entry.node, entry.node_raw) = (Some(node), raw.into());
+        (entry.node, entry.node_said) = (Some(node), SaidNode::of(raw));
         self.emit_node(&name);
     }
 
@@ -250,7 +250,7 @@ impl Cluster {
             Kind::Pod => self.pod(&key, None),
             Kind::Node => {
                 if let Some(e) = self.nodes.get_mut(&object.name) {
-                    (e.node, e.node_raw, e.report, e.lost) = (None, Raw::default(), None, None);
+                    (e.node, e.node_said, e.report, e.lost) = (None, SaidNode::default(), None, None);
                     self.emit_node(&object.name);
                 }
             }

@@ -12,18 +12,23 @@ use axoneme_model::{Cidr, cidr::host, rows::BlockUse, world::Node};
 use axoneme_wire::NodeReport;
 use serde_json::Value;
 
-use super::{Cluster, Name, Raw, WorldChange};
+use super::{
+    Cluster, Name, WorldChange,
+    said::{SaidCiliumNode, SaidNode},
+};
 use crate::ipam::{Blocks, NodeState};
 
 /// All that is known of one node.
 #[derive(Clone, Debug, Default)]
 pub struct NodeEntry {
     pub node: Option<Node>,
-    pub node_raw: Raw,
+    /// What plans compare of the Node object.
+    pub node_said: SaidNode,
     pub cilium: Option<CiliumNode>,
     /// The CiliumNode that somebody deleted though the Node is there.
     pub lost: Option<CiliumNode>,
-    pub cilium_raw: Raw,
+    /// What plans compare of the CiliumNode.
+    pub cilium_said: SaidCiliumNode,
     /// Version of the CiliumNode; 0: there is none, or it is of a source without versions.
     version: u64,
     pub report: Option<NodeReport>,
@@ -56,7 +61,7 @@ impl NodeEntry {
     pub(super) fn set_cilium(&mut self, raw: &Value) {
         let version = raw.pointer("/metadata/resourceVersion").and_then(Value::as_str);
         self.version = version.and_then(|v| v.parse().ok()).unwrap_or(0);
-        self.cilium_raw = raw.into();
+        self.cilium_said = SaidCiliumNode::of(raw);
     }
 
     /// Pod prefixes by pool. `in_use`: what its pods have, which in mode CRD may be more than what it was given.

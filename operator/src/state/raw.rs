@@ -14,12 +14,6 @@ impl Raw {
         serde_json::from_str(&self.0).unwrap_or_default()
     }
 
-    /// Whether a word is anywhere in it; without it, there is no field of that name.
-    #[must_use]
-    pub fn mentions(&self, word: &str) -> bool {
-        self.0.contains(word)
-    }
-
     /// A string in the object.
     #[must_use]
     pub fn text(&self, pointer: &str) -> Option<String> {
