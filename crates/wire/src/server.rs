@@ -20,6 +20,7 @@ mod views;
 use std::sync::Arc;
 
 pub use hub::{Enforcement, Hub, Leadership, Refusal};
+pub use pace::Techniques;
 pub use service::{ServeError, Service, Tls, serve};
 pub use session::Subscribe;
 pub use tls::BadCertificate;

@@ -77,9 +77,15 @@ impl Core {
         let configs = self.config_rows();
         rows.extend(configs.iter().cloned());
         self.choose_pools(&mut rows);
-        let revision = if rows.is_empty() { self.hub.revision() } else { self.hub.publish(rows) };
-        self.past.published(revision);
-        self.holding.published(revision, |set| self.identities.is_usable(set));
+        let before = self.hub.revision();
+        let revision = if rows.is_empty() { before } else { self.hub.publish(rows) };
+        let mut awaited = self.past.published(revision);
+        awaited |= self.holding.published(revision, |set| self.identities.is_usable(set));
+        // a revision with nothing of these, of which nodes would not say that they have it
+        awaited |= revision == before && !(announce.is_empty() && configs.is_empty());
+        if awaited {
+            self.hub.await_all();
+        }
         for (id, labels) in announce {
             self.identities.announced(id, labels, revision, now + self.timing.announce);
         }

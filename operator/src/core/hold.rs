@@ -117,12 +117,15 @@ impl Holding {
     }
 
     /// Sets became usable (they have numbers that pods may use, or no pod asks for them any more), and what that moved
-    /// was published by this revision.
-    pub(super) fn published(&mut self, revision: u64, usable: impl Fn(&Labels) -> bool) {
+    /// was published by this revision. Whether a policy waits now until all nodes have it.
+    pub(super) fn published(&mut self, revision: u64, usable: impl Fn(&Labels) -> bool) -> bool {
+        let mut any = false;
         for held in self.held.values_mut().filter(|h| h.moved.is_none()) {
             held.sets.retain(|set| !usable(set));
             held.moved = held.sets.is_empty().then_some(revision);
+            any |= held.moved.is_some();
         }
+        any
     }
 
     /// The policies by whose labels all nodes (they have acknowledged all up to `acked`) can tell pods apart, and those

@@ -53,11 +53,13 @@ impl Handover {
         next
     }
 
-    /// The rows of the last step have this revision.
-    pub(super) fn published(&mut self, revision: u64) {
-        if self.since == u64::MAX {
+    /// The rows of the last step have this revision. Whether it is waited for that all nodes have it.
+    pub(super) fn published(&mut self, revision: u64) -> bool {
+        let fresh = self.since == u64::MAX;
+        if fresh {
             self.since = revision;
         }
+        fresh
     }
 }
 

@@ -59,6 +59,59 @@ pub(super) struct Session<'a> {
     collecting: Collecting,
     /// A commit that its reader has no room for yet.
     ready: Option<Batch>,
+    waited: Waited,
+}
+
+/// Which acknowledgements the operator waits for: the others stay here. Most commits of a large cluster are quiet, and an
+/// acknowledgement of each by thousands of nodes would be most of what the operator does.
+#[derive(Debug, Default)]
+struct Waited {
+    /// Commits that are not quiet and not acknowledged, oldest first.
+    asked: VecDeque<u64>,
+    /// The newest revision that was said to be in force, told or not; none: nothing was, of this session.
+    in_force: Option<u64>,
+    /// Something was refused since the last acknowledgement; and before it.
+    refusing: bool,
+    refused: bool,
+}
+
+impl Waited {
+    /// Commits that may be asked for at once; of more, those in between are answered with the last.
+    const ASKED: usize = 64;
+
+    /// A commit came. Whether it is answered at once: what it is about was in force before somebody asked.
+    fn commit(&mut self, revision: u64, quiet: bool, empty: bool) -> bool {
+        if quiet {
+            return false;
+        }
+        if empty && Some(revision) <= self.in_force && !self.refused && !self.refusing {
+            return true;
+        }
+        if self.asked.len() == Self::ASKED {
+            self.asked.pop_back();
+        }
+        self.asked.push_back(revision);
+        false
+    }
+
+    const fn nack(&mut self) {
+        self.refusing = true;
+    }
+
+    /// Everything up to the revision is in force. Whether it is to be told. While the node refuses something it always is:
+    /// each acknowledgement says also that what was not refused since the last one is well.
+    fn ack(&mut self, revision: u64) -> bool {
+        let again = Some(revision) <= self.in_force;
+        self.in_force = self.in_force.max(Some(revision));
+        let mut asked = false;
+        while self.asked.front().is_some_and(|r| *r <= revision) {
+            self.asked.pop_front();
+            asked = true;
+        }
+        let refusals = self.refused || self.refusing;
+        self.refused = std::mem::take(&mut self.refusing);
+        asked || again || refusals
+    }
 }
 
 /// Changes since the last commit.
@@ -96,8 +149,8 @@ impl Session<'_> {
         if driver.events.send(event).await.is_err() {
             return End::Closed("nobody listens".into());
         }
-        let session =
-            Session { driver, outbound, epoch: welcome.epoch, collecting: Collecting::default(), ready: None };
+        let (epoch, collecting, waited) = (welcome.epoch, Collecting::default(), Waited::default());
+        let session = Session { driver, outbound, epoch, collecting, ready: None, waited };
         End::Closed(session.serve(stream, cancel).await)
     }
 
@@ -139,13 +192,16 @@ impl Session<'_> {
 
     async fn command(&mut self, command: Command) -> Result<(), String> {
         let message = match command {
-            Command::Ack(at) if at.epoch == self.epoch => NodeMessage::Ack(at.revision),
+            Command::Ack(at) if at.epoch == self.epoch && self.waited.ack(at.revision) => NodeMessage::Ack(at.revision),
             Command::Ack(_) => return Ok(()),
             Command::Resync => {
                 self.driver.state.resume = None;
                 return Err("the node asked for snapshots".into());
             }
             Command::Send(m) => {
+                if matches!(m, NodeMessage::Nack(_)) {
+                    self.waited.nack();
+                }
                 self.driver.state.remember(&m);
                 m
             }
@@ -167,10 +223,7 @@ impl Session<'_> {
                 Ok(())
             }
             Some(Body::Changes(c)) => self.changes(c).await,
-            Some(Body::Commit(c)) => {
-                self.commit(c.revision);
-                Ok(())
-            }
+            Some(Body::Commit(c)) => self.commit(&c).await,
             Some(Body::Redirect(r)) => {
                 if self.driver.state.follow(&r.address) {
                     Err(format!("redirected to {}", r.address))
@@ -196,17 +249,24 @@ impl Session<'_> {
         Ok(())
     }
 
-    async fn refuse(&self, e: &WireError) -> Result<(), String> {
+    async fn refuse(&mut self, e: &WireError) -> Result<(), String> {
         warn!(error = %e, "a row from the operator is malformed; the last-good one stays");
+        self.waited.nack();
         let nack = Nack { revision: 0, key: None, reason: e.to_string() };
         let m = NodeMessage::Nack(nack).to_message();
         self.outbound.send(m).await.map_err(|_| "the stream closed".to_owned())
     }
 
-    fn commit(&mut self, revision: u64) {
+    async fn commit(&mut self, commit: &pb::Commit) -> Result<(), String> {
         let Collecting { mut complete, spoiled, changes, .. } = std::mem::take(&mut self.collecting);
         complete.retain(|t| !spoiled.contains(t));
+        let pb::Commit { revision, quiet } = *commit;
+        if self.waited.commit(revision, quiet, changes.is_empty() && complete.is_empty()) {
+            let told = NodeMessage::Ack(revision).to_message();
+            return self.outbound.send(told).await.map_err(|_| "the stream closed".to_owned());
+        }
         self.ready = Some(Batch { at: Resume { epoch: self.epoch, revision }, complete, changes });
+        Ok(())
     }
 }
 

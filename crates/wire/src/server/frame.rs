@@ -68,6 +68,11 @@ impl Frames {
     }
 }
 
+/// The same changes, to be encoded once more.
+pub(super) fn again(changes: &[Arc<Encoded>]) -> Vec<Arc<Encoded>> {
+    changes.iter().map(|e| Encoded::new(e.change.clone())).collect()
+}
+
 /// The changes as whole messages, none much over [`FRAME_BYTES`].
 pub(super) fn frames<'a>(changes: impl IntoIterator<Item = &'a Arc<Encoded>>) -> Vec<Bytes> {
     let mut all = Cut::default();
@@ -141,8 +146,9 @@ pub(super) fn snapshot_end(t: RowType) -> Bytes {
     message(Body::SnapshotEnd(pb::SnapshotEnd { r#type: t.to_message() }))
 }
 
-pub(super) fn commit(revision: u64) -> Bytes {
-    message(Body::Commit(pb::Commit { revision }))
+/// `quiet`: no acknowledgement is waited for.
+pub(super) fn commit(revision: u64, quiet: bool) -> Bytes {
+    message(Body::Commit(pb::Commit { revision, quiet }))
 }
 
 pub(super) fn redirect(address: &str) -> Bytes {

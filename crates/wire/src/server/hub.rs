@@ -15,13 +15,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     frame::{self, Encoded, Frames},
-    pace::Pace,
+    pace::{Pace, Techniques},
     session::{Subscribe, Subscription},
     views::Views,
 };
 use crate::{
     Resume,
-    change::{RowChange, RowKey, RowType},
+    change::{Row, RowChange, RowKey, RowType},
     message::Nack,
 };
 
@@ -39,6 +39,8 @@ pub(super) struct Entry {
     pub(super) revision: u64,
     pub(super) shared: Vec<Arc<Encoded>>,
     pub(super) own: HashMap<Arc<str>, Vec<Arc<Encoded>>>,
+    /// All nodes are to say when they have it in force.
+    pub(super) asks: bool,
     frames: OnceLock<Arc<Frames>>,
 }
 
@@ -116,6 +118,8 @@ pub struct Hub {
     peers: BTreeMap<Arc<str>, Peer>,
     /// How many connected nodes have acknowledged just up to a revision.
     acked: BTreeMap<u64, usize>,
+    /// The revision up to which all nodes were asked to.
+    asked: u64,
     leadership: watch::Sender<Leadership>,
     pub(super) pace: Arc<Pace>,
     /// Policies whose enforcement may have changed since [`Self::take_touched`].
@@ -137,10 +141,16 @@ impl Hub {
             snapshot: None,
             peers: BTreeMap::new(),
             acked: BTreeMap::new(),
+            asked: 0,
             leadership: watch::channel(Leadership::Unknown).0,
             pace: Arc::default(),
             touched: BTreeSet::new(),
         }
+    }
+
+    /// Serves nodes in another way, for a bench. Before the first of them subscribes.
+    pub fn serve_by(&mut self, techniques: Techniques) {
+        self.pace = Arc::new(Pace::by(techniques));
     }
 
     #[must_use]
@@ -186,7 +196,10 @@ impl Hub {
             (self.log, self.logged) = (VecDeque::new(), 0);
             return revision;
         }
-        let entry = Arc::new(Entry { revision, shared: delta.shared, own: delta.own, ..Entry::default() });
+        // pods move to an identity once all nodes have it
+        let asks = delta.shared.iter().any(|e| matches!(e.change, RowChange::Upsert(Row::Identity(_))));
+        self.asked = if asks { revision } else { self.asked };
+        let entry = Arc::new(Entry { revision, shared: delta.shared, own: delta.own, asks, ..Entry::default() });
         self.keep(entry.clone());
         let wakes = entry.own.keys().filter_map(|node| self.peers.get(node)?.session.as_ref());
         let wakes: Vec<_> = wakes.map(|s| s.wake.clone()).collect();
@@ -196,6 +209,16 @@ impl Hub {
             wake.notify_one();
         }
         revision
+    }
+
+    /// Somebody waits until all nodes have acknowledged what is published up to now: those that were not asked to are.
+    /// Nodes are asked in any case where a change is their own, and with identities.
+    pub fn await_all(&mut self) {
+        if self.asked < self.revision {
+            self.asked = self.revision;
+            // it holds nothing that a node could get, and is in no log: whoever connects is asked with the first commit
+            let _ = self.live.send(Arc::new(Entry { revision: self.revision, asks: true, ..Entry::default() }));
+        }
     }
 
     /// Puts the newest revision into the log, without a gap: what does not fit has no place for those before it either.
@@ -223,8 +246,8 @@ impl Hub {
         for c in changes {
             match c {
                 RowChange::Patch(p) => self.touched.extend(p.policies.iter().flat_map(|p| p.keys().cloned())),
-                RowChange::Upsert(crate::Row::Table(t)) => self.touched.extend(t.policies.keys().cloned()),
-                RowChange::Upsert(crate::Row::Endpoint(e)) => {
+                RowChange::Upsert(Row::Table(t)) => self.touched.extend(t.policies.keys().cloned()),
+                RowChange::Upsert(Row::Endpoint(e)) => {
                     self.touched.extend(self.views.policies(e.table).cloned());
                 }
                 _ => {}
@@ -276,7 +299,10 @@ impl Hub {
     fn snapshot(&mut self, node: &str) -> Vec<Bytes> {
         let (at, shared) = self.shared_snapshot();
         let mut frames = Vec::clone(&shared);
-        for (t, rows) in self.views.own(node) {
+        for (t, mut rows) in self.views.own(node) {
+            if !self.pace.techniques.shared {
+                rows = frame::again(&rows);
+            }
             push_type(&mut frames, t, frame::frames(&rows));
         }
         // the shared part may be a little older: what came since follows, before the commit
@@ -291,6 +317,7 @@ impl Hub {
         if let Some((at, frames)) = &self.snapshot
             && self.revision - at < SNAPSHOT_AGE
             && at + 1 >= self.oldest()
+            && self.pace.techniques.shared
         {
             return (*at, frames.clone());
         }

@@ -174,7 +174,7 @@ impl Session {
         let Subscription { frames, entries, revision, mut live, mut leadership, wake, pace } = s;
         self.frames(frames).await?;
         self.entries(&entries, &pace).await?;
-        self.frames([frame::commit(revision)]).await?;
+        self.frames([frame::commit(revision, false)]).await?;
         let mut told = revision;
         leadership.mark_changed();
         // until when only what is the node's own is sent; what waits meanwhile
@@ -213,12 +213,14 @@ impl Session {
             }
             rest = None;
             let Some(last) = entries.last().map(|e| e.revision) else { continue };
+            let asked = entries.iter().any(|e| e.asks || e.own.contains_key(&self.node)) || !pace.techniques.quiet;
+            let asks = entries.iter().any(|e| e.asks);
             let any = self.entries(&std::mem::take(&mut entries), &pace).await?;
             if any {
-                rest = pace.rest().map(|r| Instant::now() + r);
+                rest = pace.turn(self.number, Instant::now());
             }
-            if any || last - told >= IDLE_COMMIT {
-                self.frames([frame::commit(last)]).await?;
+            if any || asks || last - told >= IDLE_COMMIT {
+                self.frames([frame::commit(last, !asked)]).await?;
                 told = last;
             }
         }
@@ -246,6 +248,7 @@ impl Session {
             (Some(one), None) => one.clone(),
             (Some(_), Some(_)) => fold(entries.iter().filter_map(|e| e.own.get(&self.node)).flatten()),
         };
+        let own = if pace.techniques.shared { own } else { frame::again(&own) };
         let part = |which: fn(&RowChange) -> bool| frame::frames(own.iter().filter(|c| which(&c.change)));
         self.frames(shared.early.iter().cloned()).await?;
         self.frames(part(|c| matches!(c, RowChange::Upsert(r) if !is_endpoint(r)) || is_patch(c))).await?;

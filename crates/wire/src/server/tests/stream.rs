@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use axoneme_model::{Identity, Kind, ObjectRef, rows::TableId};
 
 use super::{
-    super::{Leadership, Refusal, Tls},
+    super::{Hub, Leadership, Refusal, Tls},
     rig::{Node, Replica, at, endpoint, ip, node, table},
 };
 use crate::{
@@ -380,6 +380,7 @@ async fn all_have_acknowledged_what_the_last_of_the_connected_has() {
     n2.client.ack(b2.at).await.unwrap();
     r.until(|h| h.acked_by_all() == 1).await;
     r.publish(vec![ip(2, "b")]).await;
+    r.hub(Hub::await_all).await;
     let (b1, _) = (n1.batch().await, n2.batch().await);
     n1.client.ack(b1.at).await.unwrap();
     r.until(|h| h.acked("n1") == Some(2)).await;
