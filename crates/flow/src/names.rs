@@ -279,6 +279,8 @@ impl NameBook {
         }
         // the first holder that we learn of counts as the holder ever since
         let since = if tenures.is_empty() { Time(0) } else { now };
+        // nearly all prefixes have one: a vector would make room for four
+        tenures.reserve_exact(1);
         tenures.push(Tenure { since, peer, end: Kept::default() });
         self.make_room();
     }

@@ -80,7 +80,8 @@ struct Item<V> {
     observed: Observed<V>,
     /// Adopted and never wanted since.
     orphan: bool,
-    failed: Option<(Failure, u32, Option<Instant>)>,
+    /// With the number of attempts, and when it is tried again. Few rows fail, and all of them have a place for it.
+    failed: Option<Box<(Failure, u32, Option<Instant>)>>,
 }
 
 /// Desired rows beside what the target holds.
@@ -148,6 +149,11 @@ impl<K: Ord + Clone + Debug, V: PartialEq + Clone> Reconciler<K, V> {
         item.desired = Some(value);
         self.touch(&key);
         true
+    }
+
+    /// Takes no more memory than the rows need, after many have come in their order: the nodes of the tree are half full.
+    pub fn compact(&mut self) {
+        self.items = std::mem::take(&mut self.items).into_iter().collect();
     }
 
     /// No longer wants the row. Whether that is a change.
@@ -224,7 +230,7 @@ impl<K: Ord + Clone + Debug, V: PartialEq + Clone> Reconciler<K, V> {
                 outcome.failures += 1;
                 let attempts = item.failed.as_ref().map_or(1, |f| f.1 + 1);
                 let at = failure.retry.then(|| now + self.backoff.after(attempts));
-                item.failed = Some((failure, attempts, at));
+                item.failed = Some(Box::new((failure, attempts, at)));
                 self.waiting.extend(at.map(|at| (at, key)));
             }
         }
@@ -233,7 +239,7 @@ impl<K: Ord + Clone + Debug, V: PartialEq + Clone> Reconciler<K, V> {
     /// A changed row is tried at once, whatever its earlier failures.
     fn touch(&mut self, key: &K) {
         if let Some(item) = self.items.get_mut(key)
-            && let Some((_, _, Some(at))) = item.failed.take()
+            && let Some(at) = item.failed.take().and_then(|f| f.2)
         {
             self.waiting.remove(&(at, key.clone()));
         }
@@ -243,7 +249,7 @@ impl<K: Ord + Clone + Debug, V: PartialEq + Clone> Reconciler<K, V> {
     /// Where the row stands; none for a row that is neither wanted nor there.
     pub fn status(&self, key: &K) -> Option<Status> {
         let item = self.items.get(key)?;
-        Some(match (&item.failed, &item.observed) {
+        Some(match (item.failed.as_deref(), &item.observed) {
             (Some((failure, attempts, _)), _) => Status::Failed { failure: failure.clone(), attempts: *attempts },
             (None, Observed::Same) if item.desired.is_some() => Status::Applied,
             _ => Status::Pending,
@@ -281,7 +287,7 @@ impl<K: Ord + Clone + Debug, V: PartialEq + Clone> Reconciler<K, V> {
 
     /// Rows that failed, with message and attempts.
     pub fn failures(&self) -> impl Iterator<Item = (&K, &Failure, u32)> {
-        self.items.iter().filter_map(|(k, i)| i.failed.as_ref().map(|(f, n, _)| (k, f, *n)))
+        self.items.iter().filter_map(|(k, i)| i.failed.as_deref().map(|(f, n, _)| (k, f, *n)))
     }
 
     /// Rows that are wanted.

@@ -45,19 +45,24 @@ fn put(out: &mut Vec<u8>, bytes: &[u8]) {
 #[must_use]
 pub fn encode(node: &str, rows: &RowSet) -> Vec<u8> {
     let mut out = Vec::new();
+    encode_behind(node, rows, &mut out);
+    out
+}
+
+/// [`encode`] behind what is there already: a copy of a large cluster's rows is not made for a few bytes before them.
+pub fn encode_behind(node: &str, rows: &RowSet, out: &mut Vec<u8>) {
     out.extend(MAGIC);
     out.push(FORMAT);
     out.extend(PROTOCOL.to_le_bytes());
-    put(&mut out, node.as_bytes());
+    put(out, node.as_bytes());
     let mut message = Vec::new();
-    for change in change::upserts(rows) {
+    for change in change::each(rows) {
         message.clear();
         // a vector grows as it must
         let _ = change.to_message().encode(&mut message);
-        put(&mut out, &message);
+        put(out, &message);
     }
     out.extend(0u32.to_le_bytes());
-    out
 }
 
 /// The rows, if they are those of `node`.

@@ -285,6 +285,11 @@ fn remove(set: &mut RowSet, key: &RowKey) {
 /// All rows of a set as upserts, in the order that is safe to apply.
 #[must_use]
 pub fn upserts(set: &RowSet) -> Vec<RowChange> {
+    each(set).collect()
+}
+
+/// [`upserts`] one by one: all of them at once are a copy of the set.
+pub(crate) fn each(set: &RowSet) -> impl Iterator<Item = RowChange> {
     let rows = set
         .config
         .iter()
@@ -296,5 +301,5 @@ pub fn upserts(set: &RowSet) -> Vec<RowChange> {
         .chain(set.services.values().cloned().map(Row::Service))
         .chain(set.ips.values().map(|r| Row::Ip(Arc::new(r.clone()))))
         .chain(set.endpoints.values().map(|r| Row::Endpoint(Arc::new(r.clone()))));
-    rows.map(RowChange::Upsert).collect()
+    rows.map(RowChange::Upsert)
 }

@@ -13,6 +13,7 @@
 mod desired;
 mod directory;
 mod driver;
+mod names;
 mod session;
 mod transport;
 

@@ -193,9 +193,11 @@ impl Engine {
 
 /// The rows behind their checksum: a disk may lose or turn bytes that are still messages.
 fn write(node: &str, rows: &RowSet) -> Vec<u8> {
-    let body = archive::encode(node, rows);
-    let mut document = Sha256::digest(&body).to_vec();
-    document.extend(body);
+    let mut document = vec![0; size_of::<Digest32>()];
+    archive::encode_behind(node, rows, &mut document);
+    if let Some((checksum, body)) = document.split_first_chunk_mut::<32>() {
+        *checksum = Sha256::digest(body).into();
+    }
     document
 }
 

@@ -34,6 +34,9 @@ impl Engine {
         for change in &changes {
             self.wish(change);
         }
+        if snapshot {
+            self.ips.compact();
+        }
         if whole {
             self.replan(config.as_ref());
         }

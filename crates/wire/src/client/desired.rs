@@ -41,7 +41,7 @@ impl Desired {
     ///
     /// Errors: a patch of an unknown table; nothing of the batch is lost by asking for a resync then.
     pub fn fold(&mut self, batch: Batch) -> Result<Vec<RowChange>, MissingTable> {
-        let gone = self.absent(&batch);
+        let (gone, snapshot) = (self.absent(&batch), !batch.complete.is_empty());
         let mut changes = Vec::new();
         for c in batch.changes.into_iter().chain(gone) {
             if let Some(c) = self.news(c) {
@@ -50,8 +50,17 @@ impl Desired {
             }
         }
         self.at = Some(batch.at);
+        if snapshot {
+            self.compact();
+        }
         change::sort(&mut changes);
         Ok(changes)
+    }
+
+    /// Rows that come in their order leave the nodes of a tree half full; a tree that is made at once has none to spare.
+    fn compact(&mut self) {
+        self.rows.ips = std::mem::take(&mut self.rows.ips).into_iter().collect();
+        self.rows.identities = std::mem::take(&mut self.rows.identities).into_iter().collect();
     }
 
     /// Removals of the rows that a complete snapshot of their type doesn't name.

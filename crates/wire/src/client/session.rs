@@ -17,7 +17,7 @@ use tonic::{
 };
 use tracing::{info, warn};
 
-use super::{Batch, Command, Driver, Event, Transport};
+use super::{Batch, Command, Driver, Event, Transport, names::Names};
 use crate::{
     PROTOCOL, RowType, SERVER_NAME,
     change::RowChange,
@@ -60,6 +60,7 @@ pub(super) struct Session<'a> {
     /// A commit that its reader has no room for yet.
     ready: Option<Batch>,
     waited: Waited,
+    names: Names,
 }
 
 /// Which acknowledgements the operator waits for: the others stay here. Most commits of a large cluster are quiet, and an
@@ -150,7 +151,8 @@ impl Session<'_> {
             return End::Closed("nobody listens".into());
         }
         let (epoch, collecting, waited) = (welcome.epoch, Collecting::default(), Waited::default());
-        let session = Session { driver, outbound, epoch, collecting, ready: None, waited };
+        let names = Names::default();
+        let session = Session { driver, outbound, epoch, collecting, ready: None, waited, names };
         End::Closed(session.serve(stream, cancel).await)
     }
 
@@ -239,7 +241,10 @@ impl Session<'_> {
     async fn changes(&mut self, m: pb::Changes) -> Result<(), String> {
         for (i, c) in m.changes.into_iter().enumerate() {
             match RowChange::from_message(c).at_index("changes", i) {
-                Ok(c) => self.collecting.changes.push(c),
+                Ok(mut c) => {
+                    self.names.share(&mut c);
+                    self.collecting.changes.push(c);
+                }
                 Err(e) => {
                     self.collecting.spoiled.extend(self.collecting.open);
                     self.refuse(&e).await?;
