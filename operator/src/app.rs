@@ -29,7 +29,7 @@ use crate::{
     admission::{self, About, Known, Registration},
     auth::TokenReviews,
     connect,
-    core::{Core, Timing},
+    core::{Core, Techniques, Timing},
     discovery,
     lease::{self, Candidate, LeaseHold},
     metrics::Metrics,
@@ -84,6 +84,11 @@ impl Running {
 
 /// Starts a replica. Health is served at once; nodes are served when everything is loaded.
 pub async fn start(client: Client, options: &Options) -> anyhow::Result<Running> {
+    start_by(client, options, Techniques::default()).await
+}
+
+/// Starts a replica that works in another way, for a bench.
+pub async fn start_by(client: Client, options: &Options, techniques: Techniques) -> anyhow::Result<Running> {
     let (cancel, tasks, readiness) = (CancellationToken::new(), TaskTracker::new(), Readiness::default());
     let metrics = Arc::new(Metrics::default());
     let guard = readiness.guard("cluster", "the API server has not answered yet");
@@ -135,13 +140,19 @@ pub async fn start(client: Client, options: &Options) -> anyhow::Result<Running>
     tasks.spawn(writer::run(client.clone(), hold, name.clone(), writes_rx, outcomes_tx, metrics.clone()));
     let (turns_tx, turns_rx) = mpsc::channel(1);
     tasks.spawn(turns(client, leads, turns_tx));
-    let timing = Timing { identity_grace: Duration::from_secs(options.identity_grace_seconds), ..Timing::default() };
-    let mut core = Core::new(&name, timing);
-    core.settings_in(&options.namespace);
+    let core = core(options, techniques);
     let core = Loop { core, writes: Outbox::new(writes), ready, guard, metrics, known };
     tasks.spawn(core.run(Inputs { events, inbound, outcomes, turns: turns_rx }, cancel.clone()));
     info!(%stream_address, %health_address, "operator started");
     Ok(Running { stream_address, service, health_address, readiness, tasks, cancel })
+}
+
+fn core(options: &Options, techniques: Techniques) -> Core {
+    let timing = Timing { identity_grace: Duration::from_secs(options.identity_grace_seconds), ..Timing::default() };
+    let mut core = Core::new(&options.name, timing);
+    core.settings_in(&options.namespace);
+    core.work_by(techniques);
+    core
 }
 
 async fn bind(port: u16) -> anyhow::Result<TcpListener> {

@@ -57,6 +57,11 @@ impl Rows {
         Applied { rows, wanted, guards, misfits }
     }
 
+    /// See [`Compiler::forget`].
+    pub const fn forget(&mut self) {
+        self.compiler.forget();
+    }
+
     /// Whether the policy reads labels that no identity holds yet.
     #[must_use]
     pub fn reads_new(&self, policy: &Policy) -> bool {

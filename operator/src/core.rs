@@ -69,6 +69,21 @@ impl Default for Timing {
     }
 }
 
+/// What makes large clusters cheap. All of it is in use; a bench leaves some out, to say what each gains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Techniques {
+    /// Changes are compiled, not the cluster with each of them.
+    pub incremental: bool,
+    /// How nodes are served.
+    pub serving: axoneme_wire::server::Techniques,
+}
+
+impl Default for Techniques {
+    fn default() -> Self {
+        Self { incremental: true, serving: axoneme_wire::server::Techniques::default() }
+    }
+}
+
 /// What the core wants of its surroundings after a [`Core::flush`].
 #[derive(Debug, Default)]
 pub struct Flushed {
@@ -184,6 +199,14 @@ impl Core {
     #[must_use]
     pub fn standalone(timing: Timing) -> Self {
         Self { local: true, ..Self::new("standalone", timing) }
+    }
+
+    /// Works in another way, for a bench. Before anything is said.
+    pub fn work_by(&mut self, techniques: Techniques) {
+        self.hub.serve_by(techniques.serving);
+        if !techniques.incremental {
+            self.rows.forget();
+        }
     }
 
     /// Takes an event of a source in.

@@ -88,13 +88,15 @@ struct Group {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Effort {
     Full,
+    /// Full, and kept: documents get their tables, too.
+    Recorded,
     Quick,
 }
 
 impl Effort {
     /// So many rounds, or a tenth of them.
     fn rounds(self, full: usize) -> usize {
-        if self == Self::Full { full } else { (full / 10).max(1) }
+        if self == Self::Quick { (full / 10).max(1) } else { full }
     }
 }
 
@@ -136,7 +138,11 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     let names: Vec<&str> = GROUPS.iter().map(|group| group.name).collect();
     anyhow::ensure!(!picked.is_empty(), "no group named like {:?}: {}", args.filter, names.join(", "));
     setup::run_quietly(Part::Build)?;
-    let effort = if args.quick { Effort::Quick } else { Effort::Full };
+    let effort = match (args.quick, args.record) {
+        (true, _) => Effort::Quick,
+        (false, true) => Effort::Recorded,
+        (false, false) => Effort::Full,
+    };
     let (mut figures, mut failed) = (Vec::new(), Vec::new());
     for group in picked {
         match step(&format!("{}: {}", group.name, group.about), || (group.run)(effort)) {

@@ -102,6 +102,8 @@ pub struct Compiler {
     dirty: Dirty,
     /// Entries that tables may have.
     limit: usize,
+    /// Nothing is taken from what was compiled before: see [`Compiler::forget`].
+    forgetful: bool,
 }
 
 /// Rows that are kept as they are sent.
@@ -176,7 +178,14 @@ impl Compiler {
             rows,
             dirty,
             limit: usize::MAX,
+            forgetful: false,
         }
+    }
+
+    /// From now on compiles everything anew with each batch of events: the same changes, at the cost of the whole cluster.
+    /// For a bench that says what it gains to remember.
+    pub const fn forget(&mut self) {
+        self.forgetful = true;
     }
 
     /// Takes the events in and returns what they change. Events of a batch that undo each other change nothing.
@@ -189,7 +198,7 @@ impl Compiler {
     }
 
     fn bring_up_to_date(&mut self) {
-        if self.dirty.everything || self.settle() {
+        if self.forgetful || self.dirty.everything || self.settle() {
             self.anew();
         }
     }
@@ -285,7 +294,7 @@ impl Compiler {
         let start = World { config: world.config.clone(), ..World::default() };
         let mut new = Self::empty(start, std::mem::take(&mut self.assignments));
         new.pods.remember(self.pods.identities());
-        new.limit = self.limit;
+        (new.limit, new.forgetful) = (self.limit, self.forgetful);
         let pods = std::mem::take(&mut self.said).into_iter().map(|(k, v)| Event::Pod(PodKey::clone(&k), Some(v)));
         for event in events(world).chain(pods) {
             new.note(event);

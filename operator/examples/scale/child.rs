@@ -9,8 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axoneme_operator::{app, options};
-use axoneme_wire::server::Service;
+use axoneme_operator::{app, core::Techniques, options};
+use axoneme_wire::server::{self, Service};
 use bytes::Bytes;
 use clap::Parser as _;
 use futures::StreamExt as _;
@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
 
-use crate::{Options, PROBES, world};
+use crate::{Options, Technique, world};
 
 /// What simulated nodes were sent.
 #[derive(Debug, Default)]
@@ -42,7 +42,7 @@ pub(crate) async fn run(o: &Options, api: &str) -> anyhow::Result<()> {
         "--config-dir=/nonexistent",
     ])?;
     let client = kube::Client::try_from(kube::Config::new(api.parse()?))?;
-    let running = app::start(client, &options).await?;
+    let running = app::start_by(client, &options, techniques(&o.without)).await?;
     let mut ready = running.readiness.watch();
     while !*ready.borrow_and_update() {
         ready.changed().await?;
@@ -53,8 +53,8 @@ pub(crate) async fn run(o: &Options, api: &str) -> anyhow::Result<()> {
     while let Some(line) = lines.recv().await {
         if line == "subscribe" {
             let began = Instant::now();
-            let wanted = o.nodes - PROBES;
-            for i in PROBES..o.nodes {
+            let wanted = o.nodes - o.reserved();
+            for i in o.reserved()..o.nodes {
                 tasks.spawn(node(running.service.clone(), world::node_name(i), counts.clone()));
             }
             while counts.served.load(Ordering::Relaxed) < u64::from(wanted) {
@@ -69,6 +69,17 @@ pub(crate) async fn run(o: &Options, api: &str) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// All but those.
+fn techniques(without: &[Technique]) -> Techniques {
+    let uses = |t| !without.contains(&t);
+    let serving = server::Techniques {
+        shared: uses(Technique::Sharing),
+        paced: uses(Technique::Pacing),
+        quiet: uses(Technique::Quiet),
+    };
+    Techniques { incremental: uses(Technique::Incremental), serving }
 }
 
 /// Lines of standard input.
@@ -90,7 +101,7 @@ fn say(value: &serde_json::Value) {
     let _ = out.flush();
 }
 
-/// A node that takes everything, keeps nothing, and acknowledges each revision; it comes back when its stream ends.
+/// A node that takes everything, keeps nothing, and acknowledges what it is asked for; it comes back when its stream ends.
 async fn node(service: Service, name: String, counts: Arc<Counts>) {
     let mut first = true;
     loop {
@@ -108,12 +119,12 @@ async fn session(service: &Service, name: &str, counts: &Counts, first: &mut boo
     let Ok(mut frames) = service.accept(name, ReceiverStream::new(rx)).await else { return };
     while let Some(Ok(frame)) = frames.next().await {
         counts.bytes.fetch_add(frame.len() as u64, Ordering::Relaxed);
-        let Some(revision) = commit(&frame) else { continue };
+        let Some((revision, quiet)) = commit(&frame) else { continue };
         counts.commits.fetch_add(1, Ordering::Relaxed);
         if std::mem::take(first) {
             counts.served.fetch_add(1, Ordering::Relaxed);
         }
-        if tx.send(Ok(acknowledgement(revision))).await.is_err() {
+        if !quiet && tx.send(Ok(acknowledgement(revision))).await.is_err() {
             return;
         }
     }
@@ -141,10 +152,12 @@ fn acknowledgement(revision: u64) -> Bytes {
     message.into()
 }
 
-/// The revision of `OperatorMessage{commit: Commit{revision}}`; none for any other message.
-fn commit(frame: &[u8]) -> Option<u64> {
-    let [0x2a, _, 0x08, revision @ ..] = frame else { return None };
-    Some(revision.iter().rev().fold(0, |sum, b| sum << 7 | u64::from(b & 0x7f)))
+/// `OperatorMessage{commit: Commit{revision, quiet}}`; none for any other message.
+fn commit(frame: &[u8]) -> Option<(u64, bool)> {
+    let [0x2a, _, 0x08, rest @ ..] = frame else { return None };
+    let last = rest.iter().position(|b| b & 0x80 == 0)?;
+    let (revision, rest) = rest.split_at(last + 1);
+    Some((revision.iter().rev().fold(0, |sum, b| sum << 7 | u64::from(b & 0x7f)), rest == [0x10, 1]))
 }
 
 fn varint(into: &mut Vec<u8>, mut value: u64) {

@@ -20,6 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Options, PROBES,
+    agents::Agents,
     api::Api,
     http,
     probe::{self, Seen},
@@ -32,6 +33,8 @@ const FIRST_PORT: u32 = 10_000;
 const REST: Duration = Duration::from_secs(3);
 /// It is taken for that after this long all the same.
 const LONGEST_REST: Duration = Duration::from_secs(150);
+/// Changes of policies that have not come when the others end get so long.
+const LATE: Duration = Duration::from_secs(30);
 /// Clock ticks of `/proc/PID/stat` in a second (`USER_HZ` on every architecture that this runs on).
 const TICKS: f64 = 100.0;
 
@@ -47,6 +50,8 @@ impl Operator {
     fn start(o: &Options, api: &str) -> anyhow::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["--operator", api, "--nodes", &o.nodes.to_string(), "--pods", &o.pods.to_string()]);
+        command.args(o.without.iter().flat_map(|t| ["--without".to_owned(), t.name()]));
+        command.args(o.agent.iter().map(|agent| format!("--agent={}", agent.display())));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().context("the operator's process")?;
         let stdin = child.stdin.take().context("its input")?;
@@ -76,24 +81,39 @@ impl Operator {
     }
 
     fn memory_mib(&self, field: &str) -> anyhow::Result<f64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid))?;
-        let line = status.lines().find_map(|l| l.strip_prefix(field)).context("no such field")?;
-        Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)
+        memory_mib(self.pid, field)
     }
 
     fn processor_seconds(&self) -> anyhow::Result<f64> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid))?;
-        let (_, fields) = stat.rsplit_once(')').context("stat")?;
-        let field = |i: usize| fields.split_whitespace().nth(i).and_then(|f| f.parse::<f64>().ok()).unwrap_or(f64::NAN);
-        Ok((field(11) + field(12)) / TICKS)
+        processor_seconds(self.pid)
+    }
+
+    /// From now on `VmHWM` is the peak since now.
+    fn forget_peak(&self) -> anyhow::Result<()> {
+        Ok(std::fs::write(format!("/proc/{}/clear_refs", self.pid), "5")?)
     }
 }
 
+/// A field of `/proc/PID/status`.
+pub(crate) fn memory_mib(pid: u32, field: &str) -> anyhow::Result<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|l| l.strip_prefix(field)).context("no such field")?;
+    Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)
+}
+
+/// What the process has had of the processors.
+pub(crate) fn processor_seconds(pid: u32) -> anyhow::Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, fields) = stat.rsplit_once(')').context("stat")?;
+    let field = |i: usize| fields.split_whitespace().nth(i).and_then(|f| f.parse::<f64>().ok()).unwrap_or(f64::NAN);
+    Ok((field(11) + field(12)) / TICKS)
+}
+
 /// One figure, as the bench of the workspace reads it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Figure {
     pub(crate) name: String,
-    unit: &'static str,
+    pub(crate) unit: &'static str,
     pub(crate) ours: f64,
 }
 
@@ -134,41 +154,62 @@ pub(crate) async fn run(o: &Options) -> anyhow::Result<Vec<Figure>> {
     // of a cluster without a history all identities are yet to be created
     rest(&api).await;
     figures.put("operator_rss_numbered_mib", "MiB", operator.memory_mib("VmRSS:")?);
+    let peak = operator.memory_mib("VmHWM:")?;
+    operator.forget_peak()?;
     operator.tell("subscribe").await?;
     let subscribed = operator.hear("subscribed").await?;
     let [bytes, ..] = operator.counts().await?;
     figures.put("cold_start_s", "s", subscribed["seconds"].as_f64().unwrap_or(f64::NAN));
-    figures.put("snapshot_bytes_per_node", "B", bytes / f64::from(o.nodes - PROBES));
-    figures.put("operator_rss_cold_start_peak_mib", "MiB", operator.memory_mib("VmHWM:")?);
+    figures.put("snapshot_bytes_per_node", "B", bytes / f64::from(o.nodes - o.reserved()));
+    let cold = operator.memory_mib("VmHWM:")?;
+    figures.put("operator_rss_cold_start_peak_mib", "MiB", cold);
     let stream = ready["stream"].as_u64().context("its port")?;
-    let seen = probes(&api, stream, &tasks, &cancel).await?;
+    let replicas = replicas(&api, stream)?;
+    let seen = probes(&replicas, &tasks, &cancel).await?;
+    let agents = match &o.agent {
+        Some(binary) => Some(Agents::start(binary, &replicas, o).await?),
+        None => None,
+    };
     rest(&api).await;
-    figures.put("operator_rss_at_rest_mib", "MiB", operator.memory_mib("VmRSS:")?);
+    let rested = operator.memory_mib("VmRSS:")?;
+    figures.put("operator_rss_at_rest_mib", "MiB", rested);
+    figures.put("operator_rss_cold_start_to_rest", "ratio", cold / rested);
+    let (before, began) = (agents.as_ref().map(Agents::processor_seconds).transpose()?, Instant::now());
     churn(o, &mut figures, &api, &mut operator, seen).await?;
+    if let Some(agents) = &agents {
+        figures.put("agent_rss_mib", "MiB", agents.memory_mib("VmRSS:")?);
+        figures.put("agent_rss_peak_mib", "MiB", agents.memory_mib("VmHWM:")?);
+        let processor = agents.processor_seconds()? - before.unwrap_or_default();
+        figures.put("agent_cpu_cores", "cores", processor / began.elapsed().as_secs_f64());
+    }
     let resident = operator.memory_mib("VmRSS:")?;
     figures.put("operator_rss_mib", "MiB", resident);
     figures.put("operator_rss_per_pod_kib", "KiB", resident * 1024.0 / f64::from(o.pods));
-    figures.put("operator_rss_peak_mib", "MiB", operator.memory_mib("VmHWM:")?);
+    figures.put("operator_rss_peak_mib", "MiB", operator.memory_mib("VmHWM:")?.max(peak));
+    drop(agents);
     cancel.cancel();
     operator.child.kill().await.context("ending the operator's process")?;
     Ok(figures.all)
 }
 
-/// Connects the probe nodes and waits until all have their rows.
-async fn probes(
-    api: &Arc<Api>,
-    port: u64,
-    tasks: &TaskTracker,
-    cancel: &CancellationToken,
-) -> anyhow::Result<mpsc::Receiver<Seen>> {
+/// Where nodes find the operator, and whom they trust.
+fn replicas(api: &Api, port: u64) -> anyhow::Result<Replicas> {
     let path = ("configmaps".to_owned(), "axoneme-system".to_owned(), "axoneme-ca".to_owned());
     let ca = api.get(&path).map_err(|(code, _)| anyhow::anyhow!("no authority: {code}"))?;
     let ca_pem = ca.pointer("/data/ca.crt").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let replicas = Replicas { addresses: vec![format!("127.0.0.1:{port}")], ca_pem };
+    Ok(Replicas { addresses: vec![format!("127.0.0.1:{port}")], ca_pem })
+}
+
+/// Connects the probe nodes and waits until all have their rows.
+async fn probes(
+    replicas: &Replicas,
+    tasks: &TaskTracker,
+    cancel: &CancellationToken,
+) -> anyhow::Result<mpsc::Receiver<Seen>> {
     let (seen_tx, seen) = mpsc::channel(4096);
     for i in 0..PROBES {
         let (first_tx, mut first) = mpsc::channel(1);
-        probe::start(&world::node_name(i), &replicas, seen_tx.clone(), first_tx, tasks, cancel);
+        probe::start(&world::node_name(i), replicas, seen_tx.clone(), first_tx, tasks, cancel);
         let came = tokio::time::timeout(Duration::from_mins(1), first.recv()).await;
         came.with_context(|| format!("probe {i} got no rows"))?;
     }
@@ -240,7 +281,7 @@ async fn churn(
     let wall = began.elapsed().as_secs_f64();
     let processor = operator.processor_seconds()? - processor;
     let [bytes, commits, lost] = operator.counts().await?;
-    took.sort_by(f64::total_cmp);
+    late(&mut sent, &mut seen, &mut took).await;
     ensure!(took.len() * 100 >= edits as usize * 99, "only {} of {edits} changes of policies came", took.len());
     let at = |share: f64| took.get(((took.len() as f64 - 1.0) * share).round() as usize).copied().unwrap_or(f64::NAN);
     let written = written(&writes, &api.writes());
@@ -258,10 +299,21 @@ async fn churn(
     figures.put("status_writes_per_policy_change", "writes", of_policies as f64 / f64::from(edits));
     let watches = api.watches.load(std::sync::atomic::Ordering::Relaxed) as f64;
     figures.put("watches_per_node", "watches", watches / f64::from(o.nodes));
-    let nodes = f64::from(o.nodes - PROBES);
+    let nodes = f64::from(o.nodes - o.reserved());
     figures.put("bytes_per_node", "B/s", (bytes - before[0]) / nodes / wall);
     figures.put("commits_per_node", "1/s", (commits - before[1]) / nodes / wall);
     Ok(())
+}
+
+/// An operator that does not keep up is late, and its lateness is the figure. All that came, in their order.
+async fn late(sent: &mut BTreeMap<u16, Instant>, seen: &mut mpsc::Receiver<Seen>, took: &mut Vec<f64>) {
+    let end = Instant::now() + LATE;
+    while !sent.is_empty()
+        && let Ok(Some((port, at))) = tokio::time::timeout_at(end.into(), seen.recv()).await
+    {
+        took.extend(sent.remove(&port).map(|from| at.duration_since(from).as_secs_f64() * 1000.0));
+    }
+    took.sort_by(f64::total_cmp);
 }
 
 fn written(before: &BTreeMap<String, u64>, now: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
@@ -277,9 +329,9 @@ const fn is_other(generation: u32, pod: u32) -> bool {
 /// The old pod goes, the new one comes and is bound. Its place.
 fn replace(o: &Options, api: &Api, n: u32, generations: &mut BTreeMap<u32, u32>) -> u32 {
     let mut pod = n.wrapping_mul(7) % o.pods;
-    // those of the probes stay: they are what policies are changed for
-    while pod % o.nodes < PROBES {
-        pod = (pod + PROBES) % o.pods;
+    // those of the probes stay: they are what policies are changed for; and those of the agents, which make no links for them
+    while pod % o.nodes < o.reserved() {
+        pod = (pod + 1) % o.pods;
     }
     let generation = generations.entry(pod).or_default();
     let old = world::pod(o, pod, *generation, Stage::Running, is_other(*generation, pod));

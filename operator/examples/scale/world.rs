@@ -74,7 +74,11 @@ pub(crate) fn node_name(i: u32) -> String {
 pub(crate) fn node(i: u32) -> Value {
     json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node_name(i), "uid": format!("n-{i}"), "managedFields": managed(),
             "labels": {"kubernetes.io/hostname": node_name(i), "topology.kubernetes.io/zone": format!("zone-{}", i % 3)}},
-        "spec": {}, "status": {"addresses": [{"type": "InternalIP", "address": std::net::Ipv4Addr::from(0xac10_0000 + i).to_string()}]}})
+        "spec": {}, "status": {"addresses": [{"type": "InternalIP", "address": node_address(i)}]}})
+}
+
+pub(crate) fn node_address(i: u32) -> String {
+    std::net::Ipv4Addr::from(0xac10_0000 + i).to_string()
 }
 
 pub(crate) fn namespace(i: u32) -> Value {
