@@ -434,6 +434,11 @@ impl Default for Node {
 impl Node {
     /// A process starts.
     pub fn boot(&self) -> Engine {
+        self.boot_with(None)
+    }
+
+    /// A process starts that shows flows.
+    pub fn boot_with(&self, flows: Option<Arc<axoneme_flow::Hub>>) -> Engine {
         let parts = Parts {
             node: "n1".into(),
             network: Arc::new(Mortal(self.network.clone(), self.fuse.clone())),
@@ -442,7 +447,7 @@ impl Node {
             paths: DatapathPaths { pin_dir: "/sys/fs/bpf/axoneme".into(), cgroup: None },
             add_deadline: Duration::from_secs(15),
             warnings: vec![],
-            flows: None,
+            flows,
             grace: None,
         };
         Engine::new(parts, Box::new(Shared(self.datapath.clone()))).unwrap()
