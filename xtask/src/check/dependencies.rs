@@ -21,6 +21,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("axoneme-flow", &["axoneme-abi", "axoneme-model"]),
     ("axoneme-wire", &["axoneme-model", "axoneme-flow"]),
     ("axoneme-hubble", &["axoneme-model", "axoneme-flow", "axoneme-runtime"]),
+    ("axoneme-views", &["axoneme-model"]),
     ("axoneme-webhooks", &["axoneme-model", "axoneme-crds", "axoneme-intake"]),
     ("axoneme-testkit", ANY),
     ("axoneme-cni", &[]),
