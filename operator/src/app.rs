@@ -36,6 +36,7 @@ use crate::{
     options::Options,
     pki,
     source::{KINDS, SourceEvent, kube::resource},
+    views,
     write::{Outcome, Write, WriteKey},
     writer,
 };
@@ -115,7 +116,9 @@ pub async fn start_by(client: Client, options: &Options, techniques: Techniques)
     let service = Service::new(auth, inbound_tx, is_ready.clone(), cancel.clone());
     let (keeper, tls) = pki::Keeper::new(client.clone(), &options.namespace, hold.clone(), authorities)
         .context("certificate of this replica")?;
-    let registration = Registration::new(&client, &options.namespace, &hold, keeper.bundle(), is_ready);
+    let registration = Registration::new(&client, &options.namespace, &hold, keeper.bundle(), is_ready.clone());
+    let shown = Shown { client: &client, options, hold: &hold, ready: is_ready, tls: &tls, metrics: &metrics };
+    let follow = shown.serve(keeper.bundle(), (&tasks, &cancel)).await;
     tasks.spawn(keeper.run(cancel.clone()));
     let known = webhooks(options.webhook_port, registration, &tls, &metrics, (&tasks, &cancel)).await;
     let served = service.clone();
@@ -141,7 +144,7 @@ pub async fn start_by(client: Client, options: &Options, techniques: Techniques)
     let (turns_tx, turns_rx) = mpsc::channel(1);
     tasks.spawn(turns(client, leads, turns_tx));
     let core = core(options, techniques);
-    let core = Loop { core, writes: Outbox::new(writes), ready, guard, metrics, known };
+    let core = Loop { core, writes: Outbox::new(writes), ready, guard, metrics, known, follow };
     tasks.spawn(core.run(Inputs { events, inbound, outcomes, turns: turns_rx }, cancel.clone()));
     info!(%stream_address, %health_address, "operator started");
     Ok(Running { stream_address, service, health_address, readiness, tasks, cancel })
@@ -184,6 +187,63 @@ async fn webhooks(
         Err(e) => warn!(error = format!("{e:#}"), "no webhooks are served here"),
     }
     known
+}
+
+/// The views' port and what they show of themselves.
+async fn begin(
+    port: u16,
+    tls: &watch::Receiver<server::Tls>,
+) -> anyhow::Result<(TcpListener, u16, axoneme_views::server::Certificates)> {
+    let certificates = views::certificates(tls)?;
+    let listener = bind(port).await?;
+    let port = listener.local_addr()?.port();
+    Ok((listener, port, certificates))
+}
+
+/// What the views are served with.
+struct Shown<'a> {
+    client: &'a Client,
+    options: &'a Options,
+    hold: &'a LeaseHold,
+    ready: watch::Receiver<bool>,
+    tls: &'a watch::Receiver<server::Tls>,
+    metrics: &'a Arc<Metrics>,
+}
+
+impl Shown<'_> {
+    /// Serves the views, where their port is free: nothing else waits for them. What keeps them up to date.
+    async fn serve(
+        self,
+        bundle: watch::Receiver<String>,
+        (tasks, cancel): (&TaskTracker, &CancellationToken),
+    ) -> Option<views::Follow> {
+        let Self { client, options, hold, ready, tls, metrics } = self;
+        let begun = begin(options.views_port, tls).await;
+        let begun = begun.map_err(|e| warn!(error = format!("{e:#}"), "no views are served here")).ok();
+        let place = begun.as_ref().map(|(_, port, certificates)| {
+            (views::Place { address: options.address, port: *port }, certificates.clone())
+        });
+        let registration = views::Registration {
+            client: client.clone(),
+            namespace: options.namespace.clone(),
+            place,
+            hold: hold.clone(),
+            bundle,
+            ready,
+        };
+        tasks.spawn(registration.run(cancel.clone()));
+        let (listener, _, certificates) = begun?;
+        let shelf = Arc::<axoneme_views::Shelf>::default();
+        let serving = views::Serving {
+            client: client.clone(),
+            shelf: shelf.clone(),
+            certificates,
+            tls: tls.clone(),
+            metrics: metrics.clone(),
+        };
+        tasks.spawn(views::serve(listener, serving, cancel.clone()));
+        Some(views::Follow::new(shelf))
+    }
 }
 
 async fn kinds(client: &Client, options: &Options) -> anyhow::Result<()> {
@@ -263,6 +323,7 @@ struct Loop {
     guard: Guard,
     metrics: Arc<Metrics>,
     known: Arc<Known>,
+    follow: Option<views::Follow>,
 }
 
 impl Loop {
@@ -276,6 +337,9 @@ impl Loop {
     }
 
     async fn run(mut self, mut inputs: Inputs, cancel: CancellationToken) {
+        if self.follow.is_some() {
+            self.core.show();
+        }
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -324,6 +388,9 @@ impl Loop {
             self.metrics.flush_microseconds.set(took);
         }
         self.core.measure(&self.metrics);
+        if let Some(follow) = &mut self.follow {
+            follow.follow(&mut self.core, flushed.ready, started);
+        }
         if flushed.ready && !*self.ready.borrow() {
             info!("loaded: serving nodes");
             self.ready.send_replace(true);

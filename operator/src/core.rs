@@ -7,6 +7,7 @@ mod deliver;
 mod hold;
 mod lead;
 mod past;
+mod shown;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -21,7 +22,7 @@ use axoneme_wire::{
 };
 use tracing::{debug, info, warn};
 
-pub use self::past::Past;
+pub use self::{past::Past, shown::Shown};
 use crate::{
     compiler::Rows,
     identity::Identities,
@@ -143,6 +144,8 @@ pub struct Core {
     /// Events that may be written now, and when that number grew last.
     tellings: u32,
     told_at: Option<Instant>,
+    /// What changed, for those who show it; none: nobody does.
+    shown: Option<Shown>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -187,6 +190,7 @@ impl Core {
             events: Vec::new(),
             tellings: lead::EVENTS_AT_ONCE,
             told_at: None,
+            shown: None,
         }
     }
 

@@ -30,5 +30,6 @@ pub mod source;
 pub mod standalone;
 pub mod state;
 pub mod time;
+pub mod views;
 pub mod write;
 pub mod writer;

@@ -20,6 +20,8 @@ pub struct Metrics {
     writes: Family<Labels, Counter>,
     reviews: Family<Labels, Counter>,
     review_seconds: Histogram,
+    views: Family<Labels, Counter>,
+    view_seconds: Histogram,
     pub revision: Gauge<i64, AtomicI64>,
     pub nodes_connected: Gauge<i64, AtomicI64>,
     pub identities_missing: Gauge<i64, AtomicI64>,
@@ -38,6 +40,10 @@ impl Default for Metrics {
         registry.register("admission_reviews", "Admission reviews by kind and answer", reviews.clone());
         let review_seconds = Histogram::new([0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1.0]);
         registry.register("admission_seconds", "Time from an admission review to its answer", review_seconds.clone());
+        let views = Family::<Labels, Counter>::default();
+        registry.register("view_requests", "Requests to the aggregated API by resource, verb and code", views.clone());
+        let view_seconds = Histogram::new([0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1.0]);
+        registry.register("view_seconds", "Time until the answer of a view begins", view_seconds.clone());
         let mut gauge = |name: &str, help: &str| {
             let g = Gauge::<i64, AtomicI64>::default();
             registry.register(name, help, g.clone());
@@ -54,6 +60,8 @@ impl Default for Metrics {
             writes,
             reviews,
             review_seconds,
+            views,
+            view_seconds,
             revision,
             nodes_connected,
             identities_missing,
@@ -81,6 +89,13 @@ impl Metrics {
         let answer = if allowed { "allowed" } else { "denied" }.to_owned();
         self.reviews.get_or_create(&vec![("kind", kind), ("answer", answer)]).inc();
         self.review_seconds.observe(took.as_secs_f64());
+    }
+
+    /// Counts a request to the aggregated API.
+    pub fn viewed(&self, resource: &str, verb: &str, code: u16, took: Duration) {
+        let labels = [("resource", resource.to_owned()), ("verb", verb.to_owned()), ("code", code.to_string())];
+        self.views.get_or_create(&labels.to_vec()).inc();
+        self.view_seconds.observe(took.as_secs_f64());
     }
 
     /// The text that Prometheus reads.

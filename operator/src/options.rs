@@ -33,6 +33,10 @@ pub struct Options {
     #[arg(long, env = "AXONEME_WEBHOOK_PORT", default_value_t = crate::admission::DEFAULT_PORT)]
     pub webhook_port: u16,
 
+    /// Port of the views (`views.axoneme.io`); 0 for any. Where it is taken there are none.
+    #[arg(long, env = "AXONEME_VIEWS_PORT", default_value_t = crate::views::DEFAULT_PORT)]
+    pub views_port: u16,
+
     /// URL of the API server, `https://host:port`. Without it: what the node's agent has published, then the cluster's
     /// own service address.
     #[arg(long, env = "AXONEME_APISERVER")]

@@ -74,10 +74,11 @@ impl Authority {
         Ok(Self { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
     }
 
-    /// A certificate for a replica, good for [`SERVER_NAME`] and for the webhooks' Service in the namespace, from long
+    /// A certificate for a replica, good for [`SERVER_NAME`] and for the Services of webhooks and views, from long
     /// ago (an agent's clock may be behind) until that time.
     pub fn issue(&self, namespace: &str, until: SystemTime) -> anyhow::Result<Tls> {
-        let names = vec![SERVER_NAME.to_owned(), crate::admission::server_name(namespace)];
+        let services = [crate::admission::server_name(namespace), crate::views::server_name(namespace)];
+        let names = [SERVER_NAME.to_owned()].into_iter().chain(services).collect();
         self.sign(names, ExtendedKeyUsagePurpose::ServerAuth, until)
     }
 

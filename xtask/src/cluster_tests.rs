@@ -24,6 +24,7 @@ mod reboot;
 mod runtime;
 mod traffic;
 mod upgrade;
+mod views;
 mod webhooks;
 mod workloads;
 
@@ -122,8 +123,14 @@ fn native_dual() -> Suite {
 }
 
 fn overlay_v6() -> Suite {
-    let parts =
-        [connectivity::scenarios(), policy::basics(), host::scenarios(), webhooks::scenarios(), authority::scenarios()];
+    let parts = [
+        connectivity::scenarios(),
+        policy::basics(),
+        host::scenarios(),
+        webhooks::scenarios(),
+        views::scenarios(),
+        authority::scenarios(),
+    ];
     let scenarios = parts.into_iter().flatten().collect();
     Suite {
         name: "overlay-v6",

@@ -77,6 +77,9 @@ impl Core {
         let configs = self.config_rows();
         rows.extend(configs.iter().cloned());
         self.choose_pools(&mut rows);
+        if let Some(shown) = &mut self.shown {
+            shown.rows(&rows);
+        }
         let before = self.hub.revision();
         let revision = if rows.is_empty() { before } else { self.hub.publish(rows) };
         let mut awaited = self.past.published(revision);
@@ -110,6 +113,11 @@ impl Core {
         let mut policies = Vec::new();
         for change in &changes {
             match change {
+                WorldChange::Pod(key, pod) => {
+                    if let Some(shown) = &mut self.shown {
+                        shown.pod(key, pod.as_ref());
+                    }
+                }
                 WorldChange::Policy(object, Some(_)) => policies.push(object.clone()),
                 WorldChange::Policy(object, None) => drop(self.oversized.remove(object)),
                 _ => {}

@@ -106,6 +106,8 @@ impl Source {
         for object in &manifests {
             let (kind, name) = (text(object, "/kind"), text(object, "/metadata/name"));
             match kind {
+                // part of roles that others are given
+                "ClusterRole" if is_aggregated(object) => self.objects.push(object.clone()),
                 "Namespace" | "Deployment" | "ClusterRole" | "Role" => {}
                 "ServiceAccount" if accounts.contains(name) => {}
                 "ClusterRoleBinding" | "RoleBinding" => self.bind(object, &manifests, &accounts)?,
@@ -162,6 +164,12 @@ impl Source {
     pub(super) fn name(&self, version: &str) -> String {
         format!("{}.v{version}", self.words.package)
     }
+}
+
+/// Whether a role is part of Kubernetes' own roles, by its labels.
+fn is_aggregated(role: &Value) -> bool {
+    let labels = role.pointer("/metadata/labels").and_then(Value::as_object);
+    labels.into_iter().flatten().any(|(k, _)| k.starts_with("rbac.authorization.k8s.io/aggregate-to-"))
 }
 
 /// OLM puts objects into the namespace of the operator.

@@ -259,6 +259,8 @@ fn the_install_strategy_is_that_of_the_manifests() {
         "Role axoneme-agent",
         "RoleBinding axoneme-agent",
         "Service axoneme-webhooks",
+        "Service axoneme-views",
+        "ClusterRole axoneme-views-namespaced",
         "NetworkPolicy hubble-relay",
         "ConfigMap axoneme-hubble",
     ] {

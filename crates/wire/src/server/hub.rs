@@ -7,7 +7,7 @@ use std::{
 
 use axoneme_model::{
     ObjectRef,
-    rows::{EndpointRow, TableId},
+    rows::{EndpointRow, NodeRow, TableId, TableRow},
 };
 use bytes::Bytes;
 use tokio::sync::{Notify, broadcast, watch};
@@ -418,6 +418,29 @@ impl Hub {
     #[must_use]
     pub fn endpoint(&self, uid: &str) -> Option<&EndpointRow> {
         self.views.endpoint(uid)
+    }
+
+    /// The row of a table as it was published last.
+    #[must_use]
+    pub fn table(&self, id: TableId) -> Option<&TableRow> {
+        self.views.table(id)
+    }
+
+    /// The row of a node as it was published last.
+    #[must_use]
+    pub fn node(&self, name: &str) -> Option<&NodeRow> {
+        self.views.node(name)
+    }
+
+    /// Whether the node has a stream.
+    #[must_use]
+    pub fn is_connected(&self, node: &str) -> bool {
+        self.peers.get(node).is_some_and(|p| p.session.is_some())
+    }
+
+    /// Tables that the node could not put in force, with its words.
+    pub fn refusals(&self, node: &str) -> impl Iterator<Item = (TableId, &str)> {
+        self.peers.get(node).into_iter().flat_map(|p| &p.refused).map(|(t, n)| (*t, n.reason.as_str()))
     }
 
     /// How far the policy is enforced at that generation.

@@ -386,6 +386,14 @@ impl Views {
         self.endpoints.get(uid).map(|e| &**e)
     }
 
+    pub(super) fn table(&self, id: TableId) -> Option<&TableRow> {
+        self.tables.get(&id).map(|t| &*t.row)
+    }
+
+    pub(super) fn node(&self, name: &str) -> Option<&NodeRow> {
+        self.nodes.get(name)
+    }
+
     /// Tables that enforce the policy, with the nodes that have them.
     pub(super) fn uses(&self, policy: &ObjectRef) -> impl Iterator<Item = (&Name, TableId, i64, Use)> {
         let tables = self.by_policy.get(policy).into_iter().flatten();
