@@ -53,8 +53,8 @@ pub const fn safe(direction: u8, protocol: u8, port: u16) -> u32 {
         (TCP, 10250, _) => SAFE_KUBELET,
         (TCP, 6443, _) => SAFE_API_SERVER,
         (TCP, 2379 | 2380, _) => SAFE_ETCD,
-        // probes of nodes, flows, operator, webhooks; the usual overlays, beside the one that is set
-        (TCP, 4240 | 4244 | 4250 | 4251, _) | (UDP, 8472 | 6081, _) => SAFE_STREAMS,
+        // probes of nodes, flows, operator, webhooks, views; the usual overlays, beside the one that is set
+        (TCP, 4240 | 4244 | 4250..=4252, _) | (UDP, 8472 | 6081, _) => SAFE_STREAMS,
         _ => 0,
     }
 }

@@ -65,8 +65,8 @@ fn echoes(mut s: &TcpStream) -> bool {
 fn each_member_of_the_safe_set_passes_under_a_deny_of_everything() {
     let c = Cluster::guardable(Mode::Vxlan);
     let [other, node] = &c.nodes;
-    let tcp_in = [22, 10250, 6443, 2379, 2380, 4240, 4244, 4250, 4251];
-    let tcp_out = [53, 10250, 6443, 2379, 2380, 4240, 4244, 4250, 4251];
+    let tcp_in = [22, 10250, 6443, 2379, 2380, 4240, 4244, 4250, 4251, 4252];
+    let tcp_out = [53, 10250, 6443, 2379, 2380, 4240, 4244, 4250, 4251, 4252];
     for (ns, tcp, others) in [(&node.ns, tcp_in, [23, 80, 443]), (&other.ns, tcp_out, [22, 80, 443])] {
         for port in tcp.into_iter().chain(others) {
             serve_tcp(ns, port);

@@ -16,7 +16,7 @@
 //! | `Kubelet` | TCP 10250 | TCP 10250 |
 //! | `APIServer` | TCP 6443 | TCP 6443; TCP to the API server's addresses |
 //! | `Etcd` | TCP 2379–2380 | TCP 2379–2380 |
-//! | `Streams` | TCP 4240, 4244, 4250, 4251; UDP, the overlay's port | the same |
+//! | `Streams` | TCP 4240, 4244, 4250–4252; UDP, the overlay's port | the same |
 //!
 //! "In" and "out" are by who begins: answers pass with their connection. Ports are those of the destination.
 
@@ -92,13 +92,13 @@ pub const SAFE_PORTS: [SafePorts; 34] = [
     ports(Safe::ApiServer, OUT, Protocol::TCP, 6443, 6443),
     ports(Safe::Etcd, IN, Protocol::TCP, 2379, 2380),
     ports(Safe::Etcd, OUT, Protocol::TCP, 2379, 2380),
-    // probes of nodes, flows, operator, webhooks
+    // probes of nodes, flows, operator, webhooks, views
     ports(Safe::Streams, IN, Protocol::TCP, 4240, 4240),
     ports(Safe::Streams, IN, Protocol::TCP, 4244, 4244),
-    ports(Safe::Streams, IN, Protocol::TCP, 4250, 4251),
+    ports(Safe::Streams, IN, Protocol::TCP, 4250, 4252),
     ports(Safe::Streams, OUT, Protocol::TCP, 4240, 4240),
     ports(Safe::Streams, OUT, Protocol::TCP, 4244, 4244),
-    ports(Safe::Streams, OUT, Protocol::TCP, 4250, 4251),
+    ports(Safe::Streams, OUT, Protocol::TCP, 4250, 4252),
     // the usual overlay, beside the one that is set: nodes change one after the other
     ports(Safe::Streams, IN, Protocol::UDP, 8472, 8472),
     ports(Safe::Streams, OUT, Protocol::UDP, 8472, 8472),

@@ -267,8 +267,8 @@ mod inner {
                 }
             }
         }
-        let tcp_in = [22, 10250, 6443, 2379, 2380, 4240, 4244, 4250, 4251];
-        let tcp_out = [53, 10250, 6443, 2379, 2380, 4240, 4244, 4250, 4251];
+        let tcp_in = [22, 10250, 6443, 2379, 2380, 4240, 4244, 4250, 4251, 4252];
+        let tcp_out = [53, 10250, 6443, 2379, 2380, 4240, 4244, 4250, 4251, 4252];
         for port in tcp_in {
             assert_eq!(come::<F>(&h, &tcp_packet::<F>(WORLD, NODE, (999, port), SYN)), Verdict::PASS, "{port}");
             assert_eq!(go::<F>(&h, &tcp_packet::<F>(NODE, WORLD, (port, 999), SYN | ACK)), Verdict::PASS, "{port}");
