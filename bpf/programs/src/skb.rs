@@ -128,7 +128,7 @@ impl Packet for Skb {
             return Some(control(CONTROL_TUNNEL));
         }
         let mut key = MaybeUninit::<bpf_tunnel_key>::zeroed();
-        let size = size_of::<bpf_tunnel_key>() as u32;
+        let size = crate::tc::TUNNEL_KEY;
         // SAFETY: the helper writes at most `size` bytes of a zeroed struct of integers.
         unsafe {
             if bpf_skb_get_tunnel_key(self.0, key.as_mut_ptr(), size, 0) == 0

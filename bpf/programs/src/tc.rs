@@ -30,6 +30,10 @@ pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd;
 pub(crate) const PACKET_HOST: u32 = 0;
 const ZERO_CHECKSUM: u64 = 2;
 const TUNNEL_IPV6: u64 = 1;
+/// Bytes of `struct bpf_tunnel_key` that all kernels know: without the local address, which came with 6.0. Others than the
+/// sizes that it had are refused (`bpf_skb_set_tunnel_key`, net/core/filter.c).
+pub(crate) const TUNNEL_KEY: u32 = core::mem::offset_of!(bpf_tunnel_key, __bindgen_anon_3) as u32;
+const _: () = assert!(TUNNEL_KEY == 28);
 const TTL: u32 = 64;
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
@@ -88,11 +92,10 @@ fn encapsulate(skb: *mut __sk_buff, node: u32, identity: u32) -> bool {
     let [a, b, c, d] = node.address;
     let v4 = node.family == 4;
     let first = if v4 { u32::from_be(a) } else { a };
-    // Identity, remote address, tos, ttl and flags, label, local address. Written word by word: zeroing the struct is a
-    // byte-wise loop of 44 rounds on each packet.
-    const _: () = assert!(size_of::<bpf_tunnel_key>() == 44);
+    // Identity, remote address, tos, ttl and flags, label. Written word by word: zeroing the struct is a byte-wise loop on
+    // each packet.
     let to = key.as_mut_ptr().cast::<u32>();
-    // SAFETY: eleven words make the struct.
+    // SAFETY: seven words make the part of the struct that is handed over.
     let put = |place: usize, word: u32| unsafe { to.add(place).write_volatile(word) };
     put(0, identity);
     put(1, first);
@@ -101,13 +104,9 @@ fn encapsulate(skb: *mut __sk_buff, node: u32, identity: u32) -> bool {
     put(4, d);
     put(5, (TTL << 8).to_le());
     put(6, 0);
-    put(7, 0);
-    put(8, 0);
-    put(9, 0);
-    put(10, 0);
     let flags = if v4 { ZERO_CHECKSUM } else { ZERO_CHECKSUM | TUNNEL_IPV6 };
-    // SAFETY: `key` is written in full and lives for the call.
-    unsafe { bpf_skb_set_tunnel_key(skb, key.as_mut_ptr(), size_of::<bpf_tunnel_key>() as u32, flags) == 0 }
+    // SAFETY: `key` is written as far as is told, and lives for the call.
+    unsafe { bpf_skb_set_tunnel_key(skb, key.as_mut_ptr(), TUNNEL_KEY, flags) == 0 }
 }
 
 /// No return value of a program.
