@@ -106,6 +106,7 @@ fn config() -> NodeConfigRow {
         health: None,
         overrides: vec![],
         direct: None,
+        also: None,
     }
 }
 

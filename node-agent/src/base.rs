@@ -4,9 +4,9 @@ use std::{collections::BTreeSet, net::IpAddr, path::PathBuf};
 
 use axoneme_kernel::{
     datapath::{DatapathConfig, Timeouts},
-    net::{Link, Network, OVERLAY_LINK, Overlay, mtu, mtu::Encapsulation},
+    net::{Link, Network, Overlay, OverlayKind, mtu, mtu::Encapsulation},
 };
-use axoneme_model::rows::{ConntrackTimes, DenyResponse, NodeConfigRow, NodeRow, Routing};
+use axoneme_model::rows::{ConntrackTimes, DenyResponse, NodeConfigRow, NodeRow, Routing, Tunnel, TunnelProtocol};
 use ipnetwork::IpNetwork;
 
 use crate::{Error, inventory::Inventory, plan, store::Store};
@@ -36,6 +36,17 @@ pub struct DatapathPaths {
     pub cgroup: Option<PathBuf>,
 }
 
+/// The tunnel devices that are there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tunnels {
+    /// Index of the one that packets are sent by; 0: none.
+    pub overlay: u32,
+    /// Index of another that they are taken from.
+    pub also: Option<u32>,
+    /// Why there is no such one, though it is wanted.
+    pub lack: Option<String>,
+}
+
 /// The plan of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Base {
@@ -52,6 +63,8 @@ pub struct Base {
     /// Of pods.
     pub mtu: u32,
     pub overlay: Option<Overlay>,
+    /// Another tunnel that packets are taken from.
+    pub also: Option<Overlay>,
     pub sysctls: Vec<(String, &'static str)>,
 }
 
@@ -83,19 +96,18 @@ pub fn plan(config: &NodeConfigRow, node: Option<&NodeRow>, observed: &Observed)
         )));
     }
     let least = least_mtu(&devices, &observed.links);
-    let layers = layers(&config.routing, &addresses);
+    let layers = layers(config.routing.tunnel(), &addresses);
     let mtu = if config.mtu > 0 {
         config.mtu
     } else {
         mtu::payload(least, &layers, config.ipv6).map_err(axoneme_kernel::net::NetworkError::from)?
     };
-    let overlay = match config.routing {
-        Routing::Vxlan { port } => Some(Overlay { port, mtu }),
-        Routing::Native { .. } => None,
-    };
+    let overlay = |t: Tunnel| Overlay { kind: plan::kind(t.protocol), port: t.port, mtu };
+    let [overlay, also] = [config.routing.tunnel(), config.also].map(|t| t.map(overlay));
     let names: Vec<String> = devices.iter().map(|(n, _)| n.clone()).collect();
     Ok(Base {
         sysctls: plan::sysctls(config, &names),
+        also,
         devices,
         addresses,
         own,
@@ -112,12 +124,15 @@ fn least_mtu(devices: &[(String, u32)], links: &[Link]) -> u32 {
 }
 
 /// Overlay packets take the family of the node's first address: that is the one that tunnel rows of other nodes name.
-fn layers(routing: &Routing, addresses: &[IpAddr]) -> Vec<Encapsulation> {
-    match routing {
-        Routing::Native { .. } => Vec::new(),
-        Routing::Vxlan { .. } if addresses.first().is_some_and(IpAddr::is_ipv6) => vec![Encapsulation::VxlanV6],
-        Routing::Vxlan { .. } => vec![Encapsulation::VxlanV4],
-    }
+fn layers(tunnel: Option<Tunnel>, addresses: &[IpAddr]) -> Vec<Encapsulation> {
+    let v6 = addresses.first().is_some_and(IpAddr::is_ipv6);
+    let layer = tunnel.map(|t| match (t.protocol, v6) {
+        (TunnelProtocol::Vxlan, false) => Encapsulation::VxlanV4,
+        (TunnelProtocol::Vxlan, true) => Encapsulation::VxlanV6,
+        (TunnelProtocol::Geneve, false) => Encapsulation::GeneveV4,
+        (TunnelProtocol::Geneve, true) => Encapsulation::GeneveV6,
+    });
+    layer.into_iter().collect()
 }
 
 fn devices(
@@ -160,16 +175,17 @@ impl Base {
         least_mtu(&self.devices, links) != self.underlay_mtu
     }
 
-    /// Makes settings and tunnel device so; returns the tunnel device's index, 0 without one. Writes only what differs.
-    pub fn apply(&self, network: &dyn Network, inventory: &mut Inventory, store: &dyn Store) -> Result<u32, Error> {
-        let overlay = if let Some(overlay) = self.overlay {
-            network.ensure_overlay(overlay)?
-        } else {
-            if network.links()?.iter().any(|l| l.name == OVERLAY_LINK) {
-                network.remove_link(OVERLAY_LINK)?;
-            }
-            0
-        };
+    /// Makes settings and tunnel devices so. Writes only what differs. Of another tunnel than that of the settings it is
+    /// told why it is not there; everything else is an error.
+    pub fn apply(&self, network: &dyn Network, inventory: &mut Inventory, store: &dyn Store) -> Result<Tunnels, Error> {
+        let overlay = self.overlay.map(|o| network.ensure_overlay(o)).transpose()?.unwrap_or(0);
+        let mut tunnels = Tunnels { overlay, ..Tunnels::default() };
+        match self.also.map(|o| network.ensure_overlay(o)).transpose() {
+            Ok(also) => tunnels.also = also,
+            // nothing is sent by it: the node serves on
+            Err(error) => tunnels.lack = Some(error.to_string()),
+        }
+        self.remove_strays(network)?;
         for (key, value) in &self.sysctls {
             match network.sysctl(key)? {
                 Some(now) if plan::sysctl_satisfied(key, &now, value) => {}
@@ -184,7 +200,19 @@ impl Base {
                 }
             }
         }
-        Ok(overlay)
+        Ok(tunnels)
+    }
+
+    /// Removes tunnel devices that nobody wants any more.
+    fn remove_strays(&self, network: &dyn Network) -> Result<(), Error> {
+        let wanted = |kind| self.overlay.iter().chain(&self.also).any(|o| o.kind == kind);
+        let links = network.links()?;
+        for kind in OverlayKind::ALL.into_iter().filter(|kind| !wanted(*kind)) {
+            if links.iter().any(|l| l.name == kind.link()) {
+                network.remove_link(kind.link())?;
+            }
+        }
+        Ok(())
     }
 
     /// Load-time settings of the datapath.
@@ -249,7 +277,55 @@ mod tests {
         let base =
             plan(&config(Routing::Vxlan { port: 8472 }), Some(&node()), &Observed::read(&network).unwrap()).unwrap();
         assert_eq!(base.devices, [("eth0".to_owned(), 2)]);
-        assert_eq!((base.mtu, base.overlay), (1450, Some(Overlay { port: 8472, mtu: 1450 })));
+        let vxlan = Overlay { kind: OverlayKind::Vxlan, port: 8472, mtu: 1450 };
+        assert_eq!((base.mtu, base.overlay), (1450, Some(vxlan)));
+    }
+
+    #[test]
+    fn geneve_costs_what_vxlan_costs_by_the_family_of_the_underlay() {
+        for (own, mtu) in [("192.168.0.1", 1450), ("fd00::1", 1430)] {
+            let own: IpAddr = own.parse().unwrap();
+            let network = FakeNetwork::node(&[own]);
+            let node = NodeRow { addresses: vec![own], ..node() };
+            let observed = Observed::read(&network).unwrap();
+            let base = plan(&config(Routing::Geneve { port: 6081 }), Some(&node), &observed).unwrap();
+            assert_eq!(base.overlay, Some(Overlay { kind: OverlayKind::Geneve, port: 6081, mtu }));
+        }
+    }
+
+    /// A change of the protocol in its steps, with a kernel that has no Geneve until somebody loads it.
+    #[test]
+    fn both_tunnels_are_there_until_the_former_is_no_longer_wanted() {
+        let network = FakeNetwork::node(&["192.168.0.1".parse().unwrap()]);
+        let dir = tempfile::tempdir().unwrap();
+        let store = Files::open(dir.path()).unwrap();
+        let mut inventory = Inventory::load(&store).unwrap();
+        let mut step = |sent: Routing, also: Option<Tunnel>| {
+            let mut c = config(sent);
+            c.also = also;
+            let base = plan(&c, Some(&node()), &Observed::read(&network).unwrap()).unwrap();
+            let done = base.apply(&network, &mut inventory, &store).unwrap();
+            (done, network.state().overlays.keys().copied().collect::<Vec<_>>())
+        };
+        let (vxlan, geneve) = (Routing::Vxlan { port: 8472 }, Routing::Geneve { port: 6081 });
+        for kind in OverlayKind::ALL {
+            network.state().sysctls.insert(format!("net/ipv4/conf/{}/rp_filter", kind.link()), "0".into());
+        }
+        network.state().sysctls.insert("net/ipv4/conf/all/rp_filter".into(), "0".into());
+        network.state().unknown.insert(OverlayKind::Geneve);
+        let (old, links) = step(vxlan.clone(), None);
+        assert_eq!(links, [OverlayKind::Vxlan]);
+        let (done, links) = step(vxlan.clone(), geneve.tunnel());
+        assert_eq!((done.overlay, done.also, links.len()), (old.overlay, None, 1));
+        assert!(done.lack.is_some_and(|why| why.contains("modprobe geneve")));
+        network.state().unknown.clear();
+        let (done, links) = step(vxlan.clone(), geneve.tunnel());
+        let new = done.also.unwrap();
+        assert_eq!((done.overlay, done.lack, links.len()), (old.overlay, None, 2));
+        let (done, links) = step(geneve.clone(), vxlan.tunnel());
+        assert_eq!((done.overlay, done.also, links.len()), (new, Some(old.overlay), 2));
+        assert_eq!(step(geneve, None).1, [OverlayKind::Geneve]);
+        assert!(step(Routing::Native { auto_direct_node_routes: false }, None).1.is_empty());
     }
 
     #[test]

@@ -30,7 +30,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     Error,
-    base::{Base, DatapathPaths},
+    base::{Base, DatapathPaths, Tunnels},
     endpoint::Intent,
     inventory::Inventory,
     ipam::Ipam,
@@ -146,7 +146,7 @@ pub struct Link {
 struct BaseState {
     plan: Option<Base>,
     datapath: Option<DatapathConfig>,
-    overlay_ifindex: u32,
+    tunnels: Tunnels,
     masquerade: Option<Masquerade>,
     /// Every device has the programs of this process.
     attached: bool,

@@ -4,14 +4,14 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use axoneme_kernel::{
     datapath::{Direction, IpEntry, PolicyDefault, PolicyKey, PolicyTable, PolicyValue, ServiceEntry},
-    net::{Masquerade, OVERLAY_LINK, Route, gateway},
+    net::{Masquerade, OverlayKind, Route, gateway},
 };
 use axoneme_model::{
     cidr,
     policy::Direction as ModelDirection,
     rows::{
         self, DirectRow, DirectionDefault, Frontend, IpRow, NodeConfigRow, NodeRow, PolicyEntry, Routing, ServiceRow,
-        TableRow,
+        TableRow, TunnelProtocol,
     },
 };
 use ipnetwork::IpNetwork;
@@ -32,7 +32,7 @@ struct Direct<'a> {
 impl<'a> Ways<'a> {
     /// As the rows say it. A node that its own row is not known of goes by the tunnel.
     pub fn of(rows: &'a rows::RowSet, node: &str) -> Self {
-        let direct = rows.config.as_ref().filter(|c| matches!(c.routing, Routing::Vxlan { .. }));
+        let direct = rows.config.as_ref().filter(|c| c.routing.tunnel().is_some());
         let direct = direct
             .and_then(|c| Some(Direct { row: c.direct.as_ref()?, own: rows.nodes.get(node)?, nodes: &rows.nodes }));
         Self { direct }
@@ -61,7 +61,7 @@ pub fn ip_entry(row: &IpRow, node: &str, routing: &Routing, ways: &Ways<'_>) -> 
         return None;
     }
     let (identity, peer) = if local { (row.local_identity, row.local_peer) } else { (row.identity, row.peer) };
-    let encapsulated = matches!(routing, Routing::Vxlan { .. }) && !local;
+    let encapsulated = routing.tunnel().is_some() && !local;
     let tunnel = row.tunnel.filter(|_| encapsulated);
     Some(IpEntry {
         identity: identity.0,
@@ -168,7 +168,7 @@ fn node_route(destination: IpNetwork, row: &NodeRow, context: &RouteContext<'_>)
         return Some(Route { destination, ifindex, gateway: Some(hop), onlink: false, source });
     }
     match context.routing {
-        Routing::Vxlan { .. } => Some(Route {
+        Routing::Vxlan { .. } | Routing::Geneve { .. } => Some(Route {
             destination,
             ifindex: context.overlay_ifindex,
             gateway: Some(gateway(destination.ip())),
@@ -220,6 +220,14 @@ pub fn masquerade(
     Some(Masquerade { sources, devices: devices.to_vec(), exclude })
 }
 
+/// The device of a tunnel.
+pub const fn kind(protocol: TunnelProtocol) -> OverlayKind {
+    match protocol {
+        TunnelProtocol::Vxlan => OverlayKind::Vxlan,
+        TunnelProtocol::Geneve => OverlayKind::Geneve,
+    }
+}
+
 /// Settings of the kernel that pods need: key below /proc/sys and value.
 pub fn sysctls(config: &NodeConfigRow, devices: &[String]) -> Vec<(String, &'static str)> {
     let mut out = Vec::new();
@@ -228,8 +236,8 @@ pub fn sysctls(config: &NodeConfigRow, devices: &[String]) -> Vec<(String, &'sta
         // the strictest of `all` and the device counts; packets of pods come in by other devices than answers leave by
         out.push(("net/ipv4/conf/all/rp_filter".to_owned(), "0"));
         out.extend(devices.iter().map(|d| (format!("net/ipv4/conf/{d}/rp_filter"), "2")));
-        if matches!(config.routing, Routing::Vxlan { .. }) {
-            out.push((format!("net/ipv4/conf/{OVERLAY_LINK}/rp_filter"), "0"));
+        if let Some(tunnel) = config.routing.tunnel() {
+            out.push((format!("net/ipv4/conf/{}/rp_filter", kind(tunnel.protocol).link()), "0"));
         }
     }
     if config.ipv6 {
@@ -279,6 +287,7 @@ mod tests {
     }
 
     const VXLAN: Routing = Routing::Vxlan { port: 8472 };
+    const GENEVE: Routing = Routing::Geneve { port: 6081 };
     const NATIVE: Routing = Routing::Native { auto_direct_node_routes: true };
 
     #[test]
@@ -294,7 +303,9 @@ mod tests {
     #[test]
     fn pods_of_other_nodes_are_tunnelled_only_in_the_overlay() {
         let row = ip_row("10.0.2.5/32", "n2", "shop/web", Some("192.168.0.2"));
-        assert_eq!(ip_entry(&row, "n1", &VXLAN, &Ways::default()).unwrap().tunnel, Some(ip("192.168.0.2")));
+        for tunnel in [VXLAN, GENEVE] {
+            assert_eq!(ip_entry(&row, "n1", &tunnel, &Ways::default()).unwrap().tunnel, Some(ip("192.168.0.2")));
+        }
         assert_eq!(ip_entry(&row, "n1", &NATIVE, &Ways::default()).unwrap().tunnel, None);
         assert_eq!(ip_entry(&row, "n2", &VXLAN, &Ways::default()), None, "the endpoint speaks for its own address");
     }
@@ -356,6 +367,7 @@ mod tests {
         let (underlay, sources) = ([(2, net("192.168.0.1/24"))], [ip("192.168.0.1")]);
         let other = node("n2", "192.168.0.2", "10.0.2.0/24");
         let overlay = node_routes(&other, &context(&VXLAN, &underlay, &sources));
+        assert_eq!(node_routes(&other, &context(&GENEVE, &underlay, &sources)), overlay);
         assert_eq!(overlay[0].ifindex, 7);
         assert_eq!(overlay[0].gateway, Some(ip("169.254.1.1")));
         assert_eq!(overlay[0].source, Some(ip("192.168.0.1")));
@@ -396,12 +408,17 @@ mod tests {
             health: None,
             overrides: vec![],
             direct: None,
+            also: None,
         }
     }
 
     #[test]
     fn nodes_that_share_a_subnet_are_reached_past_the_tunnel_family_by_family() {
-        let mut rows = rows::RowSet { config: Some(config(VXLAN)), ..rows::RowSet::default() };
+        [VXLAN, GENEVE].iter().for_each(past);
+    }
+
+    fn past(tunnel: &Routing) {
+        let mut rows = rows::RowSet { config: Some(config(tunnel.clone())), ..rows::RowSet::default() };
         let with = |name: &str, addresses: &[&str], cidrs: &[&str]| NodeRow {
             name: name.into(),
             addresses: addresses.iter().map(|a| ip(a)).collect(),
@@ -426,13 +443,13 @@ mod tests {
         }
         // the entry keeps the tunnel for what the stack still routes into it
         let row = ip_row("10.0.2.5/32", "n2", "shop/web", Some("192.168.0.2"));
-        let entry = ip_entry(&row, "n1", &VXLAN, &ways).unwrap();
+        let entry = ip_entry(&row, "n1", tunnel, &ways).unwrap();
         assert_eq!((entry.tunnel, entry.direct), (Some(ip("192.168.0.2")), true));
         let row = ip_row("10.0.3.5/32", "n3", "shop/web", Some("192.168.9.3"));
-        assert!(!ip_entry(&row, "n1", &VXLAN, &ways).unwrap().direct);
+        assert!(!ip_entry(&row, "n1", tunnel, &ways).unwrap().direct);
         // routes: past the tunnel where the hop is on a link, else into it
         let (underlay, sources) = ([(2, net("192.168.0.1/24"))], [ip("192.168.0.1")]);
-        let context = RouteContext { ways, ..context(&VXLAN, &underlay, &sources) };
+        let context = RouteContext { ways, ..context(tunnel, &underlay, &sources) };
         let routes = node_routes(&rows.nodes["n2"], &context);
         assert_eq!(
             routes.iter().map(|r| (r.ifindex, r.gateway)).collect::<Vec<_>>(),

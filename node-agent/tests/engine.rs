@@ -3,13 +3,16 @@
 
 mod common;
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use axoneme_cni::{Command, code};
-use axoneme_kernel::datapath::{Datapath, EndpointEntry, Fullness, Limit};
+use axoneme_kernel::{
+    datapath::{Datapath, EndpointEntry, Fullness, Hook, Limit},
+    net::{Network, OverlayKind},
+};
 use axoneme_model::{
     Bandwidth, Identity,
-    rows::{EndpointRow, TableId},
+    rows::{EndpointRow, Routing, TableId},
 };
 use axoneme_node_agent::engine::Outgoing;
 use axoneme_wire::{
@@ -440,6 +443,51 @@ fn another_mtu_begins_where_no_packet_can_be_too_long() {
     e.tick();
     assert_eq!(node.network.state().pods[&pod].mtu, 1300);
     assert_eq!(e.view().status.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn a_node_without_the_new_tunnel_serves_on_and_does_not_acknowledge_it() {
+    let node = Node::default();
+    node.network.state().unknown.insert(OverlayKind::Geneve);
+    let mut e = node.boot();
+    let mut set = rows();
+    e.stream(snapshot(&set, 1));
+    assert_eq!(acks(&e.take_outgoing()), [1]);
+    let geneve = Routing::Geneve { port: 6081 };
+    set.config.as_mut().unwrap().also = geneve.tunnel();
+    e.stream(snapshot(&set, 2));
+    let out = e.take_outgoing();
+    assert!(acks(&out).is_empty(), "others would send what is not taken: {out:?}");
+    let told = |o: &Outgoing| matches!(o, Outgoing::Event(e) if e.reason == "TunnelNotMade" && e.warning);
+    assert_eq!(out.iter().filter(|o| told(o)).count(), 1, "{out:?}");
+    let warnings = e.view().status.warnings.join(" ");
+    assert!(warnings.contains("modprobe geneve"), "{warnings}");
+    run(&mut e, request(Command::Add, "c1", "a")).unwrap();
+    e.take_outgoing();
+    // somebody loads the module
+    node.network.state().unknown.clear();
+    node.clock.advance(Duration::from_secs(90));
+    e.tick();
+    assert_eq!(acks(&e.take_outgoing()), [2]);
+    assert_eq!(e.view().status.warnings, Vec::<String>::new());
+    let hooks = || {
+        let links = node.network.links().unwrap();
+        let index = |kind: OverlayKind| links.iter().find(|l| l.name == kind.link()).map(|l| l.ifindex);
+        let attached = node.datapath.attached().unwrap();
+        OverlayKind::ALL.map(|kind| index(kind).is_some_and(|i| attached.contains(&(Hook::Overlay, i))))
+    };
+    assert_eq!(hooks(), [true, true]);
+    let config = set.config.as_mut().unwrap();
+    (config.routing, config.also) = (geneve, VXLAN.tunnel());
+    e.stream(snapshot(&set, 3));
+    assert_eq!((acks(&e.take_outgoing()), hooks()), (vec![3], [true, true]));
+    let devices: BTreeSet<u32> = node.network.state().routes.values().map(|r| r.ifindex).collect();
+    let geneve = node.network.links().unwrap().into_iter().find(|l| l.name == "axn_geneve").unwrap().ifindex;
+    let vxlan = node.network.links().unwrap().into_iter().find(|l| l.name == "axn_vxlan").unwrap().ifindex;
+    assert!(devices.contains(&geneve) && !devices.contains(&vxlan), "{devices:?}");
+    set.config.as_mut().unwrap().also = None;
+    e.stream(snapshot(&set, 4));
+    assert_eq!((acks(&e.take_outgoing()), hooks()), (vec![4], [false, true]));
 }
 
 #[test]

@@ -6,20 +6,44 @@ use std::{
     time::Duration,
 };
 
-use axoneme_crds::axoneme_config::{IpFamily, IpamMode};
+use axoneme_crds::axoneme_config::{IpFamily, IpamMode, OverlayProtocol};
 use axoneme_intake::{Conntrack, Routing, Settings};
 use axoneme_model::{
     Cidr,
-    rows::{self, AgentRow, BlockUse, ConntrackTimes, DirectRow, GuardRow, HealthRow, NodeConfigRow},
+    rows::{
+        self, AgentRow, BlockUse, ConntrackTimes, DirectRow, GuardRow, HealthRow, NodeConfigRow, Tunnel, TunnelProtocol,
+    },
 };
 
-use crate::{core::Past, ipam::Blocks, state::Cluster};
+use crate::{
+    core::{Past, Tunnels},
+    ipam::Blocks,
+    state::Cluster,
+};
+
+/// How far nodes are with what they cannot change in one moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Told {
+    pub past: Past,
+    pub tunnels: Tunnels,
+}
+
+/// The tunnel that the settings ask for.
+#[must_use]
+pub fn tunnel(routing: &Routing) -> Option<Tunnel> {
+    let (Routing::Overlay { protocol, port } | Routing::Hybrid { protocol, port, .. }) = routing else { return None };
+    let protocol = match protocol {
+        OverlayProtocol::VXLAN => TunnelProtocol::Vxlan,
+        OverlayProtocol::Geneve => TunnelProtocol::Geneve,
+    };
+    Some(Tunnel { protocol, port: *port })
+}
 
 /// A row for each node that exists. `guard`: what guards a node itself.
 #[must_use]
 pub fn rows(
     cluster: &Cluster,
-    past: Past,
+    told: Told,
     guard: impl Fn(&str) -> Option<GuardRow>,
 ) -> BTreeMap<Arc<str>, NodeConfigRow> {
     let all = cluster_cidrs(cluster);
@@ -37,11 +61,17 @@ pub fn rows(
             let resolved = labels.map(|labels| cluster.overrides.resolve(&cluster.settings, labels));
             let settings = resolved.as_ref().map_or(&cluster.settings, |r| &*r.settings);
             let mut row = row(settings, name, (pools, blocks, guard(name)), &all);
-            row.direct = match past {
+            row.direct = match told.past {
                 Past::Off => None,
                 Past::Taken => Some(DirectRow::default()),
                 Past::Sent => row.direct,
             };
+            if let Some(sent) = told.tunnels.sent {
+                (row.routing, row.also) = (sent.into(), told.tunnels.taken);
+            }
+            if let (Some(guard), Some(port)) = (&mut row.guard, told.tunnels.guarded_port()) {
+                guard.overlay_port = port;
+            }
             row.overrides = resolved.map(|r| r.rows()).unwrap_or_default();
             (name.clone(), row)
         })
@@ -55,14 +85,13 @@ fn row(
     all: &[Cidr],
 ) -> NodeConfigRow {
     let mut exclude = s.masquerade.exclude.clone();
-    let routing = match &s.routing {
-        Routing::Overlay { port, .. } | Routing::Hybrid { port, .. } => rows::Routing::Vxlan { port: *port },
-        Routing::Native(n) => {
-            // what the network routes by itself sees pods' own addresses
-            exclude.extend(n.ipv4_cidr.iter().chain(&n.ipv6_cidr));
-            rows::Routing::Native { auto_direct_node_routes: n.auto_direct_node_routes }
-        }
-    };
+    if let Routing::Native(n) = &s.routing {
+        // what the network routes by itself sees pods' own addresses
+        exclude.extend(n.ipv4_cidr.iter().chain(&n.ipv6_cidr));
+    }
+    let direct_routes = matches!(&s.routing, Routing::Native(n) if n.auto_direct_node_routes);
+    let native = rows::Routing::Native { auto_direct_node_routes: direct_routes };
+    let routing = tunnel(&s.routing).map_or(native, rows::Routing::from);
     NodeConfigRow {
         node: node.clone(),
         cluster_name: s.cluster.cluster_name.clone(),
@@ -92,6 +121,7 @@ fn row(
             Routing::Hybrid { subnets, .. } => Some(DirectRow { subnets: subnets.clone() }),
             Routing::Overlay { .. } | Routing::Native(_) => None,
         },
+        also: None,
     }
 }
 
@@ -184,8 +214,6 @@ mod tests {
         let object: Value = serde_saphyr::from_str(example).unwrap();
         let mut all = Vec::new();
         leaves("", &object["spec"], &mut all);
-        // there is one protocol
-        all.retain(|(path, _)| path != "/routing/overlay/protocol");
         assert!(all.len() > 30, "{all:?}");
         let bases = [
             json!({"ipam": {"mode": "Kubernetes"}}),

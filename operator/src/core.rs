@@ -8,6 +8,7 @@ mod hold;
 mod lead;
 mod past;
 mod shown;
+mod tunnels;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -22,7 +23,7 @@ use axoneme_wire::{
 };
 use tracing::{debug, info, warn};
 
-pub use self::{past::Past, shown::Shown};
+pub use self::{past::Past, shown::Shown, tunnels::Tunnels};
 use crate::{
     compiler::Rows,
     identity::Identities,
@@ -112,6 +113,8 @@ pub struct Core {
     configs: BTreeMap<Arc<str>, (Arc<NodeConfigRow>, u64)>,
     /// How far nodes are with sending past the tunnel.
     past: past::Handover,
+    /// How far they are with another tunnel.
+    tunnels: tunnels::Handover,
     /// Revisions that brought what nodes have of their own in these.
     overridden: BTreeMap<Arc<str>, u64>,
     addresses: ipam::Plan,
@@ -169,6 +172,7 @@ impl Core {
             timing,
             configs: BTreeMap::new(),
             past: past::Handover::default(),
+            tunnels: tunnels::Handover::default(),
             overridden: BTreeMap::new(),
             addresses: ipam::Plan::default(),
             promises: nodes::Promises::default(),

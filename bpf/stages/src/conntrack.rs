@@ -57,7 +57,7 @@ pub(crate) fn established<F: Family, E: Env, const HOOK: u8>(
         // A copy of its own: what is handed over by reference lives in memory, which the others need not.
         let copy = *flow;
         ending::<F, E, HOOK>(env, ct, &copy, from_b, (ifindex as u64) << 32 | length as u64);
-        return Some(verdict::<HOOK>(ct, from_b));
+        return Some(verdict::<E, HOOK>(env, ct, from_b));
     }
     account(ct, from_b, length);
     if flags & FLAG_REPLIED == 0 && (flags & FLAG_ORIGIN_B != 0) != from_b {
@@ -65,7 +65,7 @@ pub(crate) fn established<F: Family, E: Env, const HOOK: u8>(
         ct.flags = flags;
     }
     ct.expires = now + env.timeout(lifetime(flow.protocol, flags));
-    Some(verdict::<HOOK>(ct, from_b))
+    Some(verdict::<E, HOOK>(env, ct, from_b))
 }
 
 /// A packet of a connection that ends with it or is about to. `seen`: interface and length.

@@ -19,9 +19,10 @@ pub(crate) fn route<E: Env, const HOOK: u8>(env: &E, end: &End, is_source: bool)
     if env.feature(feature::NATIVE) { (Action::NextHop, env.uplink()) } else { (Action::Tunnel, env.overlay()) }
 }
 
-/// Verdict of a packet from one end of a connection to the other. `from_b`: it comes from the `b` end.
+/// Verdict of a packet from one end of a connection to the other. `from_b`: it comes from the `b` end. The node's own links
+/// are those of now: a connection may be older than the tunnel device.
 #[inline(always)]
-pub(crate) fn verdict<const HOOK: u8>(ct: &Conntrack, from_b: bool) -> Verdict {
+pub(crate) fn verdict<E: Env, const HOOK: u8>(env: &E, ct: &Conntrack, from_b: bool) -> Verdict {
     let [a, b] = ct.ifindex;
     let [identity_a, identity_b] = ct.identity;
     let (ifindex, identity) = if from_b { (a, identity_b) } else { (b, identity_a) };
@@ -33,8 +34,8 @@ pub(crate) fn verdict<const HOOK: u8>(ct: &Conntrack, from_b: bool) -> Verdict {
         Action::Stack => Verdict::PASS,
         // A packet on its way to a pod that is known to be elsewhere: the entry is stale and was judged anew already.
         _ if HOOK == hook::TO_CONTAINER => Verdict::drop(DropReason::NoLocalEndpoint, Direction::Ingress),
-        Action::NextHop => Verdict::next_hop(ifindex, node),
-        Action::Tunnel => Verdict::tunnel(ifindex, node, identity),
+        Action::NextHop => Verdict::next_hop(env.uplink(), node),
+        Action::Tunnel => Verdict::tunnel(env.overlay(), node, identity),
         Action::None => Verdict::drop(DropReason::InvalidPacket, Direction::Egress),
     }
 }

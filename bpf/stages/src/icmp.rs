@@ -36,7 +36,7 @@ fn find<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: &P, f
         let link = if inner_from_b { b } else { a };
         let local = Conntrack::action_bits(ct.flags, inner_from_b) == Action::Local as u32;
         let here = ct.expires > now && (HOOK != hook::TO_CONTAINER || (local && link == packet.ifindex()));
-        (verdict::<HOOK>(ct, !inner_from_b), ct.flags, to_origin, here)
+        (verdict::<E, HOOK>(env, ct, !inner_from_b), ct.flags, to_origin, here)
     })?;
     if !deliverable {
         return None;

@@ -238,7 +238,7 @@ fn lookup<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, 
         if track(env, ct, &flow, from_b, length) {
             env.flow_event(&conntrack::event(ct, &flow, from_b, EventKind::Closed, 0, (ifindex, met)));
         }
-        w.verdict = verdict::<HOOK>(ct, from_b);
+        w.verdict = verdict::<E, HOOK>(env, ct, from_b);
         Step::End
     });
     step.unwrap_or(Step::Next)
@@ -400,12 +400,12 @@ fn again<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, w
             let audited = FlowEvent { detail: [0; 2], ..conntrack::audited(event, judged) };
             env.flow_event(&if closed { event } else { audited });
         }
-        verdict::<HOOK>(ct, w.from_b)
+        verdict::<E, HOOK>(env, ct, w.from_b)
     });
     // Evicted in between: this one packet goes as judged.
     w.verdict = match v {
         Some(v) => v,
-        None => verdict::<HOOK>(&w.fresh, w.from_b),
+        None => verdict::<E, HOOK>(env, &w.fresh, w.from_b),
     };
 }
 
@@ -430,7 +430,7 @@ fn record<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, 
     let mut event = conntrack::audited(event, judged);
     event.detail = if env.feature(feature::FLOWS) { sender(packet, seen.1, w) } else { [0; 2] };
     env.flow_event(&event);
-    w.verdict = verdict::<HOOK>(&w.fresh, w.from_b);
+    w.verdict = verdict::<E, HOOK>(env, &w.fresh, w.from_b);
 }
 
 /// Writes a Service's translation into the packet, there and back.

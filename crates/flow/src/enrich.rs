@@ -64,7 +64,7 @@ impl Enricher {
             Some(rule) if rule.direction == direction && rule.allow == allow => std::mem::take(&mut policies),
             _ => Policies::default(),
         };
-        let (socket_cookie, cgroup_id, tunnel) = sender(r.origin);
+        let (socket_cookie, cgroup_id, tunnel) = sender(r.origin, || names.tunnel(r.ifindex));
         Flow {
             time: r.time,
             uuid: self.uuid(sequence),
@@ -108,12 +108,11 @@ impl Enricher {
 }
 
 /// Cookie and cgroup of the socket that sent the packet, or the tunnel that it came by.
-const fn sender(origin: Origin) -> (u64, u64, Option<Tunnel>) {
+fn sender(origin: Origin, protocol: impl FnOnce() -> TunnelProtocol) -> (u64, u64, Option<Tunnel>) {
     match origin {
         Origin::Unknown => (0, 0, None),
         Origin::Socket { cookie, cgroup } => (cookie, cgroup, None),
-        // nodes have no other overlay
-        Origin::Tunnel { id } => (0, 0, Some(Tunnel { protocol: TunnelProtocol::Vxlan, vni: id })),
+        Origin::Tunnel { id } => (0, 0, Some(Tunnel { protocol: protocol(), vni: id })),
     }
 }
 
@@ -259,6 +258,13 @@ mod tests {
         let flow = json(&Record { origin: Origin::Tunnel { id: 1234 }, ..dropped() });
         assert_eq!(flow["tunnel"], json!({"protocol": "VXLAN", "vni": 1234}));
         assert!(flow.get("socket_cookie").is_none() && flow.get("cgroup_id").is_none());
+        let mut names = testing::names();
+        names.upsert_tunnel(91, TunnelProtocol::Geneve);
+        for (ifindex, protocol) in [(91, "GENEVE"), (92, "VXLAN")] {
+            let record = Record { origin: Origin::Tunnel { id: 7 }, ifindex, ..dropped() };
+            let flow = serde_json::to_value(Enricher::new("n1", "", 0).flow(0, &record, &names)).unwrap();
+            assert_eq!(flow["tunnel"], json!({"protocol": protocol, "vni": 7}));
+        }
         let flow = json(&Record { origin: Origin::Unknown, ..dropped() });
         assert!(flow.get("tunnel").is_none() && flow.get("socket_cookie").is_none());
     }

@@ -311,6 +311,7 @@ pub struct Tunnel {
 #[serde(rename_all = "UPPERCASE")]
 pub enum TunnelProtocol {
     Vxlan,
+    Geneve,
 }
 
 /// `flow.Policy`: the object that decided. The rule within it is in [`Extension::rule`].

@@ -14,7 +14,7 @@ use axoneme_model::{
 use foldhash::fast::RandomState;
 
 use crate::{
-    flow::{Endpoint, Service},
+    flow::{Endpoint, Service, TunnelProtocol},
     time::Time,
 };
 pub(crate) use shown::ShownRule;
@@ -119,6 +119,8 @@ pub struct NameBook {
     rules: Retained<RuleId, Rule>,
     services: Map<(IpAddr, Protocol, u16), Arc<Service>>,
     interfaces: Retained<u32, Arc<str>>,
+    /// By the index of their devices.
+    tunnels: Retained<u32, TunnelProtocol>,
     node: Arc<str>,
     room: usize,
     cluster: Arc<str>,
@@ -147,6 +149,7 @@ impl NameBook {
             rules: Retained::new(departed),
             services: Map::default(),
             interfaces: Retained::new(departed),
+            tunnels: Retained::new(departed),
             room: departed,
             cluster: Arc::default(),
             nodes: Arc::default(),
@@ -353,6 +356,11 @@ impl NameBook {
         self.interfaces.upsert(index, name.into());
     }
 
+    /// A tunnel device. Devices that are gone need not be taken back: their numbers do not come again soon.
+    pub fn upsert_tunnel(&mut self, index: u32, protocol: TunnelProtocol) {
+        self.tunnels.upsert(index, protocol);
+    }
+
     pub fn remove_interface(&mut self, index: u32) {
         self.interfaces.remove(&index);
     }
@@ -378,6 +386,11 @@ impl NameBook {
     }
 
     #[must_use]
+    /// What packets of the tunnel device were wrapped in; of one that is not known: what is usual.
+    pub(crate) fn tunnel(&self, index: u32) -> TunnelProtocol {
+        self.tunnels.get(&index).copied().unwrap_or(TunnelProtocol::Vxlan)
+    }
+
     pub(crate) fn interface(&self, index: u32) -> Option<&Arc<str>> {
         self.interfaces.get(&index)
     }

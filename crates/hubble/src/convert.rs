@@ -147,6 +147,7 @@ pub(crate) fn traffic_direction(direction: TrafficDirection) -> pb::TrafficDirec
 pub(crate) fn tunnel(t: Tunnel) -> pb::tunnel::Protocol {
     match t.protocol {
         TunnelProtocol::Vxlan => pb::tunnel::Protocol::Vxlan,
+        TunnelProtocol::Geneve => pb::tunnel::Protocol::Geneve,
     }
 }
 

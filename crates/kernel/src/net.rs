@@ -3,7 +3,7 @@
 //! ```text
 //!   pod netns                         │ node netns
 //!   eth0 10.0.1.7/32, fd00::7/128     │  axn5f3a… (HOST_MAC), route 10.0.1.7 dev axn5f3a…, permanent neighbour
-//!   default via 169.254.1.1, fe80::1 ─┼─▶  axn_vxlan (HOST_MAC), route 10.0.2.0/24 via 169.254.1.1 onlink
+//!   default via 169.254.1.1, fe80::1 ─┼─▶  axn_vxlan or axn_geneve (HOST_MAC), route 10.0.2.0/24 via 169.254.1.1 onlink
 //!   neighbour of both = HOST_MAC      │  nft table `axoneme`: masquerading
 //! ```
 //!
@@ -36,8 +36,6 @@ pub use pod::listen_in;
 pub const LINK_PREFIX: &str = "axn";
 /// Host side of the node's health endpoint.
 pub const HEALTH_LINK: &str = "axn_health";
-/// The tunnel device.
-pub const OVERLAY_LINK: &str = "axn_vxlan";
 /// Marks routes as ours (`ip route show proto 97`); not in use by any daemon listed in iproute2's `rt_protos`.
 pub const ROUTE_PROTOCOL: u8 = 97;
 /// nftables table (family inet) that holds all our rules.
@@ -85,6 +83,12 @@ pub enum NetworkError {
     /// `message` is the kernel's own explanation where it gave one.
     #[error("{operation}: {message}")]
     Kernel { operation: String, errno: i32, message: String },
+    /// The kernel knows no devices of that kind, and found no module for them.
+    #[error(
+        "cannot make {link}: this kernel has no {module} devices, and no module {module} was found for it: install and \
+         load it (`modprobe {module}` on the node), or {instead}"
+    )]
+    NoSuchDevice { link: String, module: &'static str, instead: &'static str },
     /// The pod already has an interface of that name.
     #[error(
         "interface {name} already exists in the pod's network namespace: another plugin made it, or an earlier ADD was not undone"
@@ -129,9 +133,44 @@ pub struct Link {
     pub loopback: bool,
 }
 
-/// The tunnel device: VXLAN whose remote end and VNI come with each packet (collect metadata).
+/// What a tunnel device wraps packets in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum OverlayKind {
+    /// RFC 7348.
+    Vxlan,
+    /// RFC 8926.
+    Geneve,
+}
+
+impl OverlayKind {
+    pub const ALL: [Self; 2] = [Self::Vxlan, Self::Geneve];
+
+    /// Name of the device: a node may have one of each.
+    pub const fn link(self) -> &'static str {
+        match self {
+            Self::Vxlan => "axn_vxlan",
+            Self::Geneve => "axn_geneve",
+        }
+    }
+
+    /// The kernel's name of such devices, and of the module that makes them.
+    pub const fn module(self) -> &'static str {
+        match self {
+            Self::Vxlan => "vxlan",
+            Self::Geneve => "geneve",
+        }
+    }
+
+    /// The tunnel device of this name; none: it is another device.
+    pub fn of_link(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.link() == name)
+    }
+}
+
+/// A tunnel device, whose remote end and VNI come with each packet (collect metadata).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Overlay {
+    pub kind: OverlayKind,
     /// UDP port on the underlay.
     pub port: u16,
     pub mtu: u32,
@@ -200,7 +239,9 @@ pub trait Network: Send + Sync + Debug {
     fn addresses(&self) -> Result<Vec<(u32, IpNetwork)>>;
     /// Interfaces that hold a default route.
     fn default_devices(&self) -> Result<Vec<u32>>;
-    /// Makes the tunnel device, or makes it anew when port differs; returns its index.
+    /// Makes the tunnel device of this kind, or makes it anew when port differs; returns its index.
+    ///
+    /// Errors: [`NetworkError::NoSuchDevice`] where the kernel knows no such devices.
     fn ensure_overlay(&self, overlay: Overlay) -> Result<u32>;
     fn upsert_route(&self, route: &Route) -> Result<()>;
     fn remove_route(&self, route: &Route) -> Result<()>;

@@ -80,7 +80,7 @@ fn each_member_of_the_safe_set_passes_under_a_deny_of_everything() {
     let [a, b] = &c.pods;
     serve_tcp(&b.ns, 80);
     guard(node, &nothing(), &by_table());
-    for link in ["up0", "vx0"] {
+    for link in ["up0", "axn_vxlan"] {
         node.ns.ip(&format!("neigh flush dev {link}"));
         other.ns.ip(&format!("neigh flush dev {link}"));
     }

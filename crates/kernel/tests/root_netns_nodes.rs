@@ -21,9 +21,12 @@ use std::{
 };
 
 use axoneme_abi::DropReason;
-use axoneme_kernel::datapath::{Datapath, Direction};
+use axoneme_kernel::{
+    datapath::{Datapath, Direction},
+    net::{Netlink, Network, Overlay},
+};
 use rig::{
-    cluster::{Cluster, Mode},
+    cluster::{Cluster, Mode, another_tunnel_loses_nothing},
     deny_ingress, node_v4, node_v6, rule,
     traffic::{SHORT, Stream, ping, serve_tcp, serve_udp, tcp, udp},
 };
@@ -135,6 +138,33 @@ fn nobody_on_the_underlay_speaks_for_a_pod() {
     }
     let spoofs = good.drops().iter().filter(|d| d.reason == DropReason::InvalidSourceIp as u8).count();
     assert_eq!(spoofs, 2);
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test netns"]
+fn a_change_to_another_tunnel_loses_nothing_between_nodes_that_take_both() {
+    let mut c = Cluster::new(Mode::Vxlan, None);
+    let other = c.also(None);
+    another_tunnel_loses_nothing(&mut c, other, 500);
+}
+
+/// Whether this kernel has Geneve or not.
+#[test]
+#[ignore = "needs root: run by cargo xtask test netns"]
+fn a_kernel_without_the_tunnels_devices_is_named_with_what_mends_it() {
+    let ns = rig::Namespace::new("n");
+    let add = Command::new("ip").args(["-n", &ns.name, "link", "add", "probe", "type", "geneve", "external"]).output();
+    let has_geneve = add.unwrap().status.success();
+    // two devices of one port cannot be up
+    let overlay = Overlay { port: 6082, ..Mode::Geneve.overlay().unwrap() };
+    match ns.run(|| Netlink::open().unwrap().ensure_overlay(overlay)) {
+        Ok(_) => assert!(has_geneve),
+        Err(error) => {
+            let error = error.to_string();
+            assert!(!has_geneve && error.contains("cannot make axn_geneve"), "{error}");
+            assert!(error.contains("modprobe geneve") && error.contains("spec.routing.overlay.protocol"), "{error}");
+        }
+    }
 }
 
 #[test]

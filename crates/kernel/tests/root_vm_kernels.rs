@@ -11,19 +11,24 @@
     reason = "a test fails by panicking, and reads best in one piece"
 )]
 
+mod modes;
 mod rig;
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
     process::Command,
     time::Duration,
 };
 
 use axoneme_abi::DropReason;
-use axoneme_kernel::datapath::{Datapath, Direction, Hook, NodeGuard, ServiceEntry};
+use axoneme_kernel::{
+    datapath::{Datapath, Direction, Hook, NodeGuard, ServiceEntry},
+    net::{Netlink, Network, Overlay},
+};
 use rig::{
     Node, Options, Pod, allow_all,
-    cluster::{Cluster, Mode},
+    cluster::{Cluster, Mode, another_tunnel_loses_nothing},
     deny_egress, deny_ingress,
     frames::{Tap, fragments, macs},
     node_v4, node_v6, rule,
@@ -222,4 +227,55 @@ fn pods_of_two_nodes_reach_each_other() {
     }
     let drops = c.nodes[1].drops();
     assert!(drops.iter().any(|d| d.rule == 77 && d.source_identity == a.identity), "{mode:?}: {drops:?}");
+}
+
+/// The cells of a column of the page: line and side to what becomes of a datagram.
+fn column(page: &'static str, title: &str) -> BTreeMap<(&'static str, &'static str), &'static str> {
+    let cells =
+        |line: &'static str| Some(line.strip_prefix("| ")?.strip_suffix(" |")?.split(" | ").collect::<Vec<_>>());
+    let rows = || page.lines().filter_map(cells);
+    let place = rows().find_map(|r| r.iter().position(|c| *c == title)).unwrap();
+    rows().skip(1).map(|r| ((r[0], r[1]), r[place])).collect()
+}
+
+/// What was found of these lines is what the page says of them.
+fn as_on_the_page(found: &modes::Found, of: &str, title: &str) {
+    let page = column(include_str!("../../../docs/modes.md"), title);
+    assert!(!found.is_empty());
+    for ((at, _), cells) in found {
+        let line = &modes::LINES[*at];
+        let side = if line.side == axoneme_model::Direction::Egress { "egress" } else { "ingress" };
+        assert_eq!(cells.join(" / "), page[&(line.what, side)], "{of}: {} {side}", line.what);
+    }
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test vm"]
+fn geneve_has_the_cells_of_vxlan() {
+    let (mode, title) = match release() {
+        (6, 1) => (Mode::Geneve6, "VXLAN over IPv6"),
+        _ => (Mode::Geneve, "VXLAN over IPv4"),
+    };
+    let mut found = modes::Found::new();
+    modes::find(mode, "Geneve", false, &mut found, modes::Line::is_remote);
+    as_on_the_page(&found, "Geneve", title);
+}
+
+/// The tunnel device is adopted as it is, and made anew only for another port.
+fn the_device_is_found_again() {
+    let ns = rig::Namespace::new("device");
+    let overlay = Mode::Geneve.overlay().unwrap();
+    let ensure = |port| ns.run(|| Netlink::open().unwrap().ensure_overlay(Overlay { port, ..overlay }).unwrap());
+    let made = ensure(6081);
+    assert_eq!(ensure(6081), made);
+    assert_ne!(ensure(6082), made);
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test vm"]
+fn a_change_from_vxlan_to_geneve_loses_nothing() {
+    the_device_is_found_again();
+    let mut c = Cluster::new(Mode::Vxlan, None);
+    let geneve = c.also(Mode::Geneve.overlay());
+    another_tunnel_loses_nothing(&mut c, geneve, 50);
 }

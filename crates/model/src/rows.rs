@@ -302,6 +302,10 @@ pub struct NodeConfigRow {
     /// With the overlay: some of the nodes reach each other's pods without it. None: none do.
     #[serde(default)]
     pub direct: Option<DirectRow>,
+    /// Another tunnel that packets are taken from, beside that of `routing`: nodes that are on their way from the one to
+    /// the other do not change in one moment.
+    #[serde(default)]
+    pub also: Option<Tunnel>,
     /// In what the settings above differ from those of the cluster. For people: the node acts by the settings.
     #[serde(default)]
     pub overrides: Vec<OverrideRow>,
@@ -469,7 +473,46 @@ impl Edges {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Routing {
     Vxlan { port: u16 },
+    Geneve { port: u16 },
     Native { auto_direct_node_routes: bool },
+}
+
+impl Routing {
+    /// What packets between nodes are wrapped in; none: they go as they are.
+    #[must_use]
+    pub const fn tunnel(&self) -> Option<Tunnel> {
+        match *self {
+            Self::Vxlan { port } => Some(Tunnel { protocol: TunnelProtocol::Vxlan, port }),
+            Self::Geneve { port } => Some(Tunnel { protocol: TunnelProtocol::Geneve, port }),
+            Self::Native { .. } => None,
+        }
+    }
+}
+
+impl From<Tunnel> for Routing {
+    fn from(Tunnel { protocol, port }: Tunnel) -> Self {
+        match protocol {
+            TunnelProtocol::Vxlan => Self::Vxlan { port },
+            TunnelProtocol::Geneve => Self::Geneve { port },
+        }
+    }
+}
+
+/// What packets between nodes are wrapped in. The sender's identity is the id (VNI) of either's header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum TunnelProtocol {
+    /// RFC 7348.
+    Vxlan,
+    /// RFC 8926, without options.
+    Geneve,
+}
+
+/// One end of the tunnel, which is the same on all nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Tunnel {
+    pub protocol: TunnelProtocol,
+    /// UDP port that wrapped packets are received on.
+    pub port: u16,
 }
 
 /// All rows of a node, for snapshots and for tests.

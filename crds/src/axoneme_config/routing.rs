@@ -33,22 +33,17 @@ pub enum RoutingMode {
 }
 
 /// Settings of routing mode Overlay.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Overlay {
     /// The protocol that wraps packets.
     pub protocol: OverlayProtocol,
 
-    /// The UDP port that nodes receive wrapped packets on. It must be open between nodes.
+    /// The UDP port that nodes receive wrapped packets on. It must be open between nodes. Without it: 8472 for VXLAN, 6081
+    /// for Geneve.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("minimum" = 1, "maximum" = 65535))]
-    pub port: u16,
-}
-
-impl Default for Overlay {
-    fn default() -> Self {
-        // 8472 is what Linux and Cilium use for VXLAN; 4789 (RFC 7348) is often taken by the network's own VXLAN.
-        Self { protocol: OverlayProtocol::default(), port: 8472 }
-    }
+    pub port: Option<u16>,
 }
 
 /// The protocol that wraps packets between nodes.
@@ -57,6 +52,21 @@ pub enum OverlayProtocol {
     /// RFC 7348.
     #[default]
     VXLAN,
+    /// RFC 8926, without options. The nodes' kernels need the module geneve.
+    Geneve,
+}
+
+impl OverlayProtocol {
+    /// The UDP port where none is set.
+    #[must_use]
+    pub const fn default_port(self) -> u16 {
+        match self {
+            // what Linux and Cilium use; 4789 (RFC 7348) is often taken by the network's own VXLAN
+            Self::VXLAN => 8472,
+            // RFC 8926
+            Self::Geneve => 6081,
+        }
+    }
 }
 
 /// Settings of routing mode Hybrid.

@@ -1,7 +1,7 @@
 //! What a former process left: intents, kernel state.
 
 use axoneme_cni::protocol::Attachment;
-use axoneme_kernel::net::{LINK_PREFIX, OVERLAY_LINK};
+use axoneme_kernel::net::{LINK_PREFIX, OverlayKind};
 use axoneme_model::rows::NodeConfigRow;
 use ipnetwork::IpNetwork;
 
@@ -110,7 +110,8 @@ impl Engine {
     pub(super) fn adopt_routes(&mut self) -> Result<(), Error> {
         let links = self.parts.network.links()?;
         let pod_link = |ifindex: u32| {
-            links.iter().any(|l| l.ifindex == ifindex && l.name.starts_with(LINK_PREFIX) && l.name != OVERLAY_LINK)
+            let of_pod = |name: &str| name.starts_with(LINK_PREFIX) && OverlayKind::of_link(name).is_none();
+            links.iter().any(|l| l.ifindex == ifindex && of_pod(&l.name))
         };
         let present = self.parts.network.routes()?.into_iter().filter(|r| !pod_link(r.ifindex));
         self.routes.adopt(present.map(|r| (r.destination, r)));

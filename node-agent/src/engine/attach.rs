@@ -14,7 +14,7 @@ use axoneme_cni::{
 };
 use axoneme_kernel::{
     datapath::Hook,
-    net::{HOST_MAC, LINK_PREFIX, Mac, OVERLAY_LINK, gateway},
+    net::{HOST_MAC, LINK_PREFIX, Mac, OverlayKind, gateway},
 };
 use axoneme_model::rows::EndpointRow;
 use ipnetwork::IpNetwork;
@@ -431,7 +431,7 @@ impl Engine {
             }
         }
         for link in self.parts.network.links().map_err(Error::from)? {
-            let ours = link.name.starts_with(LINK_PREFIX) && link.name != OVERLAY_LINK;
+            let ours = link.name.starts_with(LINK_PREFIX) && OverlayKind::of_link(&link.name).is_none();
             if let Some(attachment) = endpoint::attachment_of(&link.alias).filter(|_| ours)
                 && !valid.contains(&attachment)
                 && !self.endpoints.contains_key(&attachment)

@@ -86,7 +86,7 @@ impl Health {
 
 /// The health endpoints of another node as the datapath is to know them.
 fn entries(node: &NodeRow, routing: &Routing, ways: Ways<'_>) -> impl Iterator<Item = (IpNetwork, IpEntry)> {
-    let tunnel = node.underlay().filter(|_| matches!(routing, Routing::Vxlan { .. }));
+    let tunnel = node.underlay().filter(|_| routing.tunnel().is_some());
     // classes of reserved identities have their numbers
     let (identity, peer) = (Identity::HEALTH.0, Identity::HEALTH.0);
     node.health_addresses().map(move |a| {

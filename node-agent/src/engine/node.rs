@@ -2,13 +2,14 @@
 
 use std::{cmp::Ordering, sync::Arc};
 
-use axoneme_kernel::{datapath::Hook, grace::GracePeriods};
+use axoneme_flow::flow::TunnelProtocol;
+use axoneme_kernel::{datapath::Hook, grace::GracePeriods, net::OverlayKind};
 use axoneme_wire::NodeEvent;
 
 use super::Engine;
 use crate::{
     Error,
-    base::{self, Base, Observed},
+    base::{self, Base, Observed, Tunnels},
     plan,
 };
 
@@ -24,8 +25,9 @@ impl Engine {
         match self.make_base() {
             Ok(()) => {
                 self.base.error = None;
-                self.base.attempts = 0;
-                self.base.retry_at = None;
+                let lacking = self.base.tunnels.lack.is_some();
+                self.base.attempts = if lacking { self.base.attempts + 1 } else { 0 };
+                self.base.retry_at = lacking.then(|| now + axoneme_table::Backoff::default().after(self.base.attempts));
             }
             Err(error) => {
                 let message = error.to_string();
@@ -48,10 +50,11 @@ impl Engine {
         let mtu = plan.mtu;
         self.fit_pods(mtu, Ordering::Greater);
         if changed || self.base.attempts > 0 {
-            self.base.overlay_ifindex = plan.apply(&*network, &mut self.inventory, &*self.parts.store)?;
+            let tunnels = plan.apply(&*network, &mut self.inventory, &*self.parts.store)?;
+            self.use_tunnels(&plan, tunnels);
         }
         self.base.attached &= !changed;
-        let wanted = plan.datapath_config(&config, self.base.overlay_ifindex, &self.parts.paths);
+        let wanted = plan.datapath_config(&config, self.base.tunnels.overlay, &self.parts.paths);
         self.base.plan = Some(plan);
         self.own_addresses();
         self.health.changed();
@@ -78,9 +81,36 @@ impl Engine {
         if self.former.leaves_alone() { Ok(()) } else { self.masquerade(&config) }
     }
 
+    /// Knows the tunnel devices; tells of one that cannot be made, and flows of those that are there.
+    fn use_tunnels(&mut self, plan: &Base, tunnels: Tunnels) {
+        if let Some(lack) = tunnels.lack.as_ref().filter(|lack| self.base.tunnels.lack.as_ref() != Some(*lack)) {
+            tracing::error!(lack, "the tunnel that nodes are to change to is not there");
+            self.event(true, "TunnelNotMade", lack.clone());
+        }
+        if let Some(flows) = &self.parts.flows {
+            let devices = [(plan.overlay, Some(tunnels.overlay)), (plan.also, tunnels.also)];
+            flows.names(|names| {
+                for (overlay, ifindex) in devices {
+                    let Some((overlay, ifindex)) = overlay.zip(ifindex) else { continue };
+                    names.upsert_interface(ifindex, overlay.kind.link());
+                    names.upsert_tunnel(
+                        ifindex,
+                        match overlay.kind {
+                            OverlayKind::Vxlan => TunnelProtocol::Vxlan,
+                            OverlayKind::Geneve => TunnelProtocol::Geneve,
+                        },
+                    );
+                }
+            });
+        }
+        // also where the plan is as it was: a device that could not be made before has no programs yet
+        self.base.attached &= self.base.tunnels == tunnels;
+        self.base.tunnels = tunnels;
+    }
+
     /// Whether the node runs with the newest settings: nothing failed, and nothing of them is still to be done.
     pub(super) fn is_set_up(&self) -> bool {
-        self.base.error.is_none() && !self.base.dirty && self.base.attached
+        self.base.error.is_none() && self.base.tunnels.lack.is_none() && !self.base.dirty && self.base.attached
     }
 
     /// Puts programs on every device once what they judge by is complete: a new version of the programs may have maps of
@@ -114,8 +144,9 @@ impl Engine {
     fn wanted_hooks(&self, base: &Base) -> Vec<(Hook, u32)> {
         let mut wanted: Vec<(Hook, u32)> = base.devices.iter().map(|(_, i)| (Hook::Uplink, *i)).collect();
         if base.overlay.is_some() {
-            wanted.push((Hook::Overlay, self.base.overlay_ifindex));
+            wanted.push((Hook::Overlay, self.base.tunnels.overlay));
         }
+        wanted.extend(self.base.tunnels.also.map(|also| (Hook::Overlay, also)));
         wanted.extend(self.endpoints.values().filter_map(|e| Some((Hook::Endpoint, e.ifindex?))));
         wanted
     }

@@ -225,7 +225,7 @@ impl Engine {
         let context = RouteContext {
             node: &self.parts.node,
             routing: &config.routing,
-            overlay_ifindex: self.base.overlay_ifindex,
+            overlay_ifindex: self.base.tunnels.overlay,
             underlay: &base.underlay,
             sources: &base.addresses,
             ipv4: config.ipv4,

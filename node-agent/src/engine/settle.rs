@@ -308,7 +308,9 @@ impl Engine {
     }
 
     fn acknowledge(&mut self) {
-        if self.base.error.is_some() || self.rows.at() == self.acked {
+        // without the tunnel that it is told of it cannot take what others would send by it, once all acknowledge
+        let lacking = self.base.error.is_some() || self.base.tunnels.lack.is_some();
+        if lacking || self.rows.at() == self.acked {
             return;
         }
         let Some(at) = self.rows.at() else { return };

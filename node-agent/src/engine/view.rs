@@ -73,6 +73,7 @@ impl Engine {
             out.push("no operator has sent rows yet: new pods get those that this node had last".to_owned());
         }
         out.extend(self.endpoints.values().filter_map(|e| e.unfit.clone()));
+        out.extend(self.base.tunnels.lack.iter().map(|why| format!("no node changes to the new tunnel yet: {why}")));
         let underlay = self.base.plan.as_ref().map(|b| &*b.underlay).unwrap_or_default();
         let off_link = Ways::of(self.rows.rows(), &self.parts.node).not_on_link(underlay);
         out.extend(off_link.into_iter().map(|s| {

@@ -416,8 +416,12 @@ impl Default for Node {
     fn default() -> Self {
         let fuse = Arc::new(Fuse::default());
         let network = FakeNetwork::node(&[ip("192.168.0.1")]);
-        for key in ["net/ipv4/conf/all/rp_filter", "net/ipv4/conf/axn_vxlan/rp_filter", "net/ipv6/conf/eth0/accept_ra"]
-        {
+        for key in [
+            "net/ipv4/conf/all/rp_filter",
+            "net/ipv4/conf/axn_vxlan/rp_filter",
+            "net/ipv4/conf/axn_geneve/rp_filter",
+            "net/ipv6/conf/eth0/accept_ra",
+        ] {
             network.state().sysctls.insert(key.to_owned(), "0".to_owned());
         }
         let kernel = Kernel { table_capacity: 100, ..Kernel::default() };
@@ -465,7 +469,7 @@ impl Node {
             .state()
             .owned_links()
             .iter()
-            .filter(|l| l.name != net::OVERLAY_LINK)
+            .filter(|l| net::OverlayKind::of_link(&l.name).is_none())
             .map(|l| format!("link {}", l.name))
             .collect();
         let k = self.datapath.kernel();
@@ -516,6 +520,7 @@ pub fn config() -> NodeConfigRow {
         health: None,
         overrides: vec![],
         direct: None,
+        also: None,
     }
 }
 

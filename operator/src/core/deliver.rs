@@ -83,6 +83,7 @@ impl Core {
         let before = self.hub.revision();
         let revision = if rows.is_empty() { before } else { self.hub.publish(rows) };
         let mut awaited = self.past.published(revision);
+        awaited |= self.tunnels.published(revision);
         awaited |= self.holding.published(revision, |set| self.identities.is_usable(set));
         // a revision with nothing of these, of which nodes would not say that they have it
         awaited |= revision == before && !(announce.is_empty() && configs.is_empty());
@@ -166,14 +167,19 @@ impl Core {
     fn config_rows(&mut self) -> Vec<RowChange> {
         let hybrid = matches!(self.cluster.settings.routing, Routing::Hybrid { .. });
         let acknowledged = self.hub.acked_by_all();
+        let tunnel = configs::tunnel(&self.cluster.settings.routing);
         self.todo.configs |= self.past.is_due(hybrid, acknowledged);
+        self.todo.configs |= self.tunnels.is_due(tunnel, acknowledged);
         if !std::mem::take(&mut self.todo.configs) {
             return Vec::new();
         }
         // a node whose labels changed may be one that more or fewer objects select
         self.todo.config |= !self.cluster.overrides.is_empty();
-        let past = self.past.step(hybrid, acknowledged);
-        let wanted = configs::rows(&self.cluster, past, |node| self.rows.guard(node).cloned());
+        let told = configs::Told {
+            past: self.past.step(hybrid, acknowledged),
+            tunnels: self.tunnels.step(tunnel, acknowledged),
+        };
+        let wanted = configs::rows(&self.cluster, told, |node| self.rows.guard(node).cloned());
         let gone: Vec<_> = self.configs.keys().filter(|n| !wanted.contains_key(*n)).cloned().collect();
         for node in &gone {
             self.configs.remove(node);

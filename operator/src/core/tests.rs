@@ -9,6 +9,7 @@ mod ipam;
 mod overrides;
 mod past;
 mod size;
+mod tunnels;
 
 use std::cell::RefCell;
 

@@ -21,7 +21,7 @@ use crate::workspace;
 const KERNELS: &[&str] = &["5.10", "6.1", "6.12"];
 const PROGRAM: &str = "root_vm_kernels";
 /// For boot and all tests of one kernel beside the others; a quiet machine takes a third of it.
-const SECONDS: u64 = 450;
+const SECONDS: u64 = 600;
 
 #[derive(Deserialize)]
 struct Message {

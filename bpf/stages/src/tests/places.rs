@@ -6,6 +6,7 @@ super::both_families!(
     a_strange_mac_is_dropped,
     packets_for_other_nodes_take_the_tunnel_with_the_senders_identity,
     packets_for_other_nodes_go_to_the_next_hop,
+    a_connection_outlives_the_link_that_it_began_by,
     packets_for_the_world_and_nodes_go_to_the_stack,
     the_tunnel_says_who_sends,
     what_comes_by_the_tunnel_goes_back_by_it,
@@ -139,6 +140,25 @@ mod inner {
         }
         let back = F::packet(REMOTE, A, 17, &udp(2, 1));
         assert_eq!(meet::<F, { hook::FROM_NETDEV }>(&h, UPLINK, &back).0, Verdict::local(LINK_A));
+    }
+
+    /// The tunnel device was made anew, or is another; nothing of policy has changed.
+    pub(super) fn a_connection_outlives_the_link_that_it_began_by<F: Testable>()
+    where
+        Host: HasTables<F> + Maps<F>,
+    {
+        for native in [false, true] {
+            let h = world(native);
+            let to = |link| if native { Verdict::next_hop(link, 7) } else { Verdict::tunnel(link, 7, 101) };
+            let p = F::packet(A, REMOTE, 6, &tcp(4000, 80, SYN));
+            assert_eq!(from_pod::<F>(&h, LINK_A, &p), to(if native { UPLINK } else { OVERLAY }));
+            h.overlay.set(33);
+            h.uplink.set(33);
+            for flags in [ACK, ACK | FIN] {
+                let p = F::packet(A, REMOTE, 6, &tcp(4000, 80, flags));
+                assert_eq!(from_pod::<F>(&h, LINK_A, &p), to(33), "{flags}");
+            }
+        }
     }
 
     pub(super) fn packets_for_the_world_and_nodes_go_to_the_stack<F: Testable>()

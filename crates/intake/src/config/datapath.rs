@@ -128,19 +128,21 @@ pub(super) fn host_firewall(spec: &Field<'_>, routing: &Routing) -> HostSettings
 
 pub(super) fn routing(spec: &Field<'_>) -> Routing {
     let default = AxonemeConfigSpec::default().routing;
-    let overlay = |protocol: Option<OverlayProtocol>, port: Option<u16>| Routing::Overlay {
-        protocol: protocol.unwrap_or(default.overlay.protocol),
-        port: port.unwrap_or(default.overlay.port),
+    let overlay = |protocol: Option<OverlayProtocol>, port: Option<u16>| {
+        let protocol = protocol.unwrap_or(default.overlay.protocol);
+        (protocol, port.unwrap_or(protocol.default_port()))
     };
-    let Some(routing) = section(spec, "routing") else { return overlay(None, None) };
+    let wrapped = |(protocol, port): (OverlayProtocol, u16)| Routing::Overlay { protocol, port };
+    let Some(routing) = section(spec, "routing") else { return wrapped(overlay(None, None)) };
     let modes = [RoutingMode::Overlay, RoutingMode::Native, RoutingMode::Hybrid];
     let modes = modes.map(|mode| (mode_name(mode), mode));
     let mode = routing.get("mode").and_then(|m| m.choice(&modes)).unwrap_or(default.mode);
     // all sections are checked, whichever is used
-    let wrapped = section(&routing, "overlay");
-    let wrapped = wrapped.as_ref();
-    let protocol = wrapped.and_then(|o| o.get("protocol")?.choice(&[("VXLAN", OverlayProtocol::VXLAN)]));
-    let port = wrapped.and_then(|o| o.get("port")?.int(1..=u16::MAX));
+    let tunnel = section(&routing, "overlay");
+    let tunnel = tunnel.as_ref();
+    let protocols = [("VXLAN", OverlayProtocol::VXLAN), ("Geneve", OverlayProtocol::Geneve)];
+    let protocol = tunnel.and_then(|o| o.get("protocol")?.choice(&protocols));
+    let port = tunnel.and_then(|o| o.get("port")?.int(1..=u16::MAX));
     let direct = section(&routing, "native");
     let direct = direct.as_ref();
     let ipv4_cidr = direct.and_then(|n| family_prefix(&n.get("ipv4CIDR")?, true));
@@ -148,7 +150,7 @@ pub(super) fn routing(spec: &Field<'_>) -> Routing {
     let routes = direct.and_then(|n| n.get("autoDirectNodeRoutes")?.bool());
     let subnets = section(&routing, "hybrid").as_ref().map(|h| subnets(h)).unwrap_or_default();
     match mode {
-        RoutingMode::Overlay => return overlay(protocol, port),
+        RoutingMode::Overlay => return wrapped(overlay(protocol, port)),
         RoutingMode::Native => {}
         RoutingMode::Hybrid => {
             if subnets.is_empty() {
@@ -157,7 +159,7 @@ pub(super) fn routing(spec: &Field<'_>) -> Routing {
                     "mode Hybrid needs hybrid.subnets: the subnets of the nodes' addresses".to_owned(),
                 );
             }
-            let (protocol, port) = (protocol.unwrap_or(default.overlay.protocol), port.unwrap_or(default.overlay.port));
+            let (protocol, port) = overlay(protocol, port);
             return Routing::Hybrid { protocol, port, subnets };
         }
     }

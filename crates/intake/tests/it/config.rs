@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axoneme_crds::axoneme_config::{IpFamily, IpamMode, LogLevel};
+use axoneme_crds::axoneme_config::{IpFamily, IpamMode, LogLevel, OverlayProtocol};
 use axoneme_intake::{Native, Reason::Invalid, Routing, Settings, config};
 use axoneme_model::{policy::CidrScope, rows::DenyResponse, world::Enforcement};
 use serde_json::Value;
@@ -60,6 +60,18 @@ fn every_setting_is_read() {
     assert_eq!(settings.agent.devices, ["eth+", "ens3"]);
 }
 
+#[test]
+fn each_protocol_has_its_port_where_none_is_set() {
+    let routing = |spec| config(&object(spec)).expect("good").routing;
+    let overlay = |protocol, port| Routing::Overlay { protocol, port };
+    assert_eq!(routing("{}"), overlay(OverlayProtocol::VXLAN, 8472));
+    assert_eq!(routing("{routing: {overlay: {protocol: VXLAN}}}"), overlay(OverlayProtocol::VXLAN, 8472));
+    assert_eq!(routing("{routing: {overlay: {protocol: Geneve}}}"), overlay(OverlayProtocol::Geneve, 6081));
+    assert_eq!(routing("{routing: {overlay: {protocol: Geneve, port: 7}}}"), overlay(OverlayProtocol::Geneve, 7));
+    let hybrid = routing("{routing: {mode: Hybrid, overlay: {protocol: Geneve}, hybrid: {subnets: [10.0.0.0/8]}}}");
+    assert!(matches!(hybrid, Routing::Hybrid { protocol: OverlayProtocol::Geneve, port: 6081, .. }), "{hybrid:?}");
+}
+
 fn block() -> Value {
     yaml(
         "apiVersion: axoneme.io/v1alpha1
@@ -95,7 +107,7 @@ fn wrong_settings_are_named() {
         ("{ipFamilies: [v4]}", "spec.ipFamilies[0]", "IPv6"),
         ("{mtu: 1279}", "spec.mtu", "1280"),
         ("{routing: {mode: Tunnel}}", "spec.routing.mode", "Overlay, Native"),
-        ("{routing: {overlay: {protocol: Geneve}}}", "spec.routing.overlay.protocol", "VXLAN"),
+        ("{routing: {overlay: {protocol: GRE}}}", "spec.routing.overlay.protocol", "VXLAN, Geneve"),
         ("{routing: {mode: Hybrid}}", "spec.routing.hybrid", "needs hybrid.subnets"),
         (
             "{routing: {hybrid: {subnets: [10.0.0.0/8, 10.1.0.0/16]}}}",

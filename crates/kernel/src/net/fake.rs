@@ -1,7 +1,7 @@
 //! A network stack in memory, for tests of what uses one.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     net::IpAddr,
     os::fd::{BorrowedFd, OwnedFd},
@@ -11,7 +11,7 @@ use std::{
 
 use ipnetwork::IpNetwork;
 
-use super::{HOST_MAC, Link, Masquerade, Network, NetworkError, OVERLAY_LINK, Overlay, PodLink, Result, Route};
+use super::{HOST_MAC, Link, Masquerade, Network, NetworkError, Overlay, OverlayKind, PodLink, Result, Route};
 
 /// What the fake holds. Public, so that tests can look and meddle.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,7 +23,10 @@ pub struct State {
     pub default_devices: Vec<u32>,
     pub routes: BTreeMap<(IpNetwork, u32), Route>,
     pub sysctls: BTreeMap<String, String>,
-    pub overlay: Option<Overlay>,
+    /// Tunnel devices.
+    pub overlays: BTreeMap<OverlayKind, Overlay>,
+    /// Kinds that this kernel has no devices of.
+    pub unknown: BTreeSet<OverlayKind>,
     pub masquerade: Option<Masquerade>,
     /// Changes of MTUs in order, in words.
     pub log: Vec<String>,
@@ -102,6 +105,7 @@ impl State {
         let Some(ifindex) = self.links.values().find(|l| l.name == name).map(|l| l.ifindex) else { return false };
         self.links.remove(&ifindex);
         self.pods.remove(name);
+        self.overlays.retain(|kind, _| kind.link() != name);
         self.routes.retain(|(_, i), _| *i != ifindex);
         true
     }
@@ -205,19 +209,27 @@ impl Network for FakeNetwork {
     }
 
     fn ensure_overlay(&self, overlay: Overlay) -> Result<u32> {
+        let kind = overlay.kind;
         let present = {
             let s = self.state();
-            let link = s.links.values().find(|l| l.name == OVERLAY_LINK);
-            link.filter(|_| s.overlay == Some(overlay)).map(|l| l.ifindex)
+            if s.unknown.contains(&kind) {
+                return Err(NetworkError::NoSuchDevice {
+                    link: kind.link().to_owned(),
+                    module: kind.module(),
+                    instead: "use another",
+                });
+            }
+            let link = s.links.values().find(|l| l.name == kind.link());
+            link.filter(|_| s.overlays.get(&kind) == Some(&overlay)).map(|l| l.ifindex)
         };
         if let Some(ifindex) = present {
             return Ok(ifindex);
         }
         let mut s = self.write();
-        s.remove(OVERLAY_LINK);
-        s.overlay = Some(overlay);
+        s.remove(kind.link());
+        s.overlays.insert(kind, overlay);
         s.log.push(format!("overlay {}", overlay.mtu));
-        let ifindex = s.add(OVERLAY_LINK, overlay.mtu, "axoneme overlay");
+        let ifindex = s.add(kind.link(), overlay.mtu, "axoneme overlay");
         if let Some(l) = s.links.get_mut(&ifindex) {
             l.up = true;
         }

@@ -8,8 +8,8 @@ use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressHeaderFlags, AddressMessage},
     link::{
-        AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags,
-        LinkInfo, LinkMessage,
+        AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoGeneve, InfoKind, InfoVeth, InfoVxlan, LinkAttribute,
+        LinkFlags, LinkInfo, LinkMessage,
     },
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{
@@ -18,7 +18,7 @@ use netlink_packet_route::{
     },
 };
 
-use super::{HOST_MAC, Mac, OVERLAY_LINK, Overlay, PodLink, ROUTE_PROTOCOL, Route, socket::Request};
+use super::{HOST_MAC, Mac, Overlay, OverlayKind, PodLink, ROUTE_PROTOCOL, Route, socket::Request};
 
 /// Group of links that are being removed: "axn" in ASCII.
 const DOOMED_GROUP: u32 = 0x0061_786e;
@@ -116,20 +116,33 @@ pub(super) fn link_mtu(ifindex: u32, mtu: u32) -> Request {
 
 /// The tunnel device, its index as answer.
 pub(super) fn create_overlay(overlay: Overlay) -> Vec<Request> {
-    let mut device = link_by_name(OVERLAY_LINK);
-    device.attributes.push(LinkAttribute::Mtu(overlay.mtu));
+    let Overlay { kind, port, mtu } = overlay;
+    let name = kind.link();
+    let mut device = link_by_name(name);
+    device.attributes.push(LinkAttribute::Mtu(mtu));
     device.attributes.push(LinkAttribute::Address(HOST_MAC.0.to_vec()));
-    device.attributes.push(LinkAttribute::LinkInfo(vec![
-        LinkInfo::Kind(InfoKind::Vxlan),
-        LinkInfo::Data(InfoData::Vxlan(vec![
-            InfoVxlan::CollectMetadata(true),
-            InfoVxlan::Learning(false),
-            InfoVxlan::Port(overlay.port),
-            // the underlay's IPv6 checksum is left out as RFC 6935 allows; receivers that we make accept that
-            InfoVxlan::UDPZeroCsumRX(true),
-        ])),
-    ]));
-    let mut finish = link_by_name(OVERLAY_LINK);
+    // the underlay's IPv6 checksum is left out as RFC 6935 allows; receivers that we make accept that
+    let (kind, data) = match kind {
+        OverlayKind::Vxlan => (
+            InfoKind::Vxlan,
+            InfoData::Vxlan(vec![
+                InfoVxlan::CollectMetadata(true),
+                InfoVxlan::Learning(false),
+                InfoVxlan::Port(port),
+                InfoVxlan::UDPZeroCsumRX(true),
+            ]),
+        ),
+        OverlayKind::Geneve => (
+            InfoKind::Geneve,
+            InfoData::Geneve(vec![
+                InfoGeneve::CollectMetadata,
+                InfoGeneve::Port(port),
+                InfoGeneve::UdpZeroCsum6Rx(true),
+            ]),
+        ),
+    };
+    device.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind), LinkInfo::Data(data)]));
+    let mut finish = link_by_name(name);
     finish.attributes.push(LinkAttribute::IfAlias("axoneme overlay".to_owned()));
     finish.attributes.push(no_link_local());
     vec![
@@ -137,10 +150,10 @@ pub(super) fn create_overlay(overlay: Overlay) -> Vec<Request> {
             RouteNetlinkMessage::NewLink(device),
             NLM_F_CREATE | NLM_F_EXCL,
             &[],
-            format!("create {OVERLAY_LINK} on UDP port {} (does this kernel have VXLAN?)", overlay.port),
+            format!("create {name} on UDP port {port}"),
         ),
-        request(RouteNetlinkMessage::SetLink(finish), 0, &[], format!("finish {OVERLAY_LINK}")),
-        get_link(OVERLAY_LINK),
+        request(RouteNetlinkMessage::SetLink(finish), 0, &[], format!("finish {name}")),
+        get_link(name),
     ]
 }
 
@@ -273,21 +286,19 @@ pub(super) fn read_link(m: &LinkMessage) -> super::Link {
     link
 }
 
-/// The UDP port of a VXLAN device that takes its metadata from packets; none for anything else.
-pub(super) fn overlay_port(m: &LinkMessage) -> Option<u16> {
+/// Kind and UDP port of a tunnel device that takes its metadata from packets; none for anything else.
+pub(super) fn read_overlay(m: &LinkMessage) -> Option<(OverlayKind, u16)> {
     let infos = m.attributes.iter().find_map(|a| match a {
         LinkAttribute::LinkInfo(i) => Some(i),
         _ => None,
     })?;
-    let data = infos.iter().find_map(|i| match i {
-        LinkInfo::Data(InfoData::Vxlan(d)) => Some(d),
-        _ => None,
-    })?;
-    if !data.iter().any(|d| matches!(d, InfoVxlan::CollectMetadata(true))) {
-        return None;
-    }
-    data.iter().find_map(|d| match d {
-        InfoVxlan::Port(p) => Some(*p),
+    infos.iter().find_map(|i| match i {
+        LinkInfo::Data(InfoData::Vxlan(d)) if d.contains(&InfoVxlan::CollectMetadata(true)) => {
+            d.iter().find_map(|d| if let InfoVxlan::Port(p) = d { Some((OverlayKind::Vxlan, *p)) } else { None })
+        }
+        LinkInfo::Data(InfoData::Geneve(d)) if d.contains(&InfoGeneve::CollectMetadata) => {
+            d.iter().find_map(|d| if let InfoGeneve::Port(p) = d { Some((OverlayKind::Geneve, *p)) } else { None })
+        }
         _ => None,
     })
 }

@@ -16,7 +16,7 @@ use netlink_packet_route::{
 };
 
 use super::{
-    HOST_MAC, Link, Masquerade, Network, NetworkError, OVERLAY_LINK, Overlay, PodLink, ROUTE_PROTOCOL, Result, Route,
+    HOST_MAC, Link, Masquerade, Network, NetworkError, Overlay, OverlayKind, PodLink, ROUTE_PROTOCOL, Result, Route,
     gateway, masquerade, message, pod, socket::Socket, sysctl,
 };
 
@@ -63,6 +63,20 @@ fn index_in(answers: &[RouteNetlinkMessage], operation: &str) -> Result<u32> {
             errno: libc::ENODEV,
             message: "the kernel did not tell the index of the new link".to_owned(),
         })
+}
+
+/// What the kernel answers where it has no such devices and no module makes them known to it.
+fn no_device(error: NetworkError, overlay: Overlay) -> NetworkError {
+    let instead = match overlay.kind {
+        OverlayKind::Vxlan => "set spec.routing.mode of the AxonemeConfig to Native",
+        OverlayKind::Geneve => "set spec.routing.overlay.protocol of the AxonemeConfig to VXLAN",
+    };
+    match error {
+        NetworkError::Kernel { errno: libc::EOPNOTSUPP, .. } => {
+            NetworkError::NoSuchDevice { link: overlay.kind.link().to_owned(), module: overlay.kind.module(), instead }
+        }
+        other => other,
+    }
 }
 
 fn pod_routes(ifindex: u32, link: &PodLink) -> impl Iterator<Item = Route> {
@@ -208,9 +222,10 @@ impl Network for Netlink {
     }
 
     fn ensure_overlay(&self, overlay: Overlay) -> Result<u32> {
-        let present = self.link_messages()?.into_iter().find(|m| message::read_link(m).name == OVERLAY_LINK);
+        let name = overlay.kind.link();
+        let present = self.link_messages()?.into_iter().find(|m| message::read_link(m).name == name);
         let ifindex = match present {
-            Some(m) if message::overlay_port(&m) == Some(overlay.port) => {
+            Some(m) if message::read_overlay(&m) == Some((overlay.kind, overlay.port)) => {
                 let link = message::read_link(&m);
                 if link.mtu != overlay.mtu {
                     self.socket().send(vec![message::link_mtu(link.ifindex, overlay.mtu)])?;
@@ -222,13 +237,14 @@ impl Network for Netlink {
             }
             present => {
                 if present.is_some() {
-                    self.remove_link(OVERLAY_LINK)?;
+                    self.remove_link(name)?;
                 }
-                let answers = self.socket().send(message::create_overlay(overlay))?;
+                let answers =
+                    self.socket().send(message::create_overlay(overlay)).map_err(|e| no_device(e, overlay))?;
                 index_in(&answers, "create the tunnel device")?
             }
         };
-        let key = format!("net/ipv4/conf/{OVERLAY_LINK}/rp_filter");
+        let key = format!("net/ipv4/conf/{name}/rp_filter");
         if sysctl::read(&key)?.is_some_and(|v| v != "0") {
             sysctl::write(&key, "0")?;
         }
@@ -236,7 +252,7 @@ impl Network for Netlink {
             message::link_up(ifindex),
             message::permanent_neighbour(ifindex, super::GATEWAY_V4.into(), HOST_MAC),
         ])?;
-        if sysctl::read(&format!("net/ipv6/conf/{OVERLAY_LINK}/disable_ipv6"))?.is_some_and(|v| v == "0") {
+        if sysctl::read(&format!("net/ipv6/conf/{name}/disable_ipv6"))?.is_some_and(|v| v == "0") {
             let v6 = gateway(std::net::Ipv6Addr::UNSPECIFIED.into());
             self.socket().send(vec![message::permanent_neighbour(ifindex, v6, HOST_MAC)])?;
         }

@@ -1,10 +1,20 @@
 //! Two nodes with an underlay between them.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
-use axoneme_kernel::datapath::{Datapath, Hook, IpEntry};
+use axoneme_kernel::{
+    datapath::{Datapath, Hook, IpEntry},
+    net::{GATEWAY_V4, GATEWAY_V6, Netlink, Network, Overlay, OverlayKind},
+};
 
-use super::{HOST_MAC, Namespace, Node, Options, Pod, node_v4, node_v6};
+use super::{
+    HOST_MAC, Namespace, Node, Options, Pod, node_v4, node_v6,
+    traffic::{Stream, serve_udp},
+    wait_for,
+};
+
+/// In software emulation everything takes its time.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Two nodes, joined by a link or by a router between them.
 #[derive(Debug)]
@@ -19,7 +29,27 @@ pub enum Mode {
     Vxlan,
     /// The tunnel between the nodes' IPv6 addresses.
     Vxlan6,
+    Geneve,
+    /// Between the nodes' IPv6 addresses.
+    Geneve6,
     Native,
+}
+
+impl Mode {
+    /// The tunnel device; none: there is no tunnel.
+    pub fn overlay(self) -> Option<Overlay> {
+        // A tunnel over IPv6 is not fragmented on the way: 70 bytes less for who sends into it, else 50.
+        let mtu = if self.is_over_v6() { 1430 } else { 1450 };
+        match self {
+            Self::Vxlan | Self::Vxlan6 => Some(Overlay { kind: OverlayKind::Vxlan, port: 8472, mtu }),
+            Self::Geneve | Self::Geneve6 => Some(Overlay { kind: OverlayKind::Geneve, port: 6081, mtu }),
+            Self::Native => None,
+        }
+    }
+
+    pub fn is_over_v6(self) -> bool {
+        matches!(self, Self::Vxlan6 | Self::Geneve6)
+    }
 }
 
 pub fn index(ns: &Namespace, link: &str) -> u32 {
@@ -63,6 +93,22 @@ impl Cluster {
             c.nodes[1].datapath.upsert_ip(address.into(), host).unwrap();
         }
         c
+    }
+
+    /// Another tunnel device on both nodes, of whose packets they take; the index on each. Without one of the product's: VXLAN
+    /// at another port.
+    pub fn also(&self, overlay: Option<Overlay>) -> [u32; 2] {
+        self.nodes.each_ref().map(|node| {
+            let ifindex = if let Some(overlay) = overlay {
+                node.ns.run(|| Netlink::open().unwrap().ensure_overlay(overlay).unwrap())
+            } else {
+                node.ns.ip(&format!("link add vx1 address {HOST_MAC} type vxlan external dstport 8473 nolearning"));
+                node.ns.ip("link set vx1 addrgenmode none arp off mtu 1450 up");
+                index(&node.ns, "vx1")
+            };
+            node.attach(Hook::Overlay, ifindex);
+            ifindex
+        })
     }
 
     #[allow(clippy::too_many_lines, reason = "a network is laid out in one piece")]
@@ -121,11 +167,9 @@ impl Cluster {
             Self::node(ns, number, mode, router.is_some(), options)
         });
         let pods = [nodes[0].pod(1), nodes[1].pod(2)];
-        if mode == Mode::Vxlan6 {
-            // A tunnel over IPv6 is not fragmented on the way: 70 bytes less for who sends into it.
-            for (node, pod) in nodes.iter().zip(&pods) {
+        if mode.is_over_v6() {
+            for pod in &pods {
                 pod.ns.ip("link set eth0 mtu 1430");
-                node.ns.ip("link set vx0 mtu 1430");
             }
         }
         for (here, there) in [(0, 1), (1, 0)] {
@@ -146,20 +190,19 @@ impl Cluster {
 
     fn node(ns: Namespace, number: u8, mode: Mode, routed: bool, options: Options) -> Node {
         let other = 3 - number;
-        let overlay = if mode == Mode::Native {
+        let overlay = if let Some(overlay) = mode.overlay() {
+            let link = overlay.kind.link();
+            let ifindex = ns.run(|| Netlink::open().unwrap().ensure_overlay(overlay).unwrap());
+            let v4 = format!("via {GATEWAY_V4} dev {link} onlink src {}", node_v4(number));
+            ns.ip(&format!("route add 10.{other}.0.0/24 {v4}"));
+            ns.ip(&format!("route add fd10:{other}::/64 via {GATEWAY_V6} dev {link} src {}", node_v6(number)));
+            ifindex
+        } else {
             let i = if routed { usize::from(number) - 1 } else { 0 };
             let last = if routed { 254 } else { u16::from(other) };
             ns.ip(&format!("route add 10.{other}.0.0/24 via 10.201.{i}.{last} src {}", node_v4(number)));
             ns.ip(&format!("route add fd10:{other}::/64 via fd21:{i}::{last} src {}", node_v6(number)));
             0
-        } else {
-            ns.ip(&format!(
-                "link add vx0 address {HOST_MAC} type vxlan external dstport 8472 nolearning udp6zerocsumrx"
-            ));
-            ns.ip("link set vx0 addrgenmode none arp off mtu 1450 up");
-            ns.ip(&format!("route add 10.{other}.0.0/24 dev vx0 src {}", node_v4(number)));
-            ns.ip(&format!("route add fd10:{other}::/64 dev vx0 src {}", node_v6(number)));
-            index(&ns, "vx0")
         };
         let uplink = index(&ns, "up0");
         let options = Options {
@@ -167,7 +210,7 @@ impl Cluster {
             uplink,
             overlay,
             services: true,
-            underlay6: mode == Mode::Vxlan6,
+            underlay6: mode.is_over_v6(),
             ..options
         };
         let node = Node::with(ns, number, &options);
@@ -179,11 +222,47 @@ impl Cluster {
     }
 }
 
+/// The nodes come to send by another device, one after the other, under numbered streams of at least so many datagrams that
+/// began before: none is lost, and both devices have carried some.
+pub fn another_tunnel_loses_nothing(c: &mut Cluster, other: [u32; 2], least: u64) {
+    let sent = |c: &Cluster, by: [u32; 2]| [0, 1].map(|n| c.nodes[n].ns.run(|| sent_by(by[n])));
+    let grown = |c: &Cluster, by, since: [u64; 2]| sent(c, by).iter().zip(since).all(|(n, s)| *n >= s + least / 2);
+    let former = c.nodes.each_ref().map(|n| n.config.overlay_ifindex);
+    let (by_former, by_other) = (sent(c, former), sent(c, other));
+    serve_udp(&c.pods[1].ns, 53);
+    let streams = c.pods[1].addresses().map(|to| Stream::start(&c.pods[0].ns, to, 53));
+    wait_for("datagrams by the former tunnel", PATIENCE, || grown(c, former, by_former));
+    assert_eq!(sent(c, other), by_other, "nothing goes by the other tunnel yet");
+    for (node, ifindex) in c.nodes.iter_mut().zip(other) {
+        node.config.overlay_ifindex = ifindex;
+        node.restart();
+    }
+    // what the former programs still had under way
+    std::thread::sleep(Duration::from_millis(200));
+    let (last, by_other) = (sent(c, former), sent(c, other));
+    wait_for("datagrams by the other tunnel", PATIENCE, || grown(c, other, by_other));
+    assert_eq!(sent(c, former), last, "nothing goes by the former tunnel any more");
+    for stream in streams {
+        let (sent, echoed) = stream.finish();
+        let drops = || c.nodes.iter().map(Node::drops).collect::<Vec<_>>();
+        assert!(sent >= least && sent == echoed, "{echoed} of {sent}, dropped: {:?}", drops());
+    }
+}
+
+/// Packets that a device of this namespace has sent.
+fn sent_by(ifindex: u32) -> u64 {
+    let name = nix::net::if_::if_indextoname(ifindex).unwrap().into_string().unwrap();
+    let table = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap();
+    let line = table.lines().find_map(|l| l.trim().strip_prefix(&format!("{name}:")).map(str::to_owned)).unwrap();
+    // eight columns of what was received stand before
+    line.split_whitespace().nth(9).unwrap().parse().unwrap()
+}
+
 /// What other nodes send to for a node's pods: the tunnel's end, a neighbour's address, or nothing (the stack routes).
 pub fn pod_hops(node: u8, mode: Mode, routed: bool) -> [Option<IpAddr>; 2] {
     match (mode, routed) {
-        (Mode::Vxlan, _) => [Some(node_v4(node).into()); 2],
-        (Mode::Vxlan6, _) => [Some(node_v6(node).into()); 2],
+        (Mode::Vxlan | Mode::Geneve, _) => [Some(node_v4(node).into()); 2],
+        (Mode::Vxlan6 | Mode::Geneve6, _) => [Some(node_v6(node).into()); 2],
         (Mode::Native, true) => [None; 2],
         (Mode::Native, false) => {
             let last = u16::from(node);
@@ -195,5 +274,5 @@ pub fn pod_hops(node: u8, mode: Mode, routed: bool) -> [Option<IpAddr>; 2] {
 /// The same for the node itself: its address of the family that the tunnel does not speak is reached by the one that it
 /// does.
 pub fn node_hops(node: u8, mode: Mode) -> [Option<IpAddr>; 2] {
-    if mode == Mode::Vxlan6 { [Some(node_v6(node).into()), None] } else { [None, Some(node_v4(node).into())] }
+    if mode.is_over_v6() { [Some(node_v6(node).into()), None] } else { [None, Some(node_v4(node).into())] }
 }

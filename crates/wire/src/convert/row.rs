@@ -6,7 +6,7 @@ use axoneme_model::{
     Bandwidth, Identity, PeerClass, Safe,
     rows::{
         AgentRow, BlockUse, ConntrackTimes, DenyResponse, DirectRow, Edges, EndpointRow, GuardRow, HealthRow,
-        IdentityRow, IpRow, NodeConfigRow, NodeRow, OverrideRow, Routing, TableId,
+        IdentityRow, IpRow, NodeConfigRow, NodeRow, OverrideRow, Routing, TableId, Tunnel, TunnelProtocol,
     },
 };
 
@@ -51,6 +51,7 @@ impl Wire for NodeConfigRow {
             health: self.health.map(|h| pb::Health { interval_seconds: h.interval_seconds, endpoints: h.endpoints }),
             overrides: self.overrides.iter().map(override_message).collect(),
             direct: self.direct.as_ref().map(|d| pb::Direct { subnets: messages(&d.subnets) }),
+            also: self.also.map(tunnel_message),
         }
     }
 
@@ -99,6 +100,7 @@ impl Wire for NodeConfigRow {
                 .map(|d| Ok(DirectRow { subnets: list("subnets", d.subnets)? }))
                 .transpose()
                 .at("direct")?,
+            also: m.also.map(tunnel).transpose().at("also")?,
         })
     }
 }
@@ -207,6 +209,7 @@ impl Wire for BlockUse {
 const fn routing_message(r: &Routing) -> pb::node_config::Routing {
     match *r {
         Routing::Vxlan { port } => pb::node_config::Routing::Vxlan(pb::Vxlan { port: port as u32 }),
+        Routing::Geneve { port } => pb::node_config::Routing::Geneve(pb::Geneve { port: port as u32 }),
         Routing::Native { auto_direct_node_routes } => {
             pb::node_config::Routing::Native(pb::Native { auto_direct_node_routes })
         }
@@ -216,7 +219,28 @@ const fn routing_message(r: &Routing) -> pb::node_config::Routing {
 fn routing(m: pb::node_config::Routing) -> Result<Routing, WireError> {
     Ok(match m {
         pb::node_config::Routing::Vxlan(v) => Routing::Vxlan { port: narrow("vxlan.port", v.port)? },
+        pb::node_config::Routing::Geneve(g) => Routing::Geneve { port: narrow("geneve.port", g.port)? },
         pb::node_config::Routing::Native(n) => Routing::Native { auto_direct_node_routes: n.auto_direct_node_routes },
+    })
+}
+
+const fn tunnel_message(t: Tunnel) -> pb::Tunnel {
+    let port = t.port as u32;
+    let protocol = match t.protocol {
+        TunnelProtocol::Vxlan => pb::tunnel::Protocol::Vxlan(pb::Vxlan { port }),
+        TunnelProtocol::Geneve => pb::tunnel::Protocol::Geneve(pb::Geneve { port }),
+    };
+    pb::Tunnel { protocol: Some(protocol) }
+}
+
+fn tunnel(m: pb::Tunnel) -> Result<Tunnel, WireError> {
+    Ok(match required("protocol", m.protocol)? {
+        pb::tunnel::Protocol::Vxlan(v) => {
+            Tunnel { protocol: TunnelProtocol::Vxlan, port: narrow("vxlan.port", v.port)? }
+        }
+        pb::tunnel::Protocol::Geneve(g) => {
+            Tunnel { protocol: TunnelProtocol::Geneve, port: narrow("geneve.port", g.port)? }
+        }
     })
 }
 

@@ -5,7 +5,7 @@ use axoneme_model::{
     rows::{
         AgentRow, Backend, BlockUse, ConntrackTimes, DenyResponse, DirectRow, DirectionDefault, Edges, EndpointRow,
         Frontend, GuardRow, HealthRow, IdentityRow, IpRow, NodeConfigRow, NodeRow, OverrideRow, PolicyEntry, PolicyKey,
-        Routing, RuleId, RuleRow, ServiceRow, TableId, TableRow,
+        Routing, RuleId, RuleRow, ServiceRow, TableId, TableRow, Tunnel, TunnelProtocol,
     },
 };
 use proptest::{collection as many, option, prelude::*};
@@ -115,6 +115,7 @@ pub(crate) fn guard() -> GuardRow {
 pub(crate) fn config(name: impl Strategy<Value = Arc<str>>) -> impl Strategy<Value = NodeConfigRow> {
     let routing = prop_oneof![
         any::<u16>().prop_map(|port| Routing::Vxlan { port }),
+        any::<u16>().prop_map(|port| Routing::Geneve { port }),
         any::<bool>().prop_map(|auto_direct_node_routes| Routing::Native { auto_direct_node_routes })
     ];
     let cidrs = || many::vec(cidr(), 0..3);
@@ -159,6 +160,10 @@ pub(crate) fn config(name: impl Strategy<Value = Arc<str>>) -> impl Strategy<Val
             }),
             health: b[3].then_some(HealthRow { interval_seconds: n[0], endpoints: b[4] }),
             direct: b[5].then(|| DirectRow { subnets: list.clone() }),
+            also: b[6].then_some(Tunnel {
+                protocol: if b[4] { TunnelProtocol::Geneve } else { TunnelProtocol::Vxlan },
+                port: n[0] as u16,
+            }),
             overrides: vec![OverrideRow {
                 setting: "spec.mtu".into(),
                 value: device.clone(),
