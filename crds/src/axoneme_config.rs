@@ -64,6 +64,9 @@ pub struct AxonemeConfigSpec {
     #[schemars(extend("minimum" = 1280, "maximum" = 65535))]
     pub mtu: Option<u32>,
 
+    /// What connects a pod with its node. Pods keep what they have until they are made anew.
+    pub pod_device: PodDevice,
+
     /// Where pods get their addresses from.
     pub ipam: Ipam,
 
@@ -102,6 +105,7 @@ impl Default for AxonemeConfigSpec {
             ip_families: vec![IpFamily::IPv4],
             routing: Routing::default(),
             mtu: None,
+            pod_device: PodDevice::default(),
             ipam: Ipam::default(),
             masquerade: Masquerade::default(),
             policy: Policy::default(),
@@ -114,6 +118,16 @@ impl Default for AxonemeConfigSpec {
             agent: Agent::default(),
         }
     }
+}
+
+/// What connects a pod with its node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize, JsonSchema)]
+pub enum PodDevice {
+    /// A veth pair.
+    #[default]
+    Veth,
+    /// A netkit pair in L2 mode. Nodes with a kernel before 6.7, or without netkit, make veth pairs and say so.
+    Netkit,
 }
 
 /// An address family.

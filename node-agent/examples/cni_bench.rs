@@ -107,6 +107,7 @@ fn config() -> NodeConfigRow {
         overrides: vec![],
         direct: None,
         also: None,
+        pod_device: axoneme_model::rows::PodDevice::Veth,
     }
 }
 

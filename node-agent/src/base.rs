@@ -6,7 +6,9 @@ use axoneme_kernel::{
     datapath::{DatapathConfig, Timeouts},
     net::{Link, Network, Overlay, OverlayKind, mtu, mtu::Encapsulation},
 };
-use axoneme_model::rows::{ConntrackTimes, DenyResponse, NodeConfigRow, NodeRow, Routing, Tunnel, TunnelProtocol};
+use axoneme_model::rows::{
+    ConntrackTimes, DenyResponse, NodeConfigRow, NodeRow, PodDevice, Routing, Tunnel, TunnelProtocol,
+};
 use ipnetwork::IpNetwork;
 
 use crate::{Error, inventory::Inventory, plan, store::Store};
@@ -65,6 +67,8 @@ pub struct Base {
     pub overlay: Option<Overlay>,
     /// Another tunnel that packets are taken from.
     pub also: Option<Overlay>,
+    /// Of pods that are made from now on.
+    pub pod_device: PodDevice,
     pub sysctls: Vec<(String, &'static str)>,
 }
 
@@ -108,6 +112,7 @@ pub fn plan(config: &NodeConfigRow, node: Option<&NodeRow>, observed: &Observed)
     Ok(Base {
         sysctls: plan::sysctls(config, &names),
         also,
+        pod_device: config.pod_device,
         devices,
         addresses,
         own,

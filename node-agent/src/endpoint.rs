@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use axoneme_cni::protocol::Attachment;
-use axoneme_kernel::net::{LINK_PREFIX, Mac, PodLink};
+use axoneme_kernel::net::{LINK_PREFIX, Mac, PodDevice, PodLink};
 use axoneme_model::{Bandwidth, Identity, rows::TableId};
 use axoneme_wire::EndpointReport;
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,9 @@ pub struct Intent {
     pub host_name: String,
     pub pod_mac: [u8; 6],
     pub mtu: u32,
+    /// Its device is netkit; else veth.
+    #[serde(default)]
+    pub netkit: bool,
     /// What was last put in force, for the time after a restart until rows are there.
     pub identity: u32,
     pub peer: u32,
@@ -58,6 +61,7 @@ impl Intent {
     /// The link as the network layer wants it.
     pub fn link(&self, sources: &[IpAddr]) -> PodLink {
         PodLink {
+            device: if self.netkit { PodDevice::Netkit } else { PodDevice::Veth },
             host_name: self.host_name.clone(),
             pod_name: self.attachment.ifname.clone(),
             pod_mac: Mac(self.pod_mac),

@@ -18,7 +18,7 @@ use axoneme_kernel::{
     grace::GracePeriods,
     net::{Masquerade, Network, Route},
 };
-use axoneme_model::rows::{AgentRow, NodeRow, TableId};
+use axoneme_model::rows::{AgentRow, NodeRow, PodDevice, TableId};
 use axoneme_runtime::clock::Clock;
 use axoneme_table::{Backoff, Reconciler};
 use axoneme_wire::{
@@ -147,6 +147,8 @@ struct BaseState {
     plan: Option<Base>,
     datapath: Option<DatapathConfig>,
     tunnels: Tunnels,
+    /// Whether the kernel has netkit; none: nobody asked for it yet.
+    netkit: Option<bool>,
     masquerade: Option<Masquerade>,
     /// Every device has the programs of this process.
     attached: bool,
@@ -156,6 +158,17 @@ struct BaseState {
     retry_at: Option<Instant>,
     /// When the underlay's devices are looked at next.
     underlay_at: Option<Instant>,
+}
+
+impl BaseState {
+    fn wants_netkit(&self) -> bool {
+        self.plan.as_ref().is_some_and(|b| b.pod_device == PodDevice::Netkit)
+    }
+
+    /// New pods get netkit devices.
+    fn makes_netkit(&self) -> bool {
+        self.wants_netkit() && self.netkit == Some(true)
+    }
 }
 
 /// Counters for status.

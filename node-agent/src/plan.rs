@@ -409,6 +409,7 @@ mod tests {
             overrides: vec![],
             direct: None,
             also: None,
+            pod_device: axoneme_model::rows::PodDevice::Veth,
         }
     }
 

@@ -8,11 +8,11 @@ use std::{collections::BTreeSet, time::Duration};
 use axoneme_cni::{Command, code};
 use axoneme_kernel::{
     datapath::{Datapath, EndpointEntry, Fullness, Hook, Limit},
-    net::{Network, OverlayKind},
+    net::{self, Network, OverlayKind},
 };
 use axoneme_model::{
     Bandwidth, Identity,
-    rows::{EndpointRow, Routing, TableId},
+    rows::{EndpointRow, PodDevice, Routing, TableId},
 };
 use axoneme_node_agent::engine::Outgoing;
 use axoneme_wire::{
@@ -442,6 +442,37 @@ fn another_mtu_begins_where_no_packet_can_be_too_long() {
     node.clock.advance(Duration::from_secs(10));
     e.tick();
     assert_eq!(node.network.state().pods[&pod].mtu, 1300);
+    assert_eq!(e.view().status.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn new_pods_get_netkit_where_the_kernel_has_it_and_others_keep_what_they_have() {
+    let node = Node::default();
+    let mut e = node.boot();
+    let mut set = rows();
+    e.stream(snapshot(&set, 1));
+    run(&mut e, request(Command::Add, "c1", "a")).unwrap();
+    set.config.as_mut().unwrap().pod_device = PodDevice::Netkit;
+    e.stream(snapshot(&set, 2));
+    let warnings = e.view().status.warnings.join(" ");
+    assert!(warnings.contains("this kernel has no netkit devices"), "{warnings}");
+    run(&mut e, request(Command::Add, "c2", "b")).unwrap();
+    let devices = || node.network.state().pods.values().map(|p| p.device).collect::<Vec<_>>();
+    assert_eq!(devices(), [net::PodDevice::Veth; 2]);
+    run(&mut e, request(Command::Del, "c2", "b")).unwrap();
+    reap(&node, &mut e);
+    drop(e);
+    // another kernel
+    node.network.state().netkit = true;
+    let mut e = node.boot();
+    e.stream(snapshot(&set, 3));
+    run(&mut e, request(Command::Add, "c2", "b")).unwrap();
+    let mixed = devices();
+    assert!(mixed.len() == 2 && mixed.contains(&net::PodDevice::Netkit), "{mixed:?}");
+    assert!(
+        run(&mut e, request(Command::Check, "c1", "a")).is_ok()
+            && run(&mut e, request(Command::Check, "c2", "b")).is_ok()
+    );
     assert_eq!(e.view().status.warnings, Vec::<String>::new());
 }
 

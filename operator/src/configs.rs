@@ -122,6 +122,7 @@ fn row(
             Routing::Overlay { .. } | Routing::Native(_) => None,
         },
         also: None,
+        pod_device: s.pod_device,
     }
 }
 

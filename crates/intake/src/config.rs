@@ -10,7 +10,7 @@ use axoneme_crds::{
     AxonemeConfigSpec,
     axoneme_config::{IpFamily, IpamMode, validate_unknown},
 };
-use axoneme_model::{Cidr, Kind, policy::CidrScope, rows::DenyResponse, world::ClusterConfig};
+use axoneme_model::{Cidr, Kind, policy::CidrScope, rows::DenyResponse, rows::PodDevice, world::ClusterConfig};
 use serde_json::{Value, json};
 
 pub use self::{
@@ -41,6 +41,8 @@ pub struct Settings {
     pub routing: Routing,
     /// Bytes of the largest packet that a pod may send; none: derived from the uplink.
     pub mtu: Option<u32>,
+    /// What connects a pod with its node.
+    pub pod_device: PodDevice,
     pub ipam: Ipam,
     /// What a pod hears when its own policy denies what it sends.
     pub deny_response: DenyResponse,
@@ -149,6 +151,7 @@ fn spec(field: &Field<'_>) -> Settings {
         cidr_scope,
         routing,
         mtu: field.get("mtu").and_then(|m| m.int(1280..=65_535)),
+        pod_device: datapath::pod_device(field),
         ipam: ipam(field, &ip_families),
         ip_families,
         deny_response: datapath::deny_response(field),

@@ -162,6 +162,15 @@ fn value(field: &Field<'_>, key: &str, knob: &Knob, text: &str) -> Option<Value>
                 None
             }
         },
+        "datapath-mode" => match text {
+            "veth" => Some(json!("Veth")),
+            // there is one mode, and a node without netkit has veth in any case
+            "netkit" | "netkit-l2" | "auto" => Some(json!("Netkit")),
+            _ => {
+                field.invalid("must be veth, netkit, netkit-l2 or auto");
+                None
+            }
+        },
         // derived from the device
         "mtu" if text == "0" => Some(Value::Null),
         _ => text::value(field, knob.shape, text),

@@ -2,11 +2,11 @@
 //!
 //! # What the packet path asks of its surroundings
 //!
-//! - **Pod links**: veth; host side with [`HOST_MAC`], no addresses of its own (`addrgenmode none`); in the pod an
+//! - **Pod links**: veth, or netkit in L2 mode; host side with [`HOST_MAC`], no addresses of its own (`addrgenmode none`); in the pod an
 //!   on-link route to 169.254.1.1, default routes via 169.254.1.1 and fe80::1, both with permanent neighbour entries of
 //!   [`HOST_MAC`]. On the host a /32 and /128 route per pod address to its link, and permanent neighbour entries with the
 //!   pod's MAC. Pods' addresses without duplicate address detection (`nodad`).
-//! - **Tunnel device**: `vxlan external`, MAC [`HOST_MAC`], `arp off`, no learning, `addrgenmode none`. Routes of other
+//! - **Tunnel device**: `vxlan external` or `geneve external`, MAC [`HOST_MAC`], `arp off`, no learning, `addrgenmode none`. Routes of other
 //!   nodes' pod CIDRs into it with an own node address as `src`.
 //! - **Node**: forwarding on for both families; `rp_filter` 0 on pod links, tunnel device and `all` (packets from pods
 //!   reach each other without passing the stack, so that what the stack sees is one-sided).

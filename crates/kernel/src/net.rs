@@ -104,9 +104,19 @@ pub enum NetworkError {
 
 pub type Result<T> = std::result::Result<T, NetworkError>;
 
+/// What connects a pod with its node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum PodDevice {
+    #[default]
+    Veth,
+    /// In L2 mode: frames are those of veth. Programs are on the host side, as with veth.
+    Netkit,
+}
+
 /// A pod's interface and its host side.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodLink {
+    pub device: PodDevice,
     /// Host side; starts with [`LINK_PREFIX`], at most 15 bytes.
     pub host_name: String,
     /// As the container runtime asks for it (`CNI_IFNAME`).
@@ -209,6 +219,8 @@ pub trait Network: Send + Sync + Debug {
     /// Makes the pair: peer directly in `netns`, both sides down. A host side of the same name that is left from
     /// earlier is replaced. Returns the host side's interface index.
     fn create_pod_link(&self, netns: BorrowedFd<'_>, link: &PodLink) -> Result<u32>;
+    /// Whether this kernel can make [`PodDevice::Netkit`]. Makes nothing; a module that is there is loaded by it.
+    fn has_netkit(&self) -> Result<bool>;
     /// Inside the pod: addresses, up, gateway neighbours, default routes.
     fn configure_pod(&self, netns: BorrowedFd<'_>, link: &PodLink) -> Result<()>;
     /// The same beside `work`, which is done on the calling thread. Both are over when it returns.

@@ -306,9 +306,21 @@ pub struct NodeConfigRow {
     /// the other do not change in one moment.
     #[serde(default)]
     pub also: Option<Tunnel>,
+    /// Of pods that are made from now on.
+    #[serde(default)]
+    pub pod_device: PodDevice,
     /// In what the settings above differ from those of the cluster. For people: the node acts by the settings.
     #[serde(default)]
     pub overrides: Vec<OverrideRow>,
+}
+
+/// What connects a pod with its node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PodDevice {
+    #[default]
+    Veth,
+    /// Where the kernel has it, else as [`PodDevice::Veth`].
+    Netkit,
 }
 
 /// Which nodes send packets for each other's pods as they are, past the tunnel. What comes so is taken from all of them:

@@ -120,6 +120,8 @@ const KNOWN: &[(&str, Successor)] = &[
     ("debug", Setting("spec.agent.logLevel")),
     ("debug.enabled", Setting("spec.agent.logLevel")),
     ("devices", Setting("spec.agent.devices")),
+    ("datapath-mode", Setting("spec.podDevice")),
+    ("bpf.datapathMode", Setting("spec.podDevice")),
     ("identity-allocation-mode", Gone("identities are always kept as CiliumIdentity objects")),
     ("kvstore", Gone("state is kept in the Kubernetes API only")),
     ("etcd.enabled", Gone("state is kept in the Kubernetes API only")),

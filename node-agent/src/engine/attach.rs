@@ -167,6 +167,7 @@ impl Engine {
             host_name: endpoint::host_name(attachment),
             pod_mac: endpoint::pod_mac(attachment),
             mtu: self.base.plan.as_ref().map_or(1500, |b| b.mtu),
+            netkit: self.base.makes_netkit(),
             identity: row.identity.0,
             peer: row.peer.0,
             table: row.table.0,

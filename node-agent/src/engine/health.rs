@@ -198,6 +198,7 @@ impl Engine {
             host_name: HEALTH_LINK.to_owned(),
             pod_mac: endpoint::pod_mac(&OURS),
             mtu: self.base.plan.as_ref().map_or(1500, |b| b.mtu),
+            netkit: self.base.makes_netkit(),
             identity: Identity::HEALTH.0,
             peer: Identity::HEALTH.0,
             table: OPEN.0,

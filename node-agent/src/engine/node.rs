@@ -4,6 +4,7 @@ use std::{cmp::Ordering, sync::Arc};
 
 use axoneme_flow::flow::TunnelProtocol;
 use axoneme_kernel::{datapath::Hook, grace::GracePeriods, net::OverlayKind};
+use axoneme_model::rows::PodDevice;
 use axoneme_wire::NodeEvent;
 
 use super::Engine;
@@ -52,6 +53,10 @@ impl Engine {
         if changed || self.base.attempts > 0 {
             let tunnels = plan.apply(&*network, &mut self.inventory, &*self.parts.store)?;
             self.use_tunnels(&plan, tunnels);
+        }
+        // asked again only with other settings: a kernel that lacks it looks for a module each time
+        if plan.pod_device == PodDevice::Netkit && (changed || self.base.netkit.is_none()) {
+            self.base.netkit = Some(network.has_netkit()?);
         }
         self.base.attached &= !changed;
         let wanted = plan.datapath_config(&config, self.base.tunnels.overlay, &self.parts.paths);

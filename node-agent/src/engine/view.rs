@@ -74,6 +74,13 @@ impl Engine {
         }
         out.extend(self.endpoints.values().filter_map(|e| e.unfit.clone()));
         out.extend(self.base.tunnels.lack.iter().map(|why| format!("no node changes to the new tunnel yet: {why}")));
+        if self.base.wants_netkit() && self.base.netkit == Some(false) {
+            out.push(
+                "spec.podDevice is Netkit, and this kernel has no netkit devices (they came with 6.7, CONFIG_NETKIT): new pods \
+                 get veth pairs"
+                    .to_owned(),
+            );
+        }
         let underlay = self.base.plan.as_ref().map(|b| &*b.underlay).unwrap_or_default();
         let off_link = Ways::of(self.rows.rows(), &self.parts.node).not_on_link(underlay);
         out.extend(off_link.into_iter().map(|s| {

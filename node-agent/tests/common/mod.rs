@@ -317,6 +317,9 @@ impl Network for Mortal {
         self.burn("remove link")?;
         self.0.remove_link(name)
     }
+    fn has_netkit(&self) -> net::Result<bool> {
+        self.0.has_netkit()
+    }
     fn links(&self) -> net::Result<Vec<Link>> {
         self.0.links()
     }
@@ -521,6 +524,7 @@ pub fn config() -> NodeConfigRow {
         overrides: vec![],
         direct: None,
         also: None,
+        pod_device: axoneme_model::rows::PodDevice::Veth,
     }
 }
 

@@ -8,7 +8,7 @@ use axoneme_model::{
     Cidr, Safe,
     cidr::contains,
     policy::CidrScope,
-    rows::DenyResponse,
+    rows::{DenyResponse, PodDevice},
     safe::HostSettings,
     world::{ClusterConfig, Enforcement},
 };
@@ -110,6 +110,13 @@ pub(super) fn deny_response(spec: &Field<'_>) -> DenyResponse {
         policy.get("denyResponse")?.choice(&[("None", DenyResponse::None), ("ICMP", DenyResponse::Icmp)])
     });
     response.unwrap_or_default()
+}
+
+/// What connects pods with their nodes.
+pub(super) fn pod_device(spec: &Field<'_>) -> PodDevice {
+    let device = spec.get("podDevice");
+    let device = device.and_then(|d| d.choice(&[("Veth", PodDevice::Veth), ("Netkit", PodDevice::Netkit)]));
+    device.unwrap_or_default()
 }
 
 /// Settings of the host firewall, for a cluster with this routing.

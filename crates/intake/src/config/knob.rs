@@ -123,6 +123,7 @@ macro_rules! knob {
 
 pub(crate) const KNOBS: &[Knob] = &[
     knob!("spec.mtu", Number, mtu),
+    knob!("spec.podDevice", Text, pod_device),
     Knob {
         path: "spec.routing.native.ipv4CIDR",
         shape: Shape::Text,

@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use axoneme_crds::axoneme_config::{IpFamily, IpamMode, LogLevel, OverlayProtocol};
 use axoneme_intake::{Native, Reason::Invalid, Routing, Settings, config};
-use axoneme_model::{policy::CidrScope, rows::DenyResponse, world::Enforcement};
+use axoneme_model::{
+    policy::CidrScope,
+    rows::{DenyResponse, PodDevice},
+    world::Enforcement,
+};
 use serde_json::Value;
 
 use crate::show::{assert_refused, refused, yaml};
@@ -43,7 +47,7 @@ fn every_setting_is_read() {
     else {
         panic!("{:?}", settings.routing)
     };
-    assert_eq!(settings.mtu, Some(9000));
+    assert_eq!((settings.mtu, settings.pod_device), (Some(9000), PodDevice::Netkit));
     assert_eq!(settings.ipam.mode, IpamMode::MultiPool);
     assert_eq!(settings.ipam.ipv4.as_ref().map(|p| p.mask_size), Some(25));
     assert_eq!(settings.ipam.ipv6.as_ref().map(|p| p.mask_size), Some(121));
@@ -82,6 +86,7 @@ spec:
   ipFamilies: [IPv6, IPv4]
   routing: {mode: Native, native: {ipv4CIDR: 10.0.0.0/8, ipv6CIDR: 'fd00::/8', autoDirectNodeRoutes: true}}
   mtu: 9000
+  podDevice: Netkit
   ipam:
     mode: MultiPool
     clusterPool: {ipv4: {cidrs: [10.1.0.0/16], maskSize: 25}, ipv6: {cidrs: ['fd01::/104'], maskSize: 121}}
@@ -106,6 +111,7 @@ fn wrong_settings_are_named() {
         ("{ipFamilies: [IPv4, IPv4]}", "spec.ipFamilies[1]", "twice"),
         ("{ipFamilies: [v4]}", "spec.ipFamilies[0]", "IPv6"),
         ("{mtu: 1279}", "spec.mtu", "1280"),
+        ("{podDevice: netkit}", "spec.podDevice", "did you mean Netkit?"),
         ("{routing: {mode: Tunnel}}", "spec.routing.mode", "Overlay, Native"),
         ("{routing: {overlay: {protocol: GRE}}}", "spec.routing.overlay.protocol", "VXLAN, Geneve"),
         ("{routing: {mode: Hybrid}}", "spec.routing.hybrid", "needs hybrid.subnets"),

@@ -65,7 +65,10 @@ fn every_key_means_the_setting_of_axoneme_config() {
             json!({"auto-direct-node-routes": "true", "ipv4-native-routing-cidr": "10.0.0.0/9"}),
             json!({"routing": {"mode": "Native", "native": {"autoDirectNodeRoutes": true, "ipv4CIDR": "10.0.0.0/9"}}}),
         ),
+        (json!({"datapath-mode": "netkit-l2"}), json!({"podDevice": "Netkit"})),
+        (json!({"datapath-mode": "auto"}), json!({"podDevice": "Netkit"})),
         // what is as in the cluster
+        (json!({"datapath-mode": "veth"}), json!({})),
         (json!({"mtu": "0", "debug": "false", "cni-chaining-mode": "none"}), json!({})),
         (json!({"hubble-drop-events": "false", "hubble-drop-events-interval": "30s"}), json!({})),
         (json!({}), json!({})),

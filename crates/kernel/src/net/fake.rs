@@ -27,6 +27,8 @@ pub struct State {
     pub overlays: BTreeMap<OverlayKind, Overlay>,
     /// Kinds that this kernel has no devices of.
     pub unknown: BTreeSet<OverlayKind>,
+    /// It has netkit.
+    pub netkit: bool,
     pub masquerade: Option<Masquerade>,
     /// Changes of MTUs in order, in words.
     pub log: Vec<String>,
@@ -127,6 +129,10 @@ impl Network for FakeNetwork {
         let mut s = self.write();
         s.remove(&link.host_name);
         Ok(s.add(&link.host_name, link.mtu, &link.alias))
+    }
+
+    fn has_netkit(&self) -> Result<bool> {
+        Ok(self.state().netkit)
     }
 
     fn configure_pod(&self, _netns: BorrowedFd<'_>, link: &PodLink) -> Result<()> {

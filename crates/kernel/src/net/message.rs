@@ -8,8 +8,8 @@ use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressHeaderFlags, AddressMessage},
     link::{
-        AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoGeneve, InfoKind, InfoVeth, InfoVxlan, LinkAttribute,
-        LinkFlags, LinkInfo, LinkMessage,
+        AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoGeneve, InfoKind, InfoNetkit, InfoVeth, InfoVxlan,
+        LinkAttribute, LinkFlags, LinkInfo, LinkMessage, NetkitMode,
     },
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{
@@ -18,10 +18,13 @@ use netlink_packet_route::{
     },
 };
 
-use super::{HOST_MAC, Mac, Overlay, OverlayKind, PodLink, ROUTE_PROTOCOL, Route, socket::Request};
+use super::{HOST_MAC, Mac, Overlay, OverlayKind, PodDevice, PodLink, ROUTE_PROTOCOL, Route, socket::Request};
 
 /// Group of links that are being removed: "axn" in ASCII.
 const DOOMED_GROUP: u32 = 0x0061_786e;
+
+/// Name of a link that is never made.
+const PROBE: &str = "axn_probe";
 
 /// Tolerated by requests that make something that may be there.
 const EXISTS: &[i32] = &[libc::EEXIST];
@@ -57,10 +60,14 @@ pub(super) fn create_pair(netns: RawFd, link: &PodLink) -> Vec<Request> {
     let mut pair = link_by_name(&link.host_name);
     pair.attributes.push(LinkAttribute::Mtu(link.mtu));
     pair.attributes.push(LinkAttribute::Address(HOST_MAC.0.to_vec()));
-    pair.attributes.push(LinkAttribute::LinkInfo(vec![
-        LinkInfo::Kind(InfoKind::Veth),
-        LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
-    ]));
+    let (kind, data) = match link.device {
+        PodDevice::Veth => (InfoKind::Veth, InfoData::Veth(InfoVeth::Peer(peer))),
+        // what no netkit program judges passes: ours are where those of veth are
+        PodDevice::Netkit => {
+            (InfoKind::Netkit, InfoData::Netkit(vec![InfoNetkit::Mode(NetkitMode::L2), InfoNetkit::Peer(peer)]))
+        }
+    };
+    pair.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind), LinkInfo::Data(data)]));
     let mut finish = link_by_name(&link.host_name);
     finish.attributes.push(LinkAttribute::IfAlias(link.alias.clone()));
     finish.attributes.push(no_link_local());
@@ -75,6 +82,18 @@ pub(super) fn create_pair(netns: RawFd, link: &PodLink) -> Vec<Request> {
         request(RouteNetlinkMessage::SetLink(finish), 0, &[], format!("name the owner of {name}")),
         get_link(name),
     ]
+}
+
+/// A netkit pair in a mode that there is not: refused for its mode, or for its kind where that is not known.
+pub(super) fn probe_netkit() -> Request {
+    let mut pair = link_by_name(PROBE);
+    let mode = InfoNetkit::Mode(NetkitMode::Other(u32::MAX));
+    pair.attributes.push(LinkAttribute::LinkInfo(vec![
+        LinkInfo::Kind(InfoKind::Netkit),
+        LinkInfo::Data(InfoData::Netkit(vec![mode])),
+    ]));
+    let flags = NLM_F_CREATE | NLM_F_EXCL;
+    request(RouteNetlinkMessage::NewLink(pair), flags, &[], "look whether there is netkit".to_owned())
 }
 
 pub(super) fn get_link(name: &str) -> Request {

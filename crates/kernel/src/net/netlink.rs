@@ -122,6 +122,15 @@ impl Network for Netlink {
         index_in(&answers, "create a pod link")
     }
 
+    fn has_netkit(&self) -> Result<bool> {
+        match self.socket().send(vec![message::probe_netkit()]) {
+            Err(NetworkError::Kernel { errno: libc::EOPNOTSUPP, .. }) => Ok(false),
+            // for its mode: the kind is known
+            Err(NetworkError::Kernel { errno: libc::EINVAL | libc::ERANGE, .. }) => Ok(true),
+            other => other.map(|_| true),
+        }
+    }
+
     fn configure_pod(&self, netns: BorrowedFd<'_>, link: &PodLink) -> Result<()> {
         pod::inside(netns, || pod::configure(link))
     }

@@ -13,7 +13,7 @@ use std::{
 };
 
 use crate::rig::{
-    Namespace, Pod,
+    Namespace, Options, Pod,
     cluster::{Cluster, Mode, node_hops, pod_hops},
     frames::{Tap, udp},
     node_v4, node_v6, rows,
@@ -231,8 +231,8 @@ fn service_port(backend: Who) -> u16 {
 }
 
 impl Place {
-    fn new(mode: Mode, filters: bool) -> Self {
-        let (cluster, outside) = Cluster::with_outside(mode, filters);
+    fn new(mode: Mode, options: &Options) -> Self {
+        let (cluster, outside) = Cluster::with_outside(mode, options);
         let near = cluster.nodes[0].pod(3);
         let events = [0, 1].map(|n| cluster.nodes[n].datapath.events().unwrap());
         let place = Self { mode, cluster, near, outside, events };
@@ -488,9 +488,15 @@ fn explained(side: &Side, rule: Option<&axoneme_model::RuleRef>) -> bool {
 /// What each line's policies lead to, by the column of the mode. Both families and both ways of attaching must agree.
 pub type Found = BTreeMap<(usize, &'static str), [String; 3]>;
 
-/// The lines that are chosen, in one mode.
-pub fn find(mode: Mode, column: &'static str, filters: bool, found: &mut Found, chosen: impl Fn(&Line) -> bool) {
-    let mut place = Place::new(mode, filters);
+/// The lines that are chosen, in one mode. The nodes are left as the last cell made them: nothing is denied.
+pub fn find(
+    mode: Mode,
+    column: &'static str,
+    options: &Options,
+    found: &mut Found,
+    chosen: impl Fn(&Line) -> bool,
+) -> Cluster {
+    let mut place = Place::new(mode, options);
     for (at, line) in LINES.iter().enumerate().filter(|(_, line)| chosen(line)) {
         for (says, place_of) in SAYS.into_iter().zip(0..) {
             let world = world(line, says);
@@ -505,4 +511,5 @@ pub fn find(mode: Mode, column: &'static str, filters: bool, found: &mut Found, 
             }
         }
     }
+    place.cluster
 }

@@ -62,10 +62,9 @@ impl Cluster {
         Self::with(mode, routed, &Options::default())
     }
 
-    /// Neighbours whose programs are attached by links or by filters, with somebody outside behind the first node:
-    /// 10.202.0.2 and fd22::2.
-    pub fn with_outside(mode: Mode, filters: bool) -> (Self, Namespace) {
-        let c = Self::with(mode, None, &Options { filters, ..Options::default() });
+    /// Neighbours set up so, with somebody outside behind the first node: 10.202.0.2 and fd22::2.
+    pub fn with_outside(mode: Mode, options: &Options) -> (Self, Namespace) {
+        let c = Self::with(mode, None, options);
         let outside = Namespace::new("outside");
         let node = &c.nodes[0];
         node.ns.ip(&format!("link add ext0 type veth peer name ext0 netns {}", outside.name));

@@ -13,6 +13,7 @@ pub mod wire;
 use std::{
     fs::File,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::AsFd,
     path::PathBuf,
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
@@ -27,6 +28,7 @@ use axoneme_kernel::{
         Datapath, DatapathConfig, Direction, EndpointEntry, Hook, IpEntry, PolicyDefault, PolicyKey, PolicyTable,
         PolicyValue,
     },
+    net::{Mac, Netlink, Network, PodDevice, PodLink},
 };
 use nix::sched::{CloneFlags, setns};
 
@@ -167,6 +169,7 @@ pub struct Node {
     pub number: u8,
     pub config: DatapathConfig,
     filters: bool,
+    netkit: bool,
 }
 
 /// How a rig is set up.
@@ -189,6 +192,8 @@ pub struct Options {
     pub filters: bool,
     /// Nothing is told of connections.
     pub silent: bool,
+    /// Pods have netkit devices, made as the product makes them.
+    pub netkit: bool,
 }
 
 pub fn node_v4(number: u8) -> Ipv4Addr {
@@ -239,7 +244,7 @@ impl Node {
         let without = if options.silent { axoneme_abi::constants::feature::FLOWS } else { 0 };
         let testing = Testing { without, ..Testing::default() };
         let datapath = ns.run(move || Loader::open_with(c, &testing)).unwrap_or_else(|e| panic!("{e}"));
-        let node = Self { datapath, fs, ns, number, config, filters: options.filters };
+        let node = Self { datapath, fs, ns, number, config, filters: options.filters, netkit: options.netkit };
         node.addresses();
         node
     }
@@ -277,6 +282,29 @@ impl Node {
         let (v4, v6) =
             (Ipv4Addr::new(10, n, 0, number), Ipv6Addr::new(0xfd10, u16::from(n), 0, 0, 0, 0, 0, u16::from(number)));
         let (link, mac) = (format!("h{number}"), format!("0a:00:00:00:{n:02x}:{number:02x}"));
+        if self.netkit {
+            let device = PodLink {
+                device: PodDevice::Netkit,
+                host_name: link.clone(),
+                pod_name: "eth0".to_owned(),
+                pod_mac: Mac([0x0a, 0, 0, 0, n, number]),
+                mtu: 1500,
+                addresses: vec![v4.into(), v6.into()],
+                alias: String::new(),
+                sources: Vec::new(),
+            };
+            let netns = File::open(format!("/run/netns/{pod}")).unwrap();
+            let ifindex = self.ns.run(|| {
+                let network = Netlink::open().unwrap();
+                let ifindex = network.create_pod_link(netns.as_fd(), &device).unwrap();
+                network.configure_pod(netns.as_fd(), &device).unwrap();
+                network.connect_pod_link(ifindex, &device).unwrap();
+                assert_eq!(network.pod_faults(netns.as_fd(), &device).unwrap(), Vec::<String>::new());
+                ifindex
+            });
+            let (slot, identity) = (u16::from(number), 1000 + u32::from(number));
+            return Pod { ns, v4, v6, ifindex, slot, identity, host_link: link };
+        }
         sh(&format!(
             "ip -n {node} link add {link} address {HOST_MAC} type veth peer name eth0 netns {pod} address {mac}
              ip -n {node} link set {link} addrgenmode none up

@@ -6,7 +6,7 @@ use axoneme_model::{
     Bandwidth, Identity, PeerClass, Safe,
     rows::{
         AgentRow, BlockUse, ConntrackTimes, DenyResponse, DirectRow, Edges, EndpointRow, GuardRow, HealthRow,
-        IdentityRow, IpRow, NodeConfigRow, NodeRow, OverrideRow, Routing, TableId, Tunnel, TunnelProtocol,
+        IdentityRow, IpRow, NodeConfigRow, NodeRow, OverrideRow, PodDevice, Routing, TableId, Tunnel, TunnelProtocol,
     },
 };
 
@@ -52,6 +52,11 @@ impl Wire for NodeConfigRow {
             overrides: self.overrides.iter().map(override_message).collect(),
             direct: self.direct.as_ref().map(|d| pb::Direct { subnets: messages(&d.subnets) }),
             also: self.also.map(tunnel_message),
+            pod_device: match self.pod_device {
+                PodDevice::Veth => pb::PodDevice::Unspecified,
+                PodDevice::Netkit => pb::PodDevice::Netkit,
+            }
+            .into(),
         }
     }
 
@@ -101,6 +106,11 @@ impl Wire for NodeConfigRow {
                 .transpose()
                 .at("direct")?,
             also: m.also.map(tunnel).transpose().at("also")?,
+            // a device that this version does not know is the usual one
+            pod_device: match pb::PodDevice::try_from(m.pod_device) {
+                Ok(pb::PodDevice::Netkit) => PodDevice::Netkit,
+                Ok(pb::PodDevice::Unspecified) | Err(_) => PodDevice::Veth,
+            },
         })
     }
 }

@@ -4,8 +4,8 @@ use axoneme_model::{
     Direction, Identity, PeerClass, RuleRef, Safe,
     rows::{
         AgentRow, Backend, BlockUse, ConntrackTimes, DenyResponse, DirectRow, DirectionDefault, Edges, EndpointRow,
-        Frontend, GuardRow, HealthRow, IdentityRow, IpRow, NodeConfigRow, NodeRow, OverrideRow, PolicyEntry, PolicyKey,
-        Routing, RuleId, RuleRow, ServiceRow, TableId, TableRow, Tunnel, TunnelProtocol,
+        Frontend, GuardRow, HealthRow, IdentityRow, IpRow, NodeConfigRow, NodeRow, OverrideRow, PodDevice, PolicyEntry,
+        PolicyKey, Routing, RuleId, RuleRow, ServiceRow, TableId, TableRow, Tunnel, TunnelProtocol,
     },
 };
 use proptest::{collection as many, option, prelude::*};
@@ -164,6 +164,7 @@ pub(crate) fn config(name: impl Strategy<Value = Arc<str>>) -> impl Strategy<Val
                 protocol: if b[4] { TunnelProtocol::Geneve } else { TunnelProtocol::Vxlan },
                 port: n[0] as u16,
             }),
+            pod_device: if b[1] { PodDevice::Netkit } else { PodDevice::Veth },
             overrides: vec![OverrideRow {
                 setting: "spec.mtu".into(),
                 value: device.clone(),
