@@ -77,23 +77,29 @@ impl Core {
         let configs = self.config_rows();
         rows.extend(configs.iter().cloned());
         self.choose_pools(&mut rows);
+        let revision = self.publish(rows, !(announce.is_empty() && configs.is_empty()));
+        for (id, labels) in announce {
+            self.identities.announced(id, labels, revision, now + self.timing.announce);
+        }
+        self.told_configs(configs, revision);
+    }
+
+    /// The revision that has the rows. `awaited`: somebody waits until all nodes have it, also where there are none.
+    fn publish(&mut self, rows: Vec<RowChange>, awaited: bool) -> u64 {
         if let Some(shown) = &mut self.shown {
             shown.rows(&rows);
         }
         let before = self.hub.revision();
         let revision = if rows.is_empty() { before } else { self.hub.publish(rows) };
-        let mut awaited = self.past.published(revision);
-        awaited |= self.tunnels.published(revision);
-        awaited |= self.holding.published(revision, |set| self.identities.is_usable(set));
+        let mut asks = self.past.published(revision);
+        asks |= self.tunnels.published(revision);
+        asks |= self.holding.published(revision, |set| self.identities.is_usable(set));
         // a revision with nothing of these, of which nodes would not say that they have it
-        awaited |= revision == before && !(announce.is_empty() && configs.is_empty());
-        if awaited {
+        asks |= revision == before && awaited;
+        if asks {
             self.hub.await_all();
         }
-        for (id, labels) in announce {
-            self.identities.announced(id, labels, revision, now + self.timing.announce);
-        }
-        self.told_configs(configs, revision);
+        revision
     }
 
     /// Rows of settings were published with this revision.

@@ -122,7 +122,9 @@ fn named_tests(text: &str) -> Vec<String> {
 /// A function of that name, or a case or scenario that is listed with it.
 fn is_test_name(code: &str, name: &str) -> bool {
     let short = name.rsplit("::").next().unwrap_or(name);
-    [format!("fn {short}("), format!("\"{short}\""), format!("\"{name}\"")].iter().any(|found| code.contains(found))
+    [format!("fn {short}("), format!("fn {short}<"), format!("\"{short}\""), format!("\"{name}\"")]
+        .iter()
+        .any(|found| code.contains(found))
 }
 
 #[cfg(test)]
