@@ -30,7 +30,7 @@ pub struct Follow {
     /// How many endpoints nodes have.
     endpoints: HashMap<Name, u32>,
     nodes: BTreeSet<Name>,
-    /// When nodes were looked at, and the newest revision then.
+    /// When nodes were looked at, and the newest revision then that all were asked to acknowledge.
     looked: Option<(Instant, u64)>,
 }
 
@@ -197,9 +197,9 @@ impl Follow {
         if self.looked.is_some_and(|(at, _)| now.saturating_duration_since(at) < NODES) {
             return;
         }
-        // what was there at the last look should be in force by now
+        // what nodes were asked for at the last look should be in force by now
         let due = self.looked.map_or(0, |(_, revision)| revision);
-        self.looked = Some((now, core.hub.revision()));
+        self.looked = Some((now, core.hub.asked()));
         let there = core.cluster.nodes.iter().filter(|(_, entry)| entry.node.is_some());
         let nodes: BTreeMap<Name, Node> = there.map(|(name, _)| (name.clone(), self.node(core, name, due))).collect();
         let gone: Vec<_> = self.nodes.iter().filter(|n| !nodes.contains_key(*n)).cloned().collect();

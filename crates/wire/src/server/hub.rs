@@ -221,6 +221,12 @@ impl Hub {
         }
     }
 
+    /// The revision up to which every node was asked to say that it has it in force.
+    #[must_use]
+    pub const fn asked(&self) -> u64 {
+        self.asked
+    }
+
     /// Puts the newest revision into the log, without a gap: what does not fit has no place for those before it either.
     fn keep(&mut self, entry: Arc<Entry>) {
         self.logged += entry.changes();
