@@ -56,7 +56,7 @@ fn connects(node: &rig::Namespace, to: IpAddr, port: u16, limit: Duration) -> bo
 fn within_the_limit(node: &Node) {
     let budget = node.datapath.budget();
     println!("kernel {:?}: {budget:?}", release());
-    assert_eq!(budget.len(), 16);
+    assert_eq!(budget.len(), 18);
     for b in budget {
         assert!(b.verified_instructions < MOST_INSTRUCTIONS, "{b:?}");
         // Kernels before 5.16 do not tell.
