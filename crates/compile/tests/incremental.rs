@@ -83,3 +83,31 @@ fn what_guards_nodes_follows_too() {
     }
     assert!(guarded > 300 && alone > 300, "{guarded} guarded, {alone} not");
 }
+
+/// A compiler that remembers nothing says the same of each change: it only takes longer.
+#[test]
+fn who_forgets_says_the_same() {
+    let mut changes = 0;
+    for seed in 0..40 {
+        let world = random::world(&mut Rng(seed));
+        let (mut one, mut other) = (Rig::new(&world), Rig::new(&world));
+        other.compiler.forget();
+        let rng = &mut Rng(seed ^ 0xF063);
+        let mut both = |rng: &mut Rng, batch: Vec<Event>, numbered: u64, what: &str| {
+            let change = one.apply(batch.clone());
+            assert_eq!(other.apply(batch), change, "seed {seed}, {what}");
+            let mut same = Rng(rng.0);
+            one.number(rng, numbered);
+            other.number(&mut same, numbered);
+            other.check(&format!("seed {seed}, {what}"));
+            changes += usize::from(!change.is_empty());
+            one.compiler.world()
+        };
+        let mut now = both(rng, events(world).collect(), 90, "start");
+        for step in 0..10 {
+            let batch: Vec<Event> = (0..=rng.below(3)).map(|_| mutation(&now, rng)).collect();
+            now = both(rng, batch.clone(), 60, &format!("step {step} {batch:#?}"));
+        }
+    }
+    assert!(changes > 200, "{changes}");
+}
