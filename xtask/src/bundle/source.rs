@@ -194,7 +194,7 @@ fn manifests(folder: &Path) -> Result<Vec<Value>> {
     Ok(all)
 }
 
-fn documents(path: &Path) -> Result<Vec<Value>> {
+pub(super) fn documents(path: &Path) -> Result<Vec<Value>> {
     let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
     // as kubectl reads them: `0440` is octal
     let options = serde_saphyr::options! { strict_booleans: false, legacy_octal_numbers: true };

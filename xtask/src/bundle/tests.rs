@@ -268,6 +268,27 @@ fn the_install_strategy_is_that_of_the_manifests() {
     }
 }
 
+/// kubelet makes `AXONEME_VIEWS_PORT=tcp://…` of the Service axoneme-views, which is a setting of the operator with another
+/// meaning.
+#[test]
+fn no_service_of_the_namespace_becomes_a_setting() {
+    let mut workloads = 0;
+    for file in std::fs::read_dir(settings::repository().join("deploy/base")).unwrap().flatten() {
+        for object in source::documents(&file.path()).unwrap() {
+            let Some(pod) = object.pointer("/spec/template/spec") else { continue };
+            assert_eq!(
+                pod["enableServiceLinks"],
+                false,
+                "{} {}",
+                text(&object, "/kind"),
+                text(&object, "/metadata/name")
+            );
+            workloads += 1;
+        }
+    }
+    assert_eq!(workloads, 3, "operator, agents, relay");
+}
+
 #[test]
 fn a_manifest_of_a_kind_that_nobody_has_thought_of_is_an_error() {
     let root = tempfile::tempdir().unwrap();
