@@ -136,8 +136,6 @@ fn watched(lab: &Lab, _: &Fixture) -> Result<()> {
         "--watch",
         "--output-watch-events",
         "--field-selector=metadata.name=watched",
-        "-o",
-        "name",
     ];
     let child = lab.cluster.kubectl_command().args(words).stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
     let mut child = Server(child.context("kubectl")?);
