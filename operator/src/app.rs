@@ -14,7 +14,7 @@ use axoneme_runtime::{
     readiness::{Guard, Readiness},
 };
 use axoneme_wire::server::{self, Inbound, Leadership, Service};
-use kube::{Api, Client, api::ListParams, core::DynamicObject};
+use kube::Client;
 use tokio::{
     net::TcpListener,
     sync::{
@@ -31,11 +31,12 @@ use crate::{
     connect,
     core::{Core, Techniques, Timing},
     discovery,
-    lease::{self, Candidate, LeaseHold},
+    lease::{self, Candidate, LeaseHold, election::Term},
     metrics::Metrics,
     options::Options,
     pki,
-    source::{KINDS, SourceEvent, kube::resource},
+    source::{KINDS, SourceEvent},
+    turns::{self, Turn},
     views,
     write::{Outcome, Write, WriteKey},
     writer,
@@ -140,11 +141,12 @@ pub async fn start_by(client: Client, options: &Options, techniques: Techniques)
     tasks.spawn(lease::run(candidate, hold.clone(), leadership, cancel.clone()));
     let entry = discovery::Entry { client: client.clone(), namespace, name: name.clone(), address, hold: hold.clone() };
     tasks.spawn(discovery::run(entry, leads.clone(), cancel.clone()));
-    tasks.spawn(writer::run(client.clone(), hold, name.clone(), writes_rx, outcomes_tx, metrics.clone()));
+    tasks.spawn(writer::run(client.clone(), hold.clone(), name.clone(), writes_rx, outcomes_tx, metrics.clone()));
     let (turns_tx, turns_rx) = mpsc::channel(1);
-    tasks.spawn(turns(client, leads, turns_tx));
+    tasks.spawn(turns::run(client, leads, hold, turns_tx));
     let core = core(options, techniques);
-    let core = Loop { core, writes: Outbox::new(writes), ready, guard, metrics, known, follow };
+    let term = Term::default();
+    let core = Loop { core, term, writes: Outbox::new(writes), ready, guard, metrics, known, follow };
     tasks.spawn(core.run(Inputs { events, inbound, outcomes, turns: turns_rx }, cancel.clone()));
     info!(%stream_address, %health_address, "operator started");
     Ok(Running { stream_address, service, health_address, readiness, tasks, cancel })
@@ -293,18 +295,18 @@ struct Inputs {
 /// Writes on their way to the writer. Those that it has no room for wait here: the core must not wait for the writer, which
 /// itself waits for the core to take outcomes in. No more than one a part of an object.
 struct Outbox {
-    writer: mpsc::Sender<Write>,
-    waiting: VecDeque<Write>,
+    writer: mpsc::Sender<(Term, Write)>,
+    waiting: VecDeque<(Term, Write)>,
 }
 
 impl Outbox {
-    fn new(writer: mpsc::Sender<Write>) -> Self {
+    fn new(writer: mpsc::Sender<(Term, Write)>) -> Self {
         Self { writer, waiting: VecDeque::new() }
     }
 
-    /// Hands on what there is room for.
-    fn put(&mut self, writes: Vec<Write>) {
-        self.waiting.extend(writes);
+    /// Hands on what there is room for, as planned in this term.
+    fn put(&mut self, term: Term, writes: Vec<Write>) {
+        self.waiting.extend(writes.into_iter().map(|w| (term, w)));
         while let Some(write) = self.waiting.pop_front() {
             match self.writer.try_send(write) {
                 Ok(()) => {}
@@ -318,6 +320,8 @@ impl Outbox {
 /// The task that owns the core.
 struct Loop {
     core: Core,
+    /// In which the core leads, if it does.
+    term: Term,
     writes: Outbox,
     ready: watch::Sender<bool>,
     guard: Guard,
@@ -351,12 +355,7 @@ impl Loop {
                 }
                 Some(i) = inputs.inbound.recv() => self.core.inbound(i),
                 Some((key, o)) = inputs.outcomes.recv() => self.core.wrote(&key, o, Instant::now()),
-                Some((leadership, read)) = inputs.turns.recv() => {
-                    for e in read {
-                        self.source(e);
-                    }
-                    self.core.lead(leadership);
-                }
+                Some(turn) = inputs.turns.recv() => self.turn(turn),
                 _ = tick.tick() => {}
                 () = cancel.cancelled() => return,
             }
@@ -380,6 +379,23 @@ impl Loop {
         }
     }
 
+    fn turn(&mut self, turn: Turn) {
+        match turn {
+            Turn::Reads(begin) => {
+                self.core.reads();
+                // whoever asked may have gone
+                let _ = begin.send(());
+            }
+            Turn::Is { leadership, read, term } => {
+                for e in read {
+                    self.source(e);
+                }
+                self.term = term;
+                self.core.lead(leadership);
+            }
+        }
+    }
+
     fn flush(&mut self) {
         let (started, before) = (Instant::now(), self.core.hub.revision());
         let flushed = self.core.flush(started, &crate::time::rfc3339(clock::wall()));
@@ -400,48 +416,8 @@ impl Loop {
             let why = if awaited.is_empty() { "numbers for identities".to_owned() } else { awaited.join(", ") };
             self.guard.not_ready(&format!("waiting for {why}"));
         }
-        self.writes.put(flushed.writes);
+        self.writes.put(self.term, flushed.writes);
     }
-}
-
-/// A turn of leadership with what a new leader has read.
-type Turn = (Leadership, Vec<SourceEvent>);
-
-/// Hands leadership on. A new leader first reads what may have been handed out since its watches last heard: the Lease
-/// keeps others from writing, and this brings in what they wrote before.
-async fn turns(client: Client, mut leads: watch::Receiver<Leadership>, turns: mpsc::Sender<Turn>) {
-    loop {
-        let leadership = leads.borrow_and_update().clone();
-        let mut read = Vec::new();
-        if leadership == Leadership::Me {
-            match tokio::time::timeout(Duration::from_secs(3), fresh(&client)).await {
-                Ok(Ok(events)) => read = events,
-                failed => {
-                    warn!(reason = ?failed.map(|r| r.map(|_| ())), "no fresh list: not leading yet");
-                    tokio::time::sleep(PAUSE).await;
-                    continue;
-                }
-            }
-        }
-        if turns.send((leadership, read)).await.is_err() || leads.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
-/// All objects that hand something out, as they are now: without a resource version the list is no cache's.
-async fn fresh(client: &Client) -> Result<Vec<SourceEvent>, kube::Error> {
-    let mut events = Vec::new();
-    for kind in [Kind::CiliumNode, Kind::CiliumIdentity] {
-        let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource(kind));
-        let list = api.list(&ListParams::default()).await?;
-        let objects = list.items.into_iter().filter_map(|o| serde_json::to_value(o).ok());
-        events.extend(objects.map(|mut object| {
-            crate::source::slim(kind, &mut object);
-            SourceEvent::Apply { kind, object }
-        }));
-    }
-    Ok(events)
 }
 
 #[cfg(test)]
@@ -457,14 +433,15 @@ mod tests {
         let name = |i: usize| ObjectRef::new(Kind::CiliumIdentity, "", &i.to_string());
         let write = |i: usize| Write::event(name(i), false, "Test", String::new());
         // as much as this was the end: the writer waited for the core, and the core for the writer
-        outbox.put((0..20_000).map(write).collect());
+        let term = Term::default();
+        outbox.put(term, (0..20_000).map(write).collect());
         for i in 0..20_000 {
-            assert_eq!(queue.try_recv().unwrap().key.object, name(i));
-            outbox.put(Vec::new());
+            assert_eq!(queue.try_recv().unwrap().1.key.object, name(i));
+            outbox.put(term, Vec::new());
         }
         assert!(queue.try_recv().is_err() && outbox.waiting.is_empty());
         drop(queue);
-        outbox.put(vec![write(0)]);
+        outbox.put(term, vec![write(0)]);
         assert!(outbox.waiting.is_empty(), "kept though nobody writes any more");
     }
 }

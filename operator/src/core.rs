@@ -289,7 +289,13 @@ impl Core {
                 self.failed.clear();
             }
         }
+        self.cluster.has_read();
         self.hub.set_leadership(leadership);
+    }
+
+    /// What is handed out is about to be read beside the watches, for a leader that begins: [`Core::lead`] comes after it.
+    pub fn reads(&mut self) {
+        self.cluster.reads();
     }
 
     fn todo_all(&mut self) {

@@ -27,7 +27,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use self::election::{Move, Seen, View};
+use self::election::{Hold, Move, Seen, Term, View};
 
 /// Name of the Lease in the operator's namespace.
 pub const NAME: &str = "axoneme-operator";
@@ -45,7 +45,7 @@ const DISAGREE: Duration = Duration::from_millis(500);
 
 /// Whether writes may start.
 #[derive(Clone, Debug, Default)]
-pub struct LeaseHold(Arc<Mutex<Option<Renewed>>>);
+pub struct LeaseHold(Arc<Mutex<Hold>>);
 
 /// A moment by both clocks.
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +55,7 @@ pub struct Renewed {
 }
 
 impl Renewed {
-    fn now() -> Self {
+    pub(crate) fn now() -> Self {
         Self { steady: Instant::now(), wall: clock::wall() }
     }
 
@@ -73,16 +73,29 @@ impl LeaseHold {
     /// Whether a write that starts now ends before anyone else can hold the Lease.
     #[must_use]
     pub fn is_sure(&self) -> bool {
-        self.renewed().is_some_and(|at| at.is_sure_at(Renewed::now()))
+        let hold = self.now();
+        hold.lets(hold.term(), Renewed::now())
     }
 
-    fn renewed(&self) -> Option<Renewed> {
+    /// The same of a write that was planned in a term: in none since then has anyone else written.
+    #[must_use]
+    pub fn lets(&self, term: Term) -> bool {
+        self.now().lets(term, Renewed::now())
+    }
+
+    /// The newest term, which may be over.
+    #[must_use]
+    pub fn term(&self) -> Term {
+        self.now().term()
+    }
+
+    fn now(&self) -> Hold {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The Lease was renewed by a request that started at this time; none: it is lost.
-    pub(crate) fn set(&self, at: Option<Renewed>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = at;
+    /// The Lease was renewed by a request that started at this time; none: it is lost. Whether a new term begins.
+    pub(crate) fn set(&self, at: Option<Renewed>) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).set(at)
     }
 }
 
@@ -112,15 +125,16 @@ pub async fn run(c: Candidate, hold: LeaseHold, leadership: watch::Sender<Leader
             }
             Err(_) => None,
         };
-        let (renewed, now) = election::after(hold.renewed(), learnt, started, Renewed::now());
-        hold.set(renewed);
-        leadership.send_if_modified(|l| std::mem::replace(l, now.clone()) != now);
+        let (renewed, now) = election::after(hold.now().renewed(), learnt, started, Renewed::now());
+        let new_term = hold.set(renewed);
+        // who leads as before, but after a pause in which somebody else may have, has to read anew
+        leadership.send_if_modified(|l| std::mem::replace(l, now.clone()) != now || new_term);
         tokio::select! {
             () = tokio::time::sleep(RETRY) => {}
             () = cancel.cancelled() => {}
         }
     }
-    if hold.renewed().is_some() {
+    if hold.now().renewed().is_some() {
         hold.set(None);
         if tokio::time::timeout(REQUEST, c.release()).await.is_err() {
             warn!("the Lease could not be given back; it ends by itself");

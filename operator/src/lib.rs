@@ -30,6 +30,7 @@ pub mod source;
 pub mod standalone;
 pub mod state;
 pub mod time;
+pub mod turns;
 pub mod views;
 pub mod write;
 pub mod writer;

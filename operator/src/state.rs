@@ -114,6 +114,8 @@ pub struct Cluster {
     versions: HashMap<ObjectRef, u64>,
     /// The same of CiliumIdentities, of which there are more than of all others.
     identity_versions: BTreeMap<Identity, u64>,
+    /// Newest version of what was deleted while a list is on its way, which may still have it.
+    deleted: Option<HashMap<ObjectRef, u64>>,
     changes: Vec<WorldChange>,
     touched: Touched,
 }
@@ -176,6 +178,17 @@ impl Cluster {
                 None => self.refused_uids.get(object).cloned(),
             },
         }
+    }
+
+    /// A list of objects is about to be read beside the watches: until [`Cluster::has_read`] what they tell the end of
+    /// does not come back by it.
+    pub fn reads(&mut self) {
+        self.deleted.get_or_insert_default();
+    }
+
+    /// The list, if any, has been applied.
+    pub fn has_read(&mut self) {
+        self.deleted = None;
     }
 
     /// Changes of the compiler's input since the last call.

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{
-    lease::LeaseHold,
+    lease::{LeaseHold, election::Term},
     metrics::Metrics,
     source::kube::resource,
     write::{Operation, Outcome, Part, Write, WriteKey},
@@ -26,20 +26,20 @@ const CONCURRENCY: usize = 16;
 /// Less than the time between a Lease's last sure moment for writes and its end: see [`LeaseHold`].
 const DEADLINE: Duration = Duration::from_secs(3);
 
-/// Carries out writes until the sender is gone, and says what became of each.
+/// Carries out writes, each of the term that it was planned in, until the sender is gone; says what became of each.
 pub async fn run(
     client: Client,
     hold: LeaseHold,
     instance: String,
-    writes: mpsc::Receiver<Write>,
+    writes: mpsc::Receiver<(Term, Write)>,
     outcomes: mpsc::Sender<(WriteKey, Outcome)>,
     metrics: Arc<Metrics>,
 ) {
-    let one = |write: Write| {
+    let one = |(term, write): (Term, Write)| {
         let (client, hold, instance, outcomes) = (client.clone(), hold.clone(), instance.clone(), outcomes.clone());
         let metrics = metrics.clone();
         async move {
-            let outcome = carry_out(&client, &hold, &instance, &write).await;
+            let outcome = carry_out(&client, (&hold, term), &instance, &write).await;
             metrics.wrote(write.key.object.kind, &outcome);
             let _ = outcomes.send((write.key, outcome)).await;
         }
@@ -47,8 +47,8 @@ pub async fn run(
     ReceiverStream::new(writes).for_each_concurrent(CONCURRENCY, one).await;
 }
 
-async fn carry_out(client: &Client, hold: &LeaseHold, instance: &str, write: &Write) -> Outcome {
-    if !hold.is_sure() {
+async fn carry_out(client: &Client, (hold, term): (&LeaseHold, Term), instance: &str, write: &Write) -> Outcome {
+    if !hold.lets(term) {
         return Outcome::Failed("the Lease is not sure".into());
     }
     match tokio::time::timeout(DEADLINE, request(client, instance, write)).await {
@@ -151,6 +151,31 @@ mod tests {
     use axoneme_model::ObjectRef;
 
     use super::*;
+
+    #[tokio::test]
+    async fn what_was_planned_in_a_former_term_is_not_written() {
+        let service = tower::service_fn(|_| async {
+            let body = json!({"metadata": {"name": "300"}}).to_string().into_bytes();
+            Ok::<_, std::convert::Infallible>(http::Response::new(kube::client::Body::from(body)))
+        });
+        let client = Client::new(service, "default");
+        let hold = LeaseHold::default();
+        let renew = || hold.set(Some(crate::lease::Renewed::now()));
+        let write = Write::new(
+            ObjectRef::new(Kind::CiliumIdentity, "", "300"),
+            Part::Object,
+            Operation::Create(json!({"metadata": {"name": "300"}})),
+        );
+        renew();
+        let term = hold.term();
+        assert!(matches!(carry_out(&client, (&hold, term), "op-1", &write).await, Outcome::Done(Some(_))));
+        hold.set(None);
+        assert!(matches!(carry_out(&client, (&hold, term), "op-1", &write).await, Outcome::Failed(_)));
+        renew();
+        let outcome = carry_out(&client, (&hold, term), "op-1", &write).await;
+        assert!(matches!(outcome, Outcome::Failed(_)), "others may have written in between: {outcome:?}");
+        assert!(matches!(carry_out(&client, (&hold, hold.term()), "op-1", &write).await, Outcome::Done(Some(_))));
+    }
 
     #[test]
     fn an_event_is_found_by_the_uid_of_its_object() {

@@ -12,7 +12,7 @@ use axoneme_operator::{
     core::{Core, Timing},
     lease::{
         Renewed,
-        election::{self, Move, Seen},
+        election::{self, Hold, Move, Seen, Term},
     },
     metrics::Metrics,
     source::{KINDS, SourceEvent, slim},
@@ -21,7 +21,7 @@ use axoneme_operator::{
 };
 use axoneme_wire::server::{Authenticator, Denied, Inbound, Leadership, Service};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
     time::{Instant, sleep, timeout},
 };
@@ -50,7 +50,8 @@ enum Input {
     /// All changes of the kind before this place of the log were told.
     Upto(Kind, usize),
     Wrote(WriteKey, Outcome),
-    Turn(Leadership, Vec<SourceEvent>),
+    Reads(oneshot::Sender<()>),
+    Turn(Leadership, Vec<SourceEvent>, Term),
 }
 
 /// A process of a replica.
@@ -84,7 +85,7 @@ struct Shared {
     host: Arc<str>,
     /// Name of the process: the host's with the number of its life.
     name: Arc<str>,
-    hold: Mutex<Option<Renewed>>,
+    hold: Mutex<Hold>,
     inputs: mpsc::Sender<Input>,
 }
 
@@ -255,10 +256,10 @@ async fn elect(s: Arc<Shared>, leadership: watch::Sender<Leadership>) {
     loop {
         let started = s.now();
         let learnt = timeout(REQUEST, attempt(&s, &mut seen, &mut dice, started)).await.ok();
-        let held = *s.hold.lock().unwrap();
+        let held = s.hold.lock().unwrap().renewed();
         let (renewed, now) = election::after(held, learnt, started, s.now());
-        *s.hold.lock().unwrap() = renewed;
-        if leadership.send_if_modified(|l| std::mem::replace(l, now.clone()) != now) {
+        let new_term = s.hold.lock().unwrap().set(renewed);
+        if leadership.send_if_modified(|l| std::mem::replace(l, now.clone()) != now || new_term) {
             s.sim.say(&s.name, format_args!("leader: {now:?}"));
         }
         sleep(RETRY).await;
@@ -280,13 +281,18 @@ async fn attempt(s: &Shared, seen: &mut Seen, dice: &mut Dice, started: Renewed)
     if done { Leadership::Me } else { Leadership::Unknown }
 }
 
-/// Hands leadership on; a new leader first reads what may have been handed out: `app::turns` with another client.
+/// Hands leadership on; a new leader first reads what may have been handed out: `turns::run` with another client.
 async fn turns(s: Arc<Shared>, mut leads: watch::Receiver<Leadership>) {
     let mut dice = s.dice("turns");
     loop {
         let leadership = leads.borrow_and_update().clone();
+        let term = s.hold.lock().unwrap().term();
         let mut read = Vec::new();
         if leadership == Leadership::Me && s.sim.sabotage != Sabotage::LeaderDoesNotRead {
+            let (begin, begun) = oneshot::channel();
+            if s.inputs.send(Input::Reads(begin)).await.is_err() || begun.await.is_err() {
+                return;
+            }
             let list = async {
                 s.send(&mut dice).await;
                 let list = fresh(&s);
@@ -300,7 +306,7 @@ async fn turns(s: Arc<Shared>, mut leads: watch::Receiver<Leadership>) {
                 continue;
             }
         }
-        if s.inputs.send(Input::Turn(leadership, read)).await.is_err() || leads.changed().await.is_err() {
+        if s.inputs.send(Input::Turn(leadership, read, term)).await.is_err() || leads.changed().await.is_err() {
             return;
         }
     }
@@ -318,8 +324,8 @@ fn fresh(s: &Shared) -> Vec<SourceEvent> {
 }
 
 /// One write: `writer::carry_out` with another client.
-async fn carry_out(s: Arc<Shared>, write: Write, mut dice: Dice) {
-    let outcome = if s.hold.lock().unwrap().is_some_and(|h| h.is_sure_at(s.now())) {
+async fn carry_out(s: Arc<Shared>, term: Term, write: Write, mut dice: Dice) {
+    let outcome = if s.hold.lock().unwrap().lets(term, s.now()) {
         let request = async {
             s.send(&mut dice).await;
             let outcome = s.sim.api.write(&write);
@@ -343,6 +349,7 @@ async fn carry_out(s: Arc<Shared>, write: Write, mut dice: Dice) {
 struct Mind {
     s: Arc<Shared>,
     core: Core,
+    term: Term,
     metrics: Metrics,
     ready: watch::Sender<bool>,
     /// Changes of each kind before this place of the log have been told.
@@ -361,6 +368,7 @@ impl Mind {
         Self {
             s,
             core,
+            term: Term::default(),
             metrics: Metrics::default(),
             ready,
             upto: BTreeMap::new(),
@@ -399,7 +407,12 @@ impl Mind {
             Input::Source(e) => self.core.source(e),
             Input::Upto(kind, place) => drop(self.upto.insert(kind, place)),
             Input::Wrote(key, outcome) => self.core.wrote(&key, outcome, Instant::now().into_std()),
-            Input::Turn(leadership, read) => {
+            Input::Reads(begin) => {
+                self.core.reads();
+                let _ = begin.send(());
+            }
+            Input::Turn(leadership, read, term) => {
+                self.term = term;
                 for e in read {
                     self.core.source(e);
                 }
@@ -421,7 +434,7 @@ impl Mind {
         for w in flushed.writes {
             self.written += 1;
             let dice = self.s.dice(&format!("write {}", self.written));
-            self.writes.spawn(carry_out(self.s.clone(), w, dice));
+            self.writes.spawn(carry_out(self.s.clone(), self.term, w, dice));
         }
     }
 

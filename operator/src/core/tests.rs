@@ -10,6 +10,7 @@ mod overrides;
 mod past;
 mod size;
 mod tunnels;
+mod turns;
 
 use std::cell::RefCell;
 

@@ -29,6 +29,47 @@ pub enum Move {
     Leave(Leadership),
 }
 
+/// A time in which nobody else can have held the Lease, by its number in this process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Term(u64);
+
+/// A replica's hold of the Lease.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Hold {
+    renewed: Option<Renewed>,
+    term: Term,
+}
+
+impl Hold {
+    /// When the request started that renewed it last; none: it is lost.
+    #[must_use]
+    pub const fn renewed(&self) -> Option<Renewed> {
+        self.renewed
+    }
+
+    /// The newest term, which may be over.
+    #[must_use]
+    pub const fn term(&self) -> Term {
+        self.term
+    }
+
+    /// It was renewed by a request that started at this time; none: it is lost. Whether a new term begins: one does unless
+    /// the former renewal was still good when the request started.
+    pub fn set(&mut self, at: Option<Renewed>) -> bool {
+        let goes_on = at.is_none_or(|new| self.renewed.is_some_and(|old| old.is_sure_at(new)));
+        self.renewed = at;
+        self.term.0 += u64::from(!goes_on);
+        !goes_on
+    }
+
+    /// Whether a write that was planned in a term may start now. What is planned in one term and carried out in another
+    /// would be put onto what others have written between the two.
+    #[must_use]
+    pub fn lets(&self, term: Term, now: Renewed) -> bool {
+        self.term == term && self.renewed.is_some_and(|at| at.is_sure_at(now))
+    }
+}
+
 /// What was seen last, and since when it is so.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {

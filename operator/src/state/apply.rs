@@ -60,6 +60,9 @@ impl Cluster {
         }
         let version = raw.pointer("/metadata/resourceVersion").and_then(Value::as_str).and_then(|v| v.parse().ok());
         let Some(version) = version else { return false };
+        if self.deleted.as_ref().and_then(|d| d.get(object)).is_some_and(|last| version <= *last) {
+            return true;
+        }
         let known = match identity_of(object) {
             Some(id) => self.identity_versions.entry(id).or_insert(version),
             None => self.versions.entry(object.clone()).or_insert(version),
@@ -237,10 +240,13 @@ impl Cluster {
     fn delete(&mut self, object: ObjectRef) {
         self.errors.remove(&object);
         self.refused_uids.remove(&object);
-        match identity_of(&object) {
+        let last = match identity_of(&object) {
             Some(id) => self.identity_versions.remove(&id),
             None => self.versions.remove(&object),
         };
+        if let (Some(deleted), Some(last)) = (&mut self.deleted, last) {
+            deleted.insert(object.clone(), last);
+        }
         let key = (object.namespace.clone(), object.name.clone());
         match object.kind {
             Kind::Namespace => {
