@@ -41,6 +41,7 @@ use crate::{
 
 mod adopt;
 mod attach;
+mod drift;
 mod former;
 mod guard;
 mod health;
@@ -53,6 +54,7 @@ mod settle;
 mod targets;
 mod view;
 
+pub use drift::Part;
 pub use former::DOCUMENT as ROWS_DOCUMENT;
 
 /// Opens the packet path with settings that are known only once the configuration is there, and anew when they change.
@@ -224,6 +226,7 @@ pub struct Engine {
     /// When links of pods are looked for next.
     look_at: Option<Instant>,
     room: room::Room,
+    looks: drift::Looks,
     counters: Counters,
 }
 
@@ -266,6 +269,7 @@ impl Engine {
             removal_retry_at: None,
             look_at: None,
             room: room::Room::default(),
+            looks: drift::Looks::default(),
             counters: Counters::default(),
         };
         engine.load_intents()?;
@@ -319,6 +323,7 @@ impl Engine {
             self.removal_retry_at,
             self.look_at,
             self.room.wake_at(),
+            self.looks.wake_at(),
             self.ipam.wake_at(),
             self.former.due(),
             self.base.underlay_at,

@@ -87,6 +87,7 @@ impl Handler for Front {
             },
             epoch: 0,
             counters: Counters::default(),
+            drift: std::collections::BTreeMap::new(),
         })
     }
 }

@@ -19,6 +19,7 @@
 //! | `axoneme_flow_events_total`, `axoneme_flow_history_events`, `axoneme_flow_history_bytes` | told by the kernel; kept; packed |
 //! | `axoneme_rows_revision`, `axoneme_operator_connected`, `axoneme_ready` | newest rows; 1 or 0 |
 //! | `axoneme_rows_failing`, `axoneme_warnings` | not in force, with an error; what the node lacks |
+//! | `axoneme_drift` | `kind` (address, endpoint, limit, frontend, table, guard, link, route): wanted, and not so in the kernel |
 //! | `axoneme_cni_requests_total` | `command` (add, del), `outcome` (done, failed) |
 //! | `cilium_process_resident_memory_bytes`, `cilium_process_cpu_seconds_total`, `cilium_process_open_fds` | of the agent |
 
@@ -135,6 +136,8 @@ pub struct Flows {
 pub struct Facts {
     pub status: Status,
     pub counters: Counters,
+    /// What is not in force as it is wanted, by kind.
+    pub drift: BTreeMap<&'static str, u64>,
     pub policies: Policies,
     pub kernel: Kernel,
     pub flows: Flows,
@@ -171,8 +174,8 @@ impl Follower {
                 held: view.history.head() - view.history.oldest(),
                 packed_bytes: view.history.packed().0 as u64,
             });
-            let (status, counters) = (status.status, status.counters);
-            self.agent.set(Facts { status, counters, policies, kernel, flows, process: Process::own() });
+            let crate::status::NodeStatus { status, counters, drift, .. } = status;
+            self.agent.set(Facts { status, counters, drift, policies, kernel, flows, process: Process::own() });
             tokio::time::sleep(TAKE).await;
         }
     }
@@ -270,6 +273,8 @@ fn write(facts: &Facts, page: &mut Page<'_>) -> fmt::Result {
     page.gauge("axoneme_ready", "Whether pods can be added", s.ready.into())?;
     page.gauge("axoneme_rows_failing", "Rows that are not in force, with an error", s.problems.len() as u64)?;
     page.gauge("axoneme_warnings", "What the node lacks and does without", s.warnings.len() as u64)?;
+    let drift = facts.drift.iter().map(|(kind, n)| ([("kind", *kind)], *n as f64));
+    page.gauges(("axoneme_drift", "What is wanted and is not so in the kernel"), drift)?;
     requests(&facts.counters, page)?;
     let process = facts.process;
     page.gauge("cilium_process_resident_memory_bytes", "Resident memory of the agent", process.resident_bytes)?;
@@ -430,6 +435,7 @@ mod tests {
         };
         Facts {
             status,
+            drift: [("address", 0), ("route", 2)].into(),
             counters: Counters { adds: 5, adds_failed: 1, dels: 1, ..Counters::default() },
             policies: Policies {
                 count: 2,
@@ -470,6 +476,8 @@ mod tests {
             "axoneme_flow_events_total 1000",
             "axoneme_cni_requests_total{command=\"add\",outcome=\"done\"} 4",
             "axoneme_ready 1\n",
+            "axoneme_drift{kind=\"address\"} 0",
+            "axoneme_drift{kind=\"route\"} 2",
             "cilium_process_cpu_seconds_total 1.5",
         ] {
             assert!(text.contains(line), "{line}\n{text}");

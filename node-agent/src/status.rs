@@ -1,5 +1,7 @@
 //! What the admin socket says of a node: the document that the command line reads, with what only people look at.
 
+use std::collections::BTreeMap;
+
 use axoneme_flow::admin::Status;
 use serde::Serialize;
 
@@ -13,4 +15,6 @@ pub struct NodeStatus {
     /// Life of the operator process that the rows came from.
     pub epoch: u64,
     pub counters: Counters,
+    /// How much is not in force as it is wanted, by kind ([`crate::engine::Part`]).
+    pub drift: BTreeMap<&'static str, u64>,
 }

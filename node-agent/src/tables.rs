@@ -221,6 +221,12 @@ impl Tables {
         self.known.iter().map(|(id, t)| (*id, t.slot, t.in_force))
     }
 
+    /// Tables whose newest content is not in force, and contents that belong to none.
+    pub fn differing(&self) -> usize {
+        let waits = |t: &&Table| t.wanted && (!t.in_force || !matches!(t.work, Work::None) || t.failed.is_some());
+        self.known.values().filter(waits).count() + self.orphans.len()
+    }
+
     /// Slots whose contents must be those of the rows, with the row: all but those that are being changed or refused.
     fn settled<'a>(
         &'a self,

@@ -34,7 +34,9 @@ fn page() -> String {
         ..Status::default()
     };
     let agent = Agent::default();
-    agent.set(Facts { status, kernel: Kernel { drops: vec![dropped], ..Kernel::default() }, ..Facts::default() });
+    let drift = [("route", 1)].into();
+    let kernel = Kernel { drops: vec![dropped], ..Kernel::default() };
+    agent.set(Facts { status, drift, kernel, ..Facts::default() });
     let mut metrics = Metrics::new("n1");
     metrics.add(agent);
     let lane = Lane { place: Place::Node, protocol: Protocol::Http, address: "10.0.0.1".parse().unwrap() };

@@ -14,7 +14,7 @@ use axoneme_model::{
     Bandwidth, Identity,
     rows::{EndpointRow, PodDevice, Routing, TableId},
 };
-use axoneme_node_agent::engine::Outgoing;
+use axoneme_node_agent::engine::{Engine, Outgoing, Part};
 use axoneme_wire::{
     Resume, Row, RowChange, RowKey, RowType,
     client::{Batch, Event},
@@ -398,6 +398,57 @@ fn what_somebody_else_changed_is_found_and_mended() {
     assert_eq!(e.drift().unwrap().len(), 2, "{:?}", e.drift());
     e.repair().unwrap();
     assert_eq!(e.drift().unwrap(), Vec::<String>::new());
+}
+
+/// What is not in force, by kind, without the kinds of which all is.
+fn differing(e: &Engine) -> Vec<(&'static str, u64)> {
+    let all = e.view().drift;
+    assert!(Part::ALL.iter().all(|p| all.contains_key(p.as_str())) && all.len() == Part::ALL.len(), "{all:?}");
+    all.into_iter().filter(|(_, n)| *n > 0).collect()
+}
+
+#[test]
+fn what_is_wanted_and_not_in_force_is_counted_by_kind() {
+    let node = Node::default();
+    let mut e = node.boot();
+    e.stream(snapshot(&rows(), 1));
+    run(&mut e, request(Command::Add, "c1", "a")).unwrap();
+    assert_eq!(differing(&e), []);
+    // the kernel refuses a row: known at once
+    node.datapath.kernel().fail_endpoints = true;
+    let mut row = endpoint("a", 5);
+    row.identity = Identity(301);
+    e.stream(batch(2, vec![RowChange::Upsert(Row::Endpoint(row.into()))]));
+    assert_eq!(differing(&e), [("endpoint", 1)]);
+    node.datapath.kernel().fail_endpoints = false;
+    node.clock.advance(Duration::from_mins(1));
+    e.tick();
+    assert_eq!(differing(&e), []);
+    // somebody else changes what is there: found when its turn has come, one kind after the other
+    node.datapath.remove_ip(net("0.0.0.0/0")).unwrap();
+    node.network.state().routes.remove(&(net("10.0.2.0/24"), 10));
+    node.network
+        .state()
+        .links
+        .values_mut()
+        .filter(|l| l.name.starts_with("axn") && l.ifindex > 10)
+        .for_each(|l| l.up = false);
+    let looks = |e: &mut Engine| {
+        for _ in 0..Part::ALL.len() {
+            node.clock.advance(Duration::from_secs(10));
+            e.tick();
+        }
+    };
+    looks(&mut e);
+    let found = e.drift().unwrap();
+    assert_eq!(differing(&e), [("address", 1), ("link", 1), ("route", 1)], "{found:?}");
+    looks(&mut e);
+    assert_eq!(differing(&e), [("address", 1), ("link", 1), ("route", 1)], "it is not mended before it is asked for");
+    node.network.state().links.values_mut().for_each(|l| l.up = true);
+    e.repair().unwrap();
+    assert_eq!(differing(&e), []);
+    looks(&mut e);
+    assert_eq!(differing(&e), []);
 }
 
 #[test]

@@ -290,6 +290,12 @@ impl<K: Ord + Clone + Debug, V: PartialEq + Clone> Reconciler<K, V> {
         self.items.iter().filter_map(|(k, i)| i.failed.as_deref().map(|(f, n, _)| (k, f, *n)))
     }
 
+    /// Rows that the target does not hold as they are wanted, as far as is known; those that nobody wants among them.
+    pub fn differing(&self) -> usize {
+        let same = |i: &&Item<V>| i.desired.is_some() && matches!(i.observed, Observed::Same);
+        self.items.len() - self.items.values().filter(same).count()
+    }
+
     /// Rows that are wanted.
     pub fn len(&self) -> usize {
         self.items.values().filter(|i| i.desired.is_some()).count()
@@ -349,6 +355,24 @@ mod tests {
         assert_eq!(r.run(now, true, &mut t), Outcome::default());
         assert_eq!(t.calls, 0);
         assert_eq!(r.status(&1), Some(Status::Applied));
+    }
+
+    #[test]
+    fn rows_that_wait_failed_or_are_left_over_are_counted() {
+        let (mut r, mut t, now) = (Reconciler::default(), Fake::default(), Instant::now());
+        t.rows = BTreeMap::from([(1, 1), (2, 2), (3, 3)]);
+        r.adopt(t.rows.clone());
+        assert_eq!(r.differing(), 3, "nobody wants them");
+        r.set(1, 1);
+        r.set(2, 5);
+        r.set(4, 4);
+        t.fail.insert(4, false);
+        assert_eq!(r.differing(), 3, "one is as it should be, one to be changed, one to be made, one left over");
+        r.run(now, false, &mut t);
+        assert_eq!(r.differing(), 2, "one that never fits, and one that waits to be pruned");
+        r.unset(&4);
+        r.run(now, true, &mut t);
+        assert_eq!(r.differing(), 0);
     }
 
     #[test]

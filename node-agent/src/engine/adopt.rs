@@ -3,7 +3,6 @@
 use axoneme_cni::protocol::Attachment;
 use axoneme_kernel::net::{LINK_PREFIX, OverlayKind};
 use axoneme_model::rows::NodeConfigRow;
-use ipnetwork::IpNetwork;
 
 use super::{Endpoint, Engine, health};
 use crate::{
@@ -132,56 +131,8 @@ impl Engine {
         self.adopt_routes()?;
         self.guard.adopt(&*datapath)?;
         self.base.dirty = true;
+        self.looks.forget();
         self.settle();
         Ok(differences)
     }
-
-    /// What the kernel holds that is not what is wanted, in words.
-    pub fn drift(&self) -> Result<Vec<String>, Error> {
-        let mut out = Vec::new();
-        let Some(datapath) = &self.datapath else { return Ok(out) };
-        differences("address", self.ips.iter_desired(), datapath.ips()?, &mut out);
-        differences("endpoint", self.entries.iter_desired(), datapath.endpoints()?, &mut out);
-        differences("limit of interface", self.limits.iter_desired(), datapath.limits()?, &mut out);
-        let services = datapath.services()?.into_iter().map(|s| ((s.address, s.protocol, s.port), s)).collect();
-        differences("frontend", self.services.iter_desired(), services, &mut out);
-        out.extend(self.tables.drift(&self.rows.rows().tables, &datapath.tables()?));
-        out.extend(self.guard.drift(&**datapath)?);
-        let links = self.parts.network.links()?;
-        for endpoint in self.endpoints.values().filter(|e| e.intent.phase == Phase::Live) {
-            if !links.iter().any(|l| l.name == endpoint.intent.host_name && l.up) {
-                out.push(format!(
-                    "link {} of pod {}/{} is missing or down",
-                    endpoint.intent.host_name, endpoint.intent.namespace, endpoint.intent.name
-                ));
-            }
-        }
-        let routes = self.parts.network.routes()?;
-        for (destination, wanted) in self.routes.iter_desired() {
-            if !routes.contains(wanted) {
-                out.push(format!("route {} is missing or different", IpNetwork::to_string(destination)));
-            }
-        }
-        Ok(out)
-    }
-}
-
-fn differences<'a, K, V>(
-    what: &str,
-    wanted: impl Iterator<Item = (&'a K, &'a V)>,
-    present: Vec<(K, V)>,
-    out: &mut Vec<String>,
-) where
-    K: Ord + std::fmt::Debug + 'a,
-    V: PartialEq + std::fmt::Debug + 'a,
-{
-    let mut present: std::collections::BTreeMap<K, V> = present.into_iter().collect();
-    for (key, value) in wanted {
-        match present.remove(key) {
-            Some(p) if p == *value => {}
-            Some(p) => out.push(format!("{what} {key:?} is {p:?}, should be {value:?}")),
-            None => out.push(format!("{what} {key:?} is missing")),
-        }
-    }
-    out.extend(present.keys().map(|k| format!("{what} {k:?} is there and nobody wants it")));
 }

@@ -47,6 +47,7 @@ impl Engine {
             self.settle_programs();
             self.settle_health();
             self.settle_guard(&*datapath);
+            self.look_for_drift();
             self.acknowledge();
         }
         self.serve_waiting();

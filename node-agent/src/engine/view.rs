@@ -19,6 +19,7 @@ impl Engine {
             status: self.status_document(),
             epoch: self.rows.at().map_or(0, |r| r.epoch),
             counters: self.counters,
+            drift: self.not_in_force(),
         }
     }
 
