@@ -5,6 +5,7 @@ mod common;
 
 use std::time::Duration;
 
+use axoneme_cni::Command;
 use axoneme_kernel::datapath::NodeGuard;
 use axoneme_model::{
     Safe,
@@ -212,4 +213,37 @@ fn death_at_any_step_ends_with_what_the_rows_say() {
         }
         assert!(steps > 2, "{steps}");
     }
+}
+
+/// Its Node object was deleted while it lives: the operator has no rows for it any more, its agent is as connected as before.
+#[test]
+fn a_node_of_which_the_operator_knows_nothing_keeps_its_pods_and_its_own_traffic() {
+    let node = Node::default();
+    let set = guarded(GUARDING);
+    let mut e = start(&node, &set);
+    run(&mut e, request(Command::Add, "c1", "a")).unwrap();
+    let held = |node: &Node| {
+        let kernel = node.datapath.kernel();
+        (kernel.endpoints.clone(), kernel.tables.clone(), kernel.guard.clone(), kernel.attached.clone())
+    };
+    let before = held(&node);
+    assert!(!before.0.is_empty() && before.2.is_some() && !before.3.is_empty());
+    let links = node.network.state().links.len();
+    e.stream(snapshot(&RowSet::default(), 2));
+    for _ in 0..5 {
+        node.clock.advance(Duration::from_mins(1));
+        e.tick();
+    }
+    assert_eq!(held(&node), before, "who its pods are, what judges them and it, and where programs are");
+    assert_eq!(node.network.state().links.len(), links);
+    assert!(!e.is_ready(), "new pods go elsewhere: {:?}", e.view().status.reasons);
+    // a pod that goes may go
+    run(&mut e, request(Command::Del, "c1", "a")).unwrap();
+    reap(&node, &mut e);
+    assert!(node.datapath.kernel().endpoints.is_empty());
+    // and once it is a node again all is as its rows say
+    e.stream(snapshot(&set, 3));
+    run(&mut e, request(Command::Add, "c2", "b")).unwrap();
+    assert_eq!(guarding_entries(&node), 3);
+    assert_eq!(e.drift().unwrap(), Vec::<String>::new());
 }
