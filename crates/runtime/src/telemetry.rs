@@ -1,4 +1,8 @@
 //! Logs.
+//!
+//! kube's client logs the whole text of an answer that it can't read (`Client::request`, at `warn`), and among those that the
+//! operator reads are Secrets and reviews of tokens, which repeat the token. So nothing of that module is logged, whatever is
+//! asked for; its `builder`, which tells of requests, can be asked for by its own name.
 
 use std::io::IsTerminal as _;
 
@@ -36,8 +40,13 @@ impl Filter {
     }
 }
 
+/// What is never logged.
+const NEVER: &str = "kube_client::client=off";
+
 fn parse(filter: &str) -> Result<EnvFilter, TelemetryError> {
-    EnvFilter::try_new(filter).map_err(|e| TelemetryError::Filter { filter: filter.to_owned(), message: e.to_string() })
+    let named = |message: String| TelemetryError::Filter { filter: filter.to_owned(), message };
+    let asked = EnvFilter::try_new(filter).map_err(|e| named(e.to_string()))?;
+    Ok(asked.add_directive(NEVER.parse().map_err(|e: tracing_subscriber::filter::ParseError| named(e.to_string()))?))
 }
 
 /// Sends logs to standard error. Called once, by the binary.
@@ -61,6 +70,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn answers_that_cannot_be_read_are_not_logged_whatever_is_asked_for() {
+        for filter in
+            ["trace", "kube_client::client=trace", "kube_client=debug", "info,kube_client::client::builder=debug"]
+        {
+            let filter = parse(filter).unwrap().to_string();
+            assert!(filter.split(',').any(|d| d == NEVER), "{filter}");
+            assert!(!filter.contains("kube_client::client=trace"), "{filter}");
+        }
+        let filter = parse("kube_client::client::builder=debug").unwrap().to_string();
+        assert!(filter.contains("kube_client::client::builder=debug"), "{filter}");
+    }
+
+    #[test]
     fn a_bad_filter_is_named() {
         let error = init(Format::Text, "info,=what=").unwrap_err().to_string();
         assert!(error.contains("info,=what="), "{error}");
@@ -72,6 +94,7 @@ mod tests {
         let filter = Filter(handle);
         filter.set("warn,axoneme=trace").unwrap();
         assert!(matches!(filter.set("=what="), Err(TelemetryError::Filter { .. })));
-        assert_eq!(filter.0.with_current(ToString::to_string).unwrap(), "axoneme=trace,warn");
+        let now = filter.0.with_current(ToString::to_string).unwrap();
+        assert!(now.contains("axoneme=trace") && now.contains("warn") && !now.contains("info"), "{now}");
     }
 }

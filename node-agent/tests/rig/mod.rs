@@ -23,6 +23,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::common::*;
 
+/// What the operator of the test takes: of the form of a ServiceAccount's token, and recognisable.
+pub const TOKEN: &str = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJvcGVyYXRvci1heG9uZW1lIn0.b3BlcmF0b3Itc2lnbmF0dXJlLWF4b25lbWU";
 pub const ROOT: &str = "needs root: network namespaces and a BPF filesystem";
 
 pub fn try_sh(command: &str) -> Result<String, String> {
@@ -50,7 +52,7 @@ pub struct Everyone;
 #[async_trait::async_trait]
 impl Authenticator for Everyone {
     async fn node(&self, token: &str) -> Result<Arc<str>, Denied> {
-        if token == "secret" { Ok("n1".into()) } else { Err(Denied::Invalid("no".into())) }
+        if token == TOKEN { Ok("n1".into()) } else { Err(Denied::Invalid("no".into())) }
     }
 }
 
@@ -165,7 +167,7 @@ impl Rig {
         std::fs::create_dir(rig.path("bpf")).unwrap();
         rig.mount_bpf();
         std::fs::create_dir_all(rig.path("token")).unwrap();
-        std::fs::write(rig.path("token/axoneme-token"), "secret\n").unwrap();
+        std::fs::write(rig.path("token/axoneme-token"), format!("{TOKEN}\n")).unwrap();
         rig
     }
 
@@ -220,6 +222,11 @@ impl Rig {
     pub fn begin(&mut self, before: &[&str]) {
         let token = self.path("token").display().to_string();
         self.spawn(before, &["run", "--node", "n1", "--operator", "127.0.0.1:9878", "--token-dir", &token]);
+    }
+
+    /// Starts the agent, which may never be ready.
+    pub fn launch(&mut self, args: &[&str]) {
+        self.spawn(&[], args);
     }
 
     fn spawn(&mut self, before: &[&str], args: &[&str]) {
