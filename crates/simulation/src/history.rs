@@ -97,32 +97,37 @@ impl History {
     #[must_use]
     pub fn says(&self, verdict: bool, half: &Half, own: &ObjectRef, peers: &[Holder], from: usize) -> Says {
         let mut tried = 0;
-        let policies: Vec<Vec<&Said>> =
-            self.objects.keys().filter(|o| policy(o.kind)).map(|o| self.since(o, from)).collect();
+        let policies: Vec<Choice<'_>> = self
+            .objects
+            .keys()
+            .filter(|o| policy(o.kind))
+            .map(|o| Choice { of: Part::Policy(o), versions: self.since(o, from) })
+            .collect();
         let own_pods: Vec<&Said> = self.since(own, from).into_iter().filter(|s| **s != Said::Nothing).collect();
         for peer in peers {
             let (peer_pods, peer_namespace) = match peer {
                 Holder::Nobody => (vec![&Said::Nothing], None),
                 Holder::Pod(p) => (self.since(p, from), Some(namespace(p))),
             };
-            let mut choices = policies.clone();
-            choices.push(own_pods.clone());
-            choices.push(peer_pods);
             let own_namespace = namespace(own);
-            choices.push(self.since(&own_namespace, from));
             let other = peer_namespace.filter(|p| *p != own_namespace);
-            choices.extend(other.iter().map(|p| self.since(p, from)));
-            let count = choices.iter().try_fold(1usize, |n, c| n.checked_mul(c.len()));
+            let mut choices = policies.clone();
+            choices.push(Choice { of: Part::Pod(half.own), versions: own_pods.clone() });
+            choices.push(Choice { of: Part::Pod(half.peer), versions: peer_pods });
+            let namespaces = std::iter::once(&own_namespace).chain(&other);
+            choices.extend(namespaces.map(|n| Choice { of: Part::Namespace(&n.name), versions: self.since(n, from) }));
+            let count = choices.iter().try_fold(1usize, |n, c| n.checked_mul(c.versions.len()));
             if count.is_none_or(|n| n > COMBINATIONS) {
                 return Says::TooMany;
             }
             // the newest first: mostly it is that
-            for versions in &mut choices {
-                versions.reverse();
+            for choice in &mut choices {
+                choice.versions.reverse();
             }
-            let names = (own_namespace.name.clone(), other.as_ref().map(|o| o.name.clone()));
-            let found = any(&choices, &mut |chosen| {
-                let says = judge(chosen, policies.len(), half, &names);
+            // what has one version only is put into the world once, and not with each choice of the others
+            choices.sort_by_key(|c| c.versions.len());
+            let found = any(&choices, &mut World::default(), &mut |world| {
+                let says = oracle(world, half);
                 tried += u32::from(says.is_some());
                 says == Some(verdict)
             });
@@ -131,6 +136,45 @@ impl History {
             }
         }
         if tried == 0 { Says::TooMany } else { Says::Never }
+    }
+}
+
+/// What an object may have said.
+#[derive(Clone, Debug)]
+struct Choice<'a> {
+    of: Part<'a>,
+    versions: Vec<&'a Said>,
+}
+
+/// What of a world it is.
+#[derive(Clone, Copy, Debug)]
+enum Part<'a> {
+    Policy(&'a ObjectRef),
+    /// Whoever has the address.
+    Pod(IpAddr),
+    Namespace(&'a Arc<str>),
+}
+
+impl Part<'_> {
+    /// Puts what it said in the place of what is there.
+    fn put(self, said: &Said, world: &mut World) {
+        match self {
+            Self::Policy(object) => match said {
+                Said::Policy(p) => drop(world.policies.insert(object.clone(), (**p).clone())),
+                _ => drop(world.policies.remove(object)),
+            },
+            Self::Pod(address) => {
+                world.pods.retain(|_, pod| !pod.addresses.contains(&address));
+                if let Said::Pod(p) = said {
+                    let pod = Pod { addresses: [address].into(), ..(**p).clone() };
+                    world.pods.insert((pod.namespace.clone(), pod.name.clone()), pod);
+                }
+            }
+            Self::Namespace(name) => match said {
+                Said::Namespace(n) => drop(world.namespaces.insert(name.clone(), n.clone())),
+                _ => drop(world.namespaces.remove(name)),
+            },
+        }
     }
 }
 
@@ -159,41 +203,13 @@ fn parse(event: &SourceEvent) -> Said {
     said.last().unwrap_or(Said::Nothing)
 }
 
-/// Whether some way to choose one of each is such.
-fn any<'a>(choices: &[Vec<&'a Said>], such: &mut impl FnMut(&[&'a Said]) -> bool) -> bool {
-    fn go<'a>(left: &[Vec<&'a Said>], chosen: &mut Vec<&'a Said>, such: &mut impl FnMut(&[&'a Said]) -> bool) -> bool {
-        let Some((first, rest)) = left.split_first() else { return such(chosen) };
-        first.iter().any(|choice| {
-            chosen.push(choice);
-            let found = go(rest, chosen, such);
-            chosen.pop();
-            found
-        })
-    }
-    go(choices, &mut Vec::new(), such)
-}
-
-/// The oracle about a world of the policies, the two pods and their namespaces: nothing else has a say.
-fn judge(chosen: &[&Said], policies: usize, half: &Half, names: &(Arc<str>, Option<Arc<str>>)) -> Option<bool> {
-    let mut world = World::default();
-    for said in &chosen[..policies] {
-        if let Said::Policy(p) = said {
-            world.policies.insert(p.object.clone(), (**p).clone());
-        }
-    }
-    let pods = [(chosen[policies], half.own), (chosen[policies + 1], half.peer)];
-    for (said, address) in pods {
-        if let Said::Pod(p) = said {
-            let pod = Pod { addresses: [address].into(), ..(**p).clone() };
-            world.pods.insert((pod.namespace.clone(), pod.name.clone()), pod);
-        }
-    }
-    for (said, name) in chosen[policies + 2..].iter().zip(std::iter::once(&names.0).chain(&names.1)) {
-        if let Said::Namespace(n) = said {
-            world.namespaces.insert(name.clone(), n.clone());
-        }
-    }
-    oracle(&world, half)
+/// Whether some way to choose one version of each makes a world that is such.
+fn any(left: &[Choice<'_>], world: &mut World, such: &mut impl FnMut(&World) -> bool) -> bool {
+    let Some((first, rest)) = left.split_first() else { return such(world) };
+    first.versions.iter().any(|said| {
+        first.of.put(said, world);
+        any(rest, world, such)
+    })
 }
 
 /// What the oracle says of one end; none: it is no pod.
