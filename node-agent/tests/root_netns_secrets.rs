@@ -96,6 +96,7 @@ fn answers(rig: &Rig) -> String {
 
 #[test]
 #[ignore = "needs root: network namespaces and a BPF filesystem"]
+#[expect(clippy::too_many_lines, reason = "two lives of an agent, one after the other")]
 fn tokens_and_keys_are_in_no_log_answer_metric_or_error() {
     let mut rig = Rig::new();
     let operator = Operator::start(&rig.node(), &allowing(300..301));
