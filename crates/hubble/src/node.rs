@@ -115,6 +115,12 @@ impl Node {
         all.iter().map(|(name, stats)| (name.clone(), stats.clone())).collect()
     }
 
+    /// Streams that are served now. One whose client has gone counts until the server has heard of it.
+    #[must_use]
+    pub fn streams(&self) -> usize {
+        MAX_STREAMS - self.streams.available_permits()
+    }
+
     pub(crate) fn cluster(&self) -> Arc<str> {
         self.hub.read(|view| view.cluster().clone())
     }
