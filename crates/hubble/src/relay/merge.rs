@@ -182,7 +182,8 @@ impl Merge {
         if (behind > WINDOW || source.late) && unnamed {
             source.named = Some(now);
             let message = format!("its flows lag by {:.1} s", behind.as_secs_f64());
-            self.tell(NodeState::NodeConnected, vec![node.to_string()], &message);
+            // the one state whose message the stock client shows; of a connected node it says nothing
+            self.tell(NodeState::NodeError, vec![node.to_string()], &message);
             return Take::Told;
         }
         source.silent = now;
@@ -294,7 +295,7 @@ mod tests {
         drop(a);
         hung.send(line("hung", 5)).await.unwrap();
         let (node, _, message) = said(merge.next().await.unwrap());
-        assert_eq!((&*node, message.contains("lag")), ("hung", true), "{message}");
+        assert_eq!((&*node, message.starts_with("NODE_ERROR its flows lag by")), ("hung", true), "{message}");
         assert_eq!(said(merge.next().await.unwrap()).1, 5);
         drop(hung);
         assert_eq!(merge.next().await, None);
