@@ -24,6 +24,9 @@ pub enum HookPoint {
     FromOverlay = 3,
     /// From the host's stack into the tunnel.
     ToOverlay = 4,
+    /// From the host's stack out of one of the node's devices: the host firewall's way out. (5 is taken by the waiting room,
+    /// whose packets are told where they were met first.)
+    FromHost = 6,
 }
 
 impl HookPoint {
@@ -34,6 +37,7 @@ impl HookPoint {
             2 => Self::FromNetdev,
             3 => Self::FromOverlay,
             4 => Self::ToOverlay,
+            6 => Self::FromHost,
             _ => return None,
         })
     }
@@ -140,7 +144,9 @@ pub struct FlowEvent {
     pub hook: u8,
     /// Bits of [`audit_bit`].
     pub audit: u8,
-    pub reserved: u16,
+    /// [`FlowKind::New`]: the [`crate::Action`] that took the first packet on; 0: not told. It was zero before it meant
+    /// something, so that records of older programs read as what they are.
+    pub towards: u16,
     /// If `audit` is not 0: the rule of the source's side.
     pub egress_rule: u32,
 }
@@ -159,7 +165,7 @@ assert_layout!(
     kind = 84,
     hook = 88,
     audit = 89,
-    reserved = 90,
+    towards = 90,
     egress_rule = 92
 );
 

@@ -256,7 +256,7 @@ pub(crate) fn event<F: Family>(
         tcp_flags: flow.tcp_flags,
         hook,
         audit: 0,
-        reserved: 0,
+        towards: 0,
         egress_rule: 0,
     }
 }

@@ -23,7 +23,7 @@
 //! fields `source` is the node and `destination` the other end here, whichever way the packet goes.
 
 use axoneme_abi::{
-    Conntrack, Direction, DropEvent, DropReason, FlowKind as EventKind,
+    Action, Conntrack, Direction, DropEvent, DropReason, FlowKind as EventKind,
     conntrack::{FLAG_AUDITED, FLAG_CLOSED, FLAG_ORIGIN_B, FLAG_REPLIED, NO_SLOT},
     constants::feature,
     guard::{Guard, SAFE_API_SERVER, SAFE_STREAMS, safe},
@@ -83,6 +83,12 @@ pub fn guard<F: Family, E: Guards<F>, P: Packet, const OUT: bool>(
     }
     report::<F, E, P, OUT>(env, packet, w);
     w.verdict
+}
+
+/// Where its events say that a packet was met.
+#[inline(always)]
+const fn met<const OUT: bool>() -> u8 {
+    if OUT { hook::FROM_HOST } else { hook::FROM_NETDEV }
 }
 
 #[inline(always)]
@@ -152,7 +158,7 @@ fn opens<F: Family>(w: &Work<F>) -> bool {
 #[inline(always)]
 fn decide<F: Family, E: Guards<F>, P: Packet, const OUT: bool>(env: &E, packet: P, own: bool, w: &mut Work<F>) {
     let passed_on = OUT && !own;
-    match known::<F, E, P>(env, packet, passed_on, w) {
+    match known::<F, E, P, OUT>(env, packet, passed_on, w) {
         Known::Holds => {}
         Known::Again => {
             let direction = if w.forward == OUT { Direction::Egress } else { Direction::Ingress };
@@ -172,7 +178,12 @@ fn decide<F: Family, E: Guards<F>, P: Packet, const OUT: bool>(env: &E, packet: 
 
 /// What the connection's entry says; `forward` of the work: whether the packet goes the way that the first one went.
 #[inline(never)]
-fn known<F: Family, E: Guards<F>, P: Packet>(env: &E, packet: P, passed_on: bool, w: &mut Work<F>) -> Known {
+fn known<F: Family, E: Guards<F>, P: Packet, const OUT: bool>(
+    env: &E,
+    packet: P,
+    passed_on: bool,
+    w: &mut Work<F>,
+) -> Known {
     let (ifindex, length) = (packet.ifindex(), packet.length());
     let key = w.key;
     let known = env.with_guarded(&key, |ct| {
@@ -189,7 +200,7 @@ fn known<F: Family, E: Guards<F>, P: Packet>(env: &E, packet: P, passed_on: bool
         }
         let closed = track(env, ct, &w.flow, w.from_b, length);
         if closed && judged {
-            let met = (ifindex, hook::FROM_NETDEV);
+            let met = (ifindex, met::<OUT>());
             env.flow_event(&conntrack::event(ct, &w.flow, w.from_b, EventKind::Closed, 0, met));
         }
         Known::Holds
@@ -303,12 +314,13 @@ fn record<F: Family, E: Guards<F>, P: Packet, const OUT: bool>(env: &E, packet: 
     if !env.put_guarded(&w.key, &w.fresh) || slot == NO_SLOT {
         return;
     }
-    let met = (ifindex, hook::FROM_NETDEV);
+    let met = (ifindex, met::<OUT>());
     let event = conntrack::event(&w.fresh, &w.flow, from_b, EventKind::New, judged.node, met);
     let began_here = OUT == w.forward;
     let told = if began_here { Verdict { node: 0, identity: judged.node, ..judged } } else { judged };
     let mut event = if judged.argument != 0 { conntrack::audited(event, told) } else { event };
     event.detail = if OUT && env.feature(feature::FLOWS) { packet.socket() } else { [0; 2] };
+    event.towards = if OUT { Action::NextHop } else { Action::Stack } as u16;
     env.flow_event(&event);
 }
 
@@ -336,7 +348,7 @@ fn report<F: Family, E: Guards<F>, P: Packet, const OUT: bool>(env: &E, packet: 
         family: F::NUMBER,
         protocol: w.flow.protocol,
         tcp_flags: w.flow.tcp_flags,
-        hook: hook::FROM_NETDEV,
+        hook: met::<OUT>(),
         reserved: 0,
         sender: if OUT { packet.socket() } else { [0; 2] },
     });

@@ -68,4 +68,6 @@ pub mod hook {
     pub const FROM_OVERLAY: u8 = 3;
     /// Out of the waiting room. What met the packet first is in its mark, and is what events tell.
     pub const FROM_WAITING: u8 = 5;
+    /// What the node sends by its devices: no program of the pods' pipeline, but where the host firewall's events are from.
+    pub const FROM_HOST: u8 = 6;
 }

@@ -1,7 +1,7 @@
 //! The order of the stages.
 
 use axoneme_abi::{
-    Direction, DropEvent, DropReason, FlowEvent, FlowKind as EventKind,
+    Conntrack, Direction, DropEvent, DropReason, FlowEvent, FlowKind as EventKind,
     conntrack::{FLAG_AUDITED, FLAG_LOOPBACK, FLAG_SERVICE},
     constants::{LAPS, MARK_LAPS_MASK, MARK_MET_SHIFT, MARK_WAITING, feature},
     event::METRIC_ALLOWED,
@@ -429,6 +429,8 @@ fn record<F: Family, E: Maps<F>, P: Packet, const HOOK: u8>(env: &E, packet: P, 
     let event = conntrack::event(&w.fresh, &w.flow, w.from_b, EventKind::New, 0, seen);
     let mut event = conntrack::audited(event, judged);
     event.detail = if env.feature(feature::FLOWS) { sender(packet, seen.1, w) } else { [0; 2] };
+    // The entry's own bits, not the verdict: that comes after the event, and would be one more thing to keep.
+    event.towards = Conntrack::action_bits(w.fresh.flags, !w.from_b) as u16;
     env.flow_event(&event);
     w.verdict = verdict::<E, HOOK>(env, &w.fresh, w.from_b);
 }

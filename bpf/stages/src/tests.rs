@@ -3,7 +3,7 @@
 use std::{vec, vec::Vec};
 
 use axoneme_abi::{
-    Conntrack, Direction, DropReason, FlowKind as EventKind,
+    Action, Conntrack, Direction, DropReason, FlowKind as EventKind,
     conntrack::{FLAG_CLOSED, FLAG_REPLIED, FLAG_SERVICE},
     constants::feature,
     policy::{

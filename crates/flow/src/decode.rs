@@ -5,7 +5,10 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use axoneme_abi::event::{DropEvent, FlowEvent, FlowKind, HookPoint, audit_bit};
+use axoneme_abi::{
+    Action,
+    event::{DropEvent, FlowEvent, FlowKind, HookPoint, audit_bit},
+};
 use axoneme_model::{Direction, Identity, Protocol, rows::RuleId};
 
 use crate::{
@@ -58,6 +61,7 @@ pub fn decode_drop(bytes: &[u8], clock: ClockOffset) -> Result<Record, DecodeErr
         },
         reply: None,
         point: point(b.u8(offset_of!(DropEvent, hook))),
+        onward: Point::UnknownPoint,
         ends,
         transport: b.transport(
             offset_of!(DropEvent, protocol),
@@ -90,6 +94,7 @@ pub fn decode_flows(bytes: &[u8], clock: ClockOffset) -> Result<impl Iterator<It
     let would = sides.into_iter().filter(move |(_, bit, _)| audit & bit != 0);
     let would = would.enumerate().map(move |(n, (side, _, rule))| Record {
         event: if n == 0 { record.event } else { Event::Judged },
+        onward: if n == 0 { record.onward } else { Point::UnknownPoint },
         verdict: Verdict::Audit,
         direction: Some(side),
         rule,
@@ -118,6 +123,12 @@ pub fn decode_flow(bytes: &[u8], clock: ClockOffset) -> Result<Record, DecodeErr
         },
         _ => Traffic::default(),
     };
+    let source_identity = Identity(b.u32(offset_of!(FlowEvent, source_identity)));
+    let destination_identity = Identity(b.u32(offset_of!(FlowEvent, destination_identity)));
+    let onward = match event {
+        Event::New => onward(b.u16(offset_of!(FlowEvent, towards)), destination_identity),
+        _ => Point::UnknownPoint,
+    };
     Ok(Record {
         time: clock.wall(b.u64(offset_of!(FlowEvent, time))),
         event,
@@ -126,15 +137,16 @@ pub fn decode_flow(bytes: &[u8], clock: ClockOffset) -> Result<Record, DecodeErr
         direction: direction(hook),
         // the source of a connection event is the originator, whoever's packet caused it
         reply: Some(false),
-        point: point(hook),
+        point: if onward == Point::UnknownPoint { point(hook) } else { came_from(hook, source_identity) },
+        onward,
         ends: Some(b.ends(family, offset_of!(FlowEvent, source), offset_of!(FlowEvent, destination))?),
         transport: b.transport(
             offset_of!(FlowEvent, protocol),
             [offset_of!(FlowEvent, source_port), offset_of!(FlowEvent, destination_port)],
             offset_of!(FlowEvent, tcp_flags),
         ),
-        source_identity: Identity(b.u32(offset_of!(FlowEvent, source_identity))),
-        destination_identity: Identity(b.u32(offset_of!(FlowEvent, destination_identity))),
+        source_identity,
+        destination_identity,
         rule: RuleId(b.u32(offset_of!(FlowEvent, rule))),
         ifindex: b.u32(offset_of!(FlowEvent, ifindex)),
         length: 0,
@@ -151,14 +163,37 @@ fn point(hook: u8) -> Point {
         Some(HookPoint::FromNetdev) => Point::FromNetwork,
         Some(HookPoint::FromOverlay) => Point::FromOverlay,
         Some(HookPoint::ToOverlay) => Point::ToOverlay,
+        Some(HookPoint::FromHost) => Point::FromHost,
         None => Point::UnknownPoint,
+    }
+}
+
+/// Where a connection's first packet came from, of which it is told where it went on to. What meets the program before a pod
+/// is sent by the host itself, or is passed on by its stack.
+fn came_from(hook: u8, source: Identity) -> Point {
+    match point(hook) {
+        Point::ToEndpoint if source == Identity::HOST => Point::FromHost,
+        Point::ToEndpoint => Point::FromStack,
+        point => point,
+    }
+}
+
+/// Where the entry's action took the packet. The stack gets what is for the node itself, and what it is to route.
+fn onward(action: u16, destination: Identity) -> Point {
+    match Action::from_bits(action.into()) {
+        Action::None => Point::UnknownPoint,
+        Action::Local => Point::ToEndpoint,
+        Action::Tunnel => Point::ToOverlay,
+        Action::NextHop => Point::ToNetwork,
+        Action::Stack if destination == Identity::HOST => Point::ToHost,
+        Action::Stack => Point::ToStack,
     }
 }
 
 /// Which way a connection goes at a program: out of the endpoint there, or into it.
 fn direction(hook: u8) -> Option<Direction> {
     Some(match HookPoint::from_number(hook)? {
-        HookPoint::FromContainer | HookPoint::ToOverlay => Direction::Egress,
+        HookPoint::FromContainer | HookPoint::ToOverlay | HookPoint::FromHost => Direction::Egress,
         HookPoint::ToContainer | HookPoint::FromNetdev | HookPoint::FromOverlay => Direction::Ingress,
     })
 }
@@ -185,6 +220,10 @@ impl<'a> Bytes<'a> {
 
     fn u8(self, offset: usize) -> u8 {
         u8::from_ne_bytes(self.array(offset))
+    }
+
+    fn u16(self, offset: usize) -> u16 {
+        u16::from_ne_bytes(self.array(offset))
     }
 
     fn u32(self, offset: usize) -> u32 {
@@ -291,6 +330,7 @@ mod tests {
                 direction: Some(Direction::Egress),
                 reply: None,
                 point: Point::FromEndpoint,
+                onward: Point::UnknownPoint,
                 ends: Some(("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap())),
                 transport: Transport::Tcp { source: 40_000, destination: 80, flags: TcpFlags(2) },
                 source_identity: Identity(300),
@@ -307,6 +347,55 @@ mod tests {
         assert_eq!(v6.0.to_string(), "a00:1::9");
         assert_eq!(decode_drop(&drop_bytes(0), ClockOffset(0)).unwrap().ends, None);
         assert_eq!(decode_drop(&drop_bytes(5), ClockOffset(0)), Err(DecodeError::Family(5)));
+    }
+
+    /// A new connection as a program tells it, from `source` to `destination`, which the action took on.
+    fn begun(hook: u8, action: Action, source: u32, destination: u32) -> Record {
+        let event = bytes(
+            size_of::<FlowEvent>(),
+            &[
+                (offset_of!(FlowEvent, kind), &[FlowKind::New as u8]),
+                (offset_of!(FlowEvent, family), &[6]),
+                (offset_of!(FlowEvent, protocol), &[6]),
+                (offset_of!(FlowEvent, hook), &[hook]),
+                (offset_of!(FlowEvent, towards), &(action as u16).to_ne_bytes()),
+                (offset_of!(FlowEvent, source_identity), &source.to_ne_bytes()),
+                (offset_of!(FlowEvent, destination_identity), &destination.to_ne_bytes()),
+            ],
+        );
+        decode_flow(&event, ClockOffset(0)).unwrap()
+    }
+
+    #[test]
+    fn a_first_packet_tells_where_it_came_from_and_where_it_went_on_to() {
+        use Point::*;
+        let (host, remote, world, pod, other) = (1, 6, 2, 300, 301);
+        // program, action, source, destination; the points, and the direction where it was met
+        let out = Some(Direction::Egress);
+        let into = Some(Direction::Ingress);
+        for (hook, action, source, destination, expected, direction) in [
+            (HookPoint::FromContainer, Action::Local, pod, other, (FromEndpoint, ToEndpoint), out),
+            (HookPoint::FromContainer, Action::Tunnel, pod, other, (FromEndpoint, ToOverlay), out),
+            (HookPoint::FromContainer, Action::NextHop, pod, other, (FromEndpoint, ToNetwork), out),
+            (HookPoint::FromContainer, Action::Stack, pod, host, (FromEndpoint, ToHost), out),
+            (HookPoint::FromContainer, Action::Stack, pod, remote, (FromEndpoint, ToStack), out),
+            (HookPoint::FromContainer, Action::Stack, pod, world, (FromEndpoint, ToStack), out),
+            (HookPoint::ToContainer, Action::Local, host, pod, (FromHost, ToEndpoint), into),
+            (HookPoint::ToContainer, Action::Local, world, pod, (FromStack, ToEndpoint), into),
+            (HookPoint::FromNetdev, Action::Local, other, pod, (FromNetwork, ToEndpoint), into),
+            (HookPoint::FromOverlay, Action::Local, other, pod, (FromOverlay, ToEndpoint), into),
+            // the host firewall's
+            (HookPoint::FromNetdev, Action::Stack, world, host, (FromNetwork, ToHost), into),
+            (HookPoint::FromHost, Action::NextHop, host, world, (FromHost, ToNetwork), out),
+            // programs from before that was told
+            (HookPoint::FromContainer, Action::None, pod, other, (FromEndpoint, UnknownPoint), out),
+            (HookPoint::ToContainer, Action::None, host, pod, (ToEndpoint, UnknownPoint), into),
+        ] {
+            let r = begun(hook as u8, action, source, destination);
+            assert_eq!(((r.point, r.onward), r.direction), (expected, direction), "{hook:?} {action:?}");
+            let told = r.facets().contains(&crate::Facet::Onward);
+            assert_eq!(told, action != Action::None, "{hook:?} {action:?}");
+        }
     }
 
     #[test]

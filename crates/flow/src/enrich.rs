@@ -140,6 +140,7 @@ fn extension(r: &Record, rule: Option<RuleHit>, source_node: Arc<str>, destinati
         forward: closed.then_some(Counters { packets: r.forward.packets, bytes: r.forward.bytes }),
         backward: closed.then_some(Counters { packets: r.backward.packets, bytes: r.backward.bytes }),
         rule,
+        onward: (r.onward != Point::UnknownPoint).then_some(r.onward),
         source_node,
         destination_node,
     }
@@ -171,6 +172,7 @@ mod tests {
             direction: Some(Direction::Egress),
             reply: None,
             point: Point::FromEndpoint,
+            onward: Point::UnknownPoint,
             ends: Some(("10.0.0.3".parse().unwrap(), "10.0.0.2".parse().unwrap())),
             transport: Transport::Tcp { source: 40_000, destination: 80, flags: TcpFlags(2) },
             source_identity: Identity(6),

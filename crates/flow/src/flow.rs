@@ -252,8 +252,14 @@ impl EventType {
         if r.event == Event::Drop {
             Self { kind: Self::DROP, sub_type: i32::from(r.reason.0) }
         } else {
-            Self { kind: Self::TRACE, sub_type: i32::from(r.point.sub_type()) }
+            Self::trace(r.point)
         }
+    }
+
+    /// Of a packet that was seen at a point.
+    #[must_use]
+    pub fn trace(point: Point) -> Self {
+        Self { kind: Self::TRACE, sub_type: i32::from(point.sub_type()) }
     }
 }
 
@@ -391,6 +397,10 @@ pub struct Extension {
     /// The rule that decided.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<RuleHit>,
+    /// Where a connection's first packet went on to from `trace_observation_point`, where that is told. Clients of Hubble's
+    /// API get a flow of its own for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub onward: Option<Point>,
     /// Nodes that hold the addresses, where known.
     #[serde(default, skip_serializing_if = "is_empty")]
     pub source_node: Arc<str>,

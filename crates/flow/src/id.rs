@@ -27,6 +27,12 @@ impl FlowId {
         Self(self.0 | 1 << 61)
     }
 
+    /// The id of the packet at the second of the places that a record tells: it differs in the next bit.
+    #[must_use]
+    pub const fn onward(self) -> Self {
+        Self(self.0 | 1 << 60)
+    }
+
     /// The text, without an allocation.
     #[must_use]
     pub fn text(self) -> [u8; Self::TEXT] {
@@ -94,6 +100,8 @@ mod tests {
             prop_assert!(text.ends_with(&end));
             let twin = id.twin().to_string();
             prop_assert!(twin != text && matches!(&twin[19..20], "a" | "b"));
+            let onward = id.onward().to_string();
+            prop_assert!(onward != text && onward != twin && &onward[19..20] == "9");
             prop_assert_ne!(FlowId::new(instance, sequence + 1), id);
         }
 

@@ -254,6 +254,8 @@ pub struct Record {
     /// None: not known.
     pub reply: Option<bool>,
     pub point: Point,
+    /// Where a connection's first packet went on to from there; only of [`Event::New`]. Unknown: not told.
+    pub onward: Point,
     /// Source and destination, of the same family. None: the packet had no (readable) IP header.
     pub ends: Option<(IpAddr, IpAddr)>,
     pub transport: Transport,
@@ -274,14 +276,16 @@ pub struct Record {
     pub backward: Traffic,
 }
 
-/// What one record tells. A packet that policy judged has two things to tell, as two flows of Hubble's API: how policy
-/// judged it, and where it was seen.
+/// What one record tells. A connection's first packet has up to three things to tell, as flows of Hubble's API of their own:
+/// how policy judged it, where it was seen, and where it went on to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Facet {
     /// The verdict of policy over a connection's first packet.
     Judgement,
     /// The packet at a place: a trace, or its drop.
     Packet,
+    /// A connection's first packet where it went on to: into a pod, the tunnel, the network, the host or its stack.
+    Onward,
 }
 
 /// Size of a packed record in 64-bit words.
@@ -291,14 +295,20 @@ impl Record {
     /// What the record tells, in order.
     #[must_use]
     pub fn facets(&self) -> &'static [Facet] {
-        let at_endpoint = matches!(self.point, Point::FromEndpoint | Point::ToEndpoint);
+        let by_host = matches!((self.point, self.onward), (Point::FromHost | Point::FromStack, Point::ToEndpoint));
+        let at_endpoint = by_host || matches!(self.point, Point::FromEndpoint | Point::ToEndpoint);
         let judged = match self.event {
             Event::Drop => self.reason.is_policy(),
             Event::New => at_endpoint || self.rule != RuleId::default(),
             Event::Closed => false,
             Event::Judged => return &[Facet::Judgement],
         };
-        if judged { &[Facet::Judgement, Facet::Packet] } else { &[Facet::Packet] }
+        match (judged, self.onward != Point::UnknownPoint) {
+            (true, true) => &[Facet::Judgement, Facet::Packet, Facet::Onward],
+            (true, false) => &[Facet::Judgement, Facet::Packet],
+            (false, true) => &[Facet::Packet, Facet::Onward],
+            (false, false) => &[Facet::Packet],
+        }
     }
 
     /// The record as words, for the history's slots.
@@ -337,7 +347,8 @@ impl Record {
             self.point.sub_type(),
             self.transport.protocol().0,
             kind,
-            0,
+            // so that nothing is zero, as what has nothing to tell is
+            self.onward.sub_type().wrapping_add(1),
         ];
         let (s, d) = self.ends.map(|(s, d)| (address_words(s), address_words(d))).unwrap_or_default();
         [
@@ -362,7 +373,7 @@ impl Record {
     /// The inverse of [`Self::pack`]. Total: words that no record packs to give some record.
     pub(crate) fn unpack(words: &[u64; WORDS]) -> Self {
         let [time, meta, s0, s1, d0, d1, ports, identities, rule, length, t0, t1, t2, t3, _] = *words;
-        let [event, verdict, reason, bits, point, protocol, kind, _] = meta.to_le_bytes();
+        let [event, verdict, reason, bits, point, protocol, kind, onward] = meta.to_le_bytes();
         let event = match event {
             0 => Event::Drop,
             1 => Event::New,
@@ -389,6 +400,11 @@ impl Record {
                 _ => None,
             },
             point: Point::from_sub_type(point),
+            onward: if event == Event::New {
+                Point::from_sub_type(onward.wrapping_sub(1))
+            } else {
+                Point::UnknownPoint
+            },
             ends: match bits >> 4 & 3 {
                 0 => None,
                 family => Some((address(family > 1, s0, s1), address(family > 1, d0, d1))),

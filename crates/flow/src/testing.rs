@@ -45,7 +45,8 @@ pub fn arbitrary_record() -> impl Strategy<Value = Record> {
         select(vec![0u8, 132, 133, 181, 203]),
         option::of(select(vec![Direction::Ingress, Direction::Egress])),
         option::of(any::<bool>()),
-        select(vec![Point::UnknownPoint, Point::ToEndpoint, Point::FromEndpoint, Point::ToOverlay, Point::ToNetwork]),
+        select(vec![Point::UnknownPoint, Point::ToEndpoint, Point::FromEndpoint, Point::FromOverlay, Point::FromHost]),
+        select(vec![Point::UnknownPoint, Point::ToEndpoint, Point::ToHost, Point::ToOverlay, Point::ToNetwork]),
     );
     let ids = (0..12u32, 0..12u32, 0..6u32, 0..4u32, any::<u32>());
     let told = (arbitrary_origin(), arbitrary_traffic(), arbitrary_traffic());
@@ -58,6 +59,7 @@ pub fn arbitrary_record() -> impl Strategy<Value = Record> {
             direction: what.3,
             reply: what.4,
             point: what.5,
+            onward: if what.0 == Event::New { what.6 } else { Point::UnknownPoint },
             ends,
             transport,
             source_identity: Identity(ids.0),

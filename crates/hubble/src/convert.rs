@@ -1,14 +1,14 @@
 //! A flow in Hubble's protobuf.
 //!
-//! One record of the kernel tells up to two flows ([`Facet`]): how policy judged a connection's first packet
-//! (`policy-verdict`), and the packet itself (`trace` or `drop`). A client that asks for one kind of event filters by
+//! One record of the kernel tells up to three flows ([`Facet`]): how policy judged a connection's first packet
+//! (`policy-verdict`), the packet itself where it was met (`trace` or `drop`), and where it went on to (`trace`). A client that asks for one kind of event filters by
 //! `event_type`, as it does with Cilium.
 
 use axoneme_flow::{
-    Facet, Flow, Point, TcpFlags, Time, Verdict,
+    Facet, Flow, FlowId, Point, TcpFlags, Time, Verdict,
     flow::{
-        Counters, Endpoint, EventType, IpVersion, Layer4, PolicyRef, Service, TrafficDirection, Tunnel, TunnelProtocol,
-        Workload,
+        Counters, Endpoint, EventType, Interface, IpVersion, Layer4, PolicyRef, Service, TrafficDirection, Tunnel,
+        TunnelProtocol, Workload,
     },
 };
 
@@ -38,10 +38,10 @@ pub fn flow(flow: &Flow, facet: Facet, cluster: &str, details: bool) -> pb::Flow
     let direction = direction(flow, facet);
     let is_reply = is_reply(flow.is_reply, flow.verdict, facet);
     let verdict = verdict(flow.verdict, facet);
-    let event_type = event_type(flow.event_type, facet);
+    let event_type = event_type(flow.event_type, flow.extensions.onward, facet);
     pb::Flow {
         time: Some(timestamp(flow.time)),
-        uuid: if judged { flow.uuid.twin() } else { flow.uuid }.to_string(),
+        uuid: uuid(flow, facet).to_string(),
         emitter: Some(pb::Emitter { name: "Axoneme".into(), version: env!("CARGO_PKG_VERSION").into() }),
         verdict: verdict.into(),
         drop_reason: flow.drop_reason,
@@ -64,12 +64,16 @@ pub fn flow(flow: &Flow, facet: Facet, cluster: &str, details: bool) -> pb::Flow
         destination_service: flow.destination_service.as_deref().map(service),
         traffic_direction: direction.into(),
         policy_match_type: match_type,
-        trace_observation_point: if judged { 0 } else { flow.trace_observation_point.map_or(0, point) },
+        trace_observation_point: observed(flow, facet).map_or(0, point),
         trace_reason: if judged { 0 } else { trace_reason(flow.extensions.event).into() },
-        interface: flow.interface.as_ref().map(|i| pb::NetworkInterface { index: i.index, name: i.name.to_string() }),
+        interface: interface(flow, facet).map(|i| pb::NetworkInterface { index: i.index, name: i.name.to_string() }),
         socket_cookie: flow.socket_cookie,
         cgroup_id: flow.cgroup_id,
-        tunnel: flow.tunnel.map(|t| pb::Tunnel { protocol: tunnel(t).into(), vni: t.vni, ..pb::Tunnel::default() }),
+        tunnel: came_by(flow, facet).map(|t| pb::Tunnel {
+            protocol: tunnel(t).into(),
+            vni: t.vni,
+            ..pb::Tunnel::default()
+        }),
         summary: flow.summary.to_string(),
         egress_allowed_by: policies(&flow.egress_allowed_by),
         ingress_allowed_by: policies(&flow.ingress_allowed_by),
@@ -106,6 +110,34 @@ pub fn node_name(cluster: &str, node: &str) -> String {
     if cluster.is_empty() { node.to_owned() } else { format!("{cluster}/{node}") }
 }
 
+/// Each of the flows of one record has an id of its own.
+pub(crate) fn uuid(flow: &Flow, facet: Facet) -> FlowId {
+    match facet {
+        Facet::Judgement => flow.uuid.twin(),
+        Facet::Packet => flow.uuid,
+        Facet::Onward => flow.uuid.onward(),
+    }
+}
+
+/// Where the packet is seen that the flow is of; a judgement is of no place.
+pub(crate) fn observed(flow: &Flow, facet: Facet) -> Option<Point> {
+    match facet {
+        Facet::Judgement => None,
+        Facet::Packet => flow.trace_observation_point,
+        Facet::Onward => flow.extensions.onward,
+    }
+}
+
+/// The device that the packet was met on. By which it went on is not told.
+pub(crate) fn interface(flow: &Flow, facet: Facet) -> Option<&Interface> {
+    flow.interface.as_ref().filter(|_| facet != Facet::Onward)
+}
+
+/// The tunnel that the packet was met out of; where it goes on it has no tunnel's header any more, or none yet.
+pub(crate) fn came_by(flow: &Flow, facet: Facet) -> Option<Tunnel> {
+    flow.tunnel.filter(|_| facet != Facet::Onward)
+}
+
 /// What policy let pass is a connection's first packet.
 pub(crate) fn is_reply(known: Option<bool>, verdict: Verdict, facet: Facet) -> Option<bool> {
     if facet == Facet::Judgement && verdict == Verdict::Forwarded { Some(false) } else { known }
@@ -114,7 +146,7 @@ pub(crate) fn is_reply(known: Option<bool>, verdict: Verdict, facet: Facet) -> O
 /// What became of the packet: in audit mode policy would have dropped it, but it went on.
 pub(crate) fn verdict(verdict: Verdict, facet: Facet) -> pb::Verdict {
     match (verdict, facet) {
-        (Verdict::Audit, Facet::Packet) | (Verdict::Forwarded, _) => pb::Verdict::Forwarded,
+        (Verdict::Audit, Facet::Packet | Facet::Onward) | (Verdict::Forwarded, _) => pb::Verdict::Forwarded,
         (Verdict::Audit, Facet::Judgement) => pb::Verdict::Audit,
         (Verdict::Unknown, _) => pb::Verdict::Unknown,
         (Verdict::Dropped, _) => pb::Verdict::Dropped,
@@ -125,16 +157,31 @@ pub(crate) fn verdict(verdict: Verdict, facet: Facet) -> pb::Verdict {
     }
 }
 
-pub(crate) fn event_type(event: EventType, facet: Facet) -> pb::CiliumEventType {
+/// `onward` as in [`axoneme_flow::flow::Extension`].
+pub(crate) fn event_type(event: EventType, onward: Option<Point>, facet: Facet) -> pb::CiliumEventType {
+    let event = match (facet, onward) {
+        (Facet::Onward, Some(point)) => EventType::trace(point),
+        _ => event,
+    };
     match facet {
         Facet::Judgement => pb::CiliumEventType { r#type: POLICY_VERDICT, sub_type: 0 },
-        Facet::Packet => pb::CiliumEventType { r#type: event.kind, sub_type: event.sub_type },
+        Facet::Packet | Facet::Onward => pb::CiliumEventType { r#type: event.kind, sub_type: event.sub_type },
     }
 }
 
+/// As the endpoint sees it: the one whose policy judged, or that the packet is at.
 pub(crate) fn direction(flow: &Flow, facet: Facet) -> pb::TrafficDirection {
-    let whose = flow.extensions.rule.as_ref().map(|r| r.direction).filter(|_| facet == Facet::Judgement);
-    whose.or(flow.traffic_direction).map_or(pb::TrafficDirection::Unknown, traffic_direction)
+    let whose = match facet {
+        Facet::Judgement => flow.extensions.rule.as_ref().map(|r| r.direction).or(flow.traffic_direction),
+        Facet::Packet => flow.traffic_direction,
+        Facet::Onward => onward_direction(flow.traffic_direction, flow.extensions.onward),
+    };
+    whose.map_or(pb::TrafficDirection::Unknown, traffic_direction)
+}
+
+/// What goes into an endpoint is its ingress, wherever it came from.
+pub(crate) fn onward_direction(met: Option<TrafficDirection>, onward: Option<Point>) -> Option<TrafficDirection> {
+    if onward == Some(Point::ToEndpoint) { Some(TrafficDirection::Ingress) } else { met }
 }
 
 pub(crate) fn traffic_direction(direction: TrafficDirection) -> pb::TrafficDirection {

@@ -49,6 +49,9 @@ pub(crate) fn any(e: &Extension) -> Any {
             fields.push((name, object(convert::counters(c).map(|(k, n)| (k, number(n))))));
         }
     }
+    if let Some(point) = e.onward {
+        fields.push(("onward", text(point.word())));
+    }
     for (name, node) in [("source_node", &e.source_node), ("destination_node", &e.destination_node)] {
         if !node.is_empty() {
             fields.push((name, text(node)));

@@ -299,6 +299,7 @@ mod tests {
             direction: Some(Direction::Egress),
             reply: None,
             point: axoneme_flow::Point::FromEndpoint,
+            onward: axoneme_flow::Point::UnknownPoint,
             ends: Some(("10.0.0.3".parse().unwrap(), "10.0.0.2".parse().unwrap())),
             transport: Transport::Tcp { source: 40_000, destination: port, flags: TcpFlags(2) },
             source_identity: Identity(6),

@@ -60,7 +60,7 @@ fn flow(out: &mut Vec<u8>, flow: &Flow, facet: Facet, node: &str, details: bool)
     number(out, 10, i32::from(pb::FlowType::L3L4));
     text(out, 11, node);
     number(out, 16, is_reply.unwrap_or_default());
-    let event = convert::event_type(flow.event_type, facet);
+    let event = convert::event_type(flow.event_type, flow.extensions.onward, facet);
     message(out, 19, |out| {
         signed(out, 1, event.r#type);
         signed(out, 2, event.sub_type);
@@ -73,21 +73,21 @@ fn flow(out: &mut Vec<u8>, flow: &Flow, facet: Facet, node: &str, details: bool)
     number(out, 22, i32::from(convert::direction(flow, facet)));
     number(out, 23, if judged { convert::match_type(flow) } else { 0 });
     if !judged {
-        number(out, 24, flow.trace_observation_point.map_or(0, convert::point));
+        number(out, 24, convert::observed(flow, facet).map_or(0, convert::point));
         number(out, 36, i32::from(convert::trace_reason(flow.extensions.event)));
     }
     number(out, 25, flow.drop_reason);
     if let Some(reply) = is_reply {
         message(out, 26, |out| number(out, 1, reply));
     }
-    if let Some(interface) = &flow.interface {
+    if let Some(interface) = convert::interface(flow, facet) {
         message(out, 28, |out| {
             number(out, 1, interface.index);
             text(out, 2, &interface.name);
         });
     }
-    sender(out, flow);
-    bytes(out, 34, &if judged { flow.uuid.twin() } else { flow.uuid }.text());
+    sender(out, flow, facet);
+    bytes(out, 34, &convert::uuid(flow, facet).text());
     message(out, field::EMITTER, |out| {
         text(out, 1, "Axoneme");
         text(out, 2, env!("CARGO_PKG_VERSION"));
@@ -107,10 +107,10 @@ fn extensions(out: &mut Vec<u8>, flow: &Flow) {
     });
 }
 
-fn sender(out: &mut Vec<u8>, flow: &Flow) {
+fn sender(out: &mut Vec<u8>, flow: &Flow, facet: Facet) {
     number(out, 32, flow.socket_cookie);
     number(out, 33, flow.cgroup_id);
-    if let Some(tunnel) = flow.tunnel {
+    if let Some(tunnel) = convert::came_by(flow, facet) {
         message(out, 39, |out| {
             number(out, 1, i32::from(convert::tunnel(tunnel)));
             number(out, 4, tunnel.vni);

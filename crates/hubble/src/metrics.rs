@@ -8,8 +8,9 @@
 //! *Guarantees*: a set has at most [`Metrics::SERIES`] series; what comes beyond is counted under the value `other` in
 //! all of its labels, so that the sum stays right. Series of a pod that is gone go with it.
 //!
-//! *Caveats*: counters are of flows, and a node tells one flow for a connection's first packet and one for its end,
-//! where Cilium (with its default aggregation) tells some more.
+//! *Caveats*: counters are of flows. A node tells a connection's first packet where it was met and where it went on to, and
+//! the connection's end, where Cilium (with its default aggregation) tells some more. Only the set `flow`, which has the
+//! point as a label, counts the first packet twice.
 
 mod context;
 mod serve;
@@ -83,6 +84,7 @@ impl Kind {
             Self::Drop if f.verdict() == pb::Verdict::Dropped && event(f).0 != "PolicyVerdict" => {
                 vec![vec![("reason", f.drop_reason_desc().as_str_name().into()), ("protocol", protocol(f))]]
             }
+            _ if is_told_again(f) => Vec::new(),
             Self::Tcp if passed(f) => flags(f),
             Self::Icmp => icmp(f).into_iter().collect(),
             Self::PortDistribution if passed(f) && f.is_reply == Some(false) => l4(f)
@@ -122,6 +124,13 @@ fn protocol(f: &pb::Flow) -> String {
 
 fn verdict(f: &pb::Flow) -> String {
     f.verdict().as_str_name().to_owned()
+}
+
+/// The flow of a connection's first packet where it went on to; that where it was met counts.
+fn is_told_again(f: &pb::Flow) -> bool {
+    use pb::TraceObservationPoint as Point;
+    let to = [Point::ToEndpoint, Point::ToOverlay, Point::ToNetwork, Point::ToHost, Point::ToStack];
+    f.trace_reason() == pb::TraceReason::New && to.contains(&f.trace_observation_point())
 }
 
 fn passed(f: &pb::Flow) -> bool {

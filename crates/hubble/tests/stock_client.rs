@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use axoneme_flow::{Facet, Flow, Record};
+use axoneme_flow::{Facet, Flow, Point, Record};
 use common::{Rig, START, records};
 use serde_json::{Map, Value, json};
 
@@ -93,6 +93,21 @@ fn expected(flow: &Flow, facet: Facet) -> Map<String, Value> {
             e.insert("traffic_direction".into(), serde_json::to_value(rule.direction).unwrap());
         }
     }
+    if let (Facet::Onward, Some(point)) = (facet, flow.extensions.onward) {
+        let uuid = flow.uuid.to_string();
+        e.insert("uuid".into(), format!("{}9{}", &uuid[..19], &uuid[20..]).into());
+        let mut event = json!({"type": 4});
+        if point.sub_type() != 0 {
+            event["sub_type"] = point.sub_type().into();
+        }
+        e.insert("event_type".into(), event);
+        e.insert("trace_observation_point".into(), serde_json::to_value(point).unwrap());
+        e.remove("interface");
+        e.remove("tunnel");
+        if point == Point::ToEndpoint {
+            e.insert("traffic_direction".into(), "INGRESS".into());
+        }
+    }
     for list in ["egress_allowed_by", "ingress_allowed_by", "egress_denied_by", "ingress_denied_by"] {
         for policy in e.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
             let part = |name: &str, key: &str| {
@@ -118,7 +133,7 @@ fn assert_same(printed: &Value, flow: &Flow, facet: Facet) {
     let reason = printed.remove("trace_reason");
     let match_type = printed.remove("policy_match_type");
     assert!(match_type.is_none() || facet == Facet::Judgement, "{match_type:?}");
-    assert!(reason.is_none() || facet == Facet::Packet);
+    assert!(reason.is_none() || facet != Facet::Judgement);
     assert_eq!(Value::Object(printed), Value::Object(expected(flow, facet)));
 }
 

@@ -465,6 +465,11 @@ mod inner {
             assert_eq!(flows.len(), 1);
             let rule = if direction == Direction::Ingress { flows[0].rule } else { flows[0].egress_rule };
             assert_eq!((flows[0].audit, rule), (bit, 8));
+            let (met, towards) = match direction {
+                Direction::Ingress => (hook::FROM_NETDEV, Action::Stack),
+                Direction::Egress => (hook::FROM_HOST, Action::NextHop),
+            };
+            assert_eq!((flows[0].hook, flows[0].towards), (met, towards as u16));
         }
     }
 

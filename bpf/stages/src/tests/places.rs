@@ -19,6 +19,7 @@ super::both_families!(
     a_family_that_is_off_is_dropped_from_pods_only,
     a_pod_that_moved_is_found_again,
     a_pod_with_a_limit_is_reached_through_its_queue,
+    a_new_connection_tells_where_its_first_packet_went,
 );
 
 mod inner {
@@ -34,6 +35,41 @@ mod inner {
             e.flags = flags;
         }
         h.epoch.set(h.epoch.get() + 2);
+    }
+
+    pub(super) fn a_new_connection_tells_where_its_first_packet_went<F: Testable>()
+    where
+        Host: HasTables<F> + Maps<F>,
+    {
+        let first = |from, to| F::packet(from, to, 17, &udp(5000, 53));
+        for native in [false, true] {
+            let wire = if native { Action::NextHop } else { Action::Tunnel };
+            // either end of the key is the originator in some of them
+            for (from, link, to, action) in [
+                (A, LINK_A, B, Action::Local),
+                (B, LINK_B, A, Action::Local),
+                (A, LINK_A, REMOTE, wire),
+                (A, LINK_A, NODE, Action::Stack),
+                (A, LINK_A, OTHER_NODE, Action::Stack),
+                (B, LINK_B, WORLD, Action::Stack),
+            ] {
+                let h = world(native);
+                assert!(!from_pod::<F>(&h, link, &first(from, to)).is_drop());
+                assert!(!from_pod::<F>(&h, link, &first(from, to)).is_drop());
+                let told: Vec<_> = h.flows.borrow().iter().map(|f| (f.kind, f.hook, f.towards)).collect();
+                let expected = (EventKind::New as u8, hook::FROM_CONTAINER, action as u16);
+                assert_eq!(told, [expected], "{from} to {to}, native {native}: once");
+            }
+            let h = world(native);
+            if native {
+                assert_eq!(meet::<F, { hook::FROM_NETDEV }>(&h, UPLINK, &first(REMOTE, A)).0, Verdict::local(LINK_A));
+            } else {
+                assert_eq!(meet::<F, { hook::FROM_OVERLAY }>(&h, OVERLAY, &first(REMOTE, A)).0, Verdict::local(LINK_A));
+            }
+            assert_eq!(meet::<F, { hook::TO_CONTAINER }>(&h, LINK_B, &first(NODE, B)).0, Verdict::PASS);
+            let towards: Vec<_> = h.flows.borrow().iter().map(|f| f.towards).collect();
+            assert_eq!(towards, [Action::Local as u16; 2]);
+        }
     }
 
     pub(super) fn a_pod_with_a_limit_is_reached_through_its_queue<F: Testable>()

@@ -62,6 +62,11 @@ impl Node {
             direction: Some(if out { Direction::Egress } else { Direction::Ingress }),
             reply: (event != Event::Drop).then_some(false),
             point: if out { Point::FromEndpoint } else { Point::FromOverlay },
+            onward: match (event, out) {
+                (Event::New, true) => Point::ToOverlay,
+                (Event::New, false) => Point::ToEndpoint,
+                _ => Point::UnknownPoint,
+            },
             ends: Some((source.into(), destination.into())),
             transport: match port {
                 53 => Transport::new(Protocol::UDP, client, port, 0),

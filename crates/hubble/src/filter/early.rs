@@ -36,7 +36,7 @@ pub(super) fn matches(condition: &Condition, r: &Record, facet: Facet) -> Option
             Some(verdict() == i32::from(pb::Verdict::Dropped) && wanted.contains(&i32::from(r.reason.0)))
         }
         Condition::EventType(wanted) => {
-            Some(condition::event_type(wanted, convert::event_type(EventType::of(r), facet)))
+            Some(condition::event_type(wanted, convert::event_type(EventType::of(r), Some(r.onward), facet)))
         }
         Condition::Ip(which, addresses) => {
             let of = |(source, destination)| match which {
@@ -64,8 +64,11 @@ pub(super) fn matches(condition: &Condition, r: &Record, facet: Facet) -> Option
         Condition::Reply(wanted) => {
             Some(condition::reply(wanted, convert::is_reply(r.reply, r.verdict, facet), verdict()))
         }
-        Condition::Direction(wanted) if facet == Facet::Packet => {
-            let direction = r.direction.map_or(pb::TrafficDirection::Unknown, |d| convert::traffic_direction(d.into()));
+        // whose policy judged is a matter of the rule
+        Condition::Direction(wanted) if facet != Facet::Judgement => {
+            let met = r.direction.map(Into::into);
+            let seen = if facet == Facet::Onward { convert::onward_direction(met, Some(r.onward)) } else { met };
+            let direction = seen.map_or(pb::TrafficDirection::Unknown, convert::traffic_direction);
             Some(wanted.contains(&direction.into()))
         }
         Condition::Identity(End::Source, ids) => identity(r.source_identity).map(|id| ids.contains(&id)),
