@@ -2,6 +2,8 @@
 //! against the oracle. Shared by who writes the table and by who looks at its cells on other kernels.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 
+pub mod flows;
+
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr, UdpSocket},
