@@ -194,7 +194,7 @@ fn stock_clients(report: &mut Report, filter: Option<&str>) -> Result<()> {
             return Ok(());
         }
     };
-    let cargo = workspace::tests(&["stock_client"]);
+    let cargo = workspace::tests(&["stock_client", "recorded"]);
     let programs = std::iter::once("--ignored").chain(filter).map(str::to_owned).collect();
     libtest::run(report, STOCK_CLIENT, &Selection { cargo, programs, hubble_client: Some(client) })
 }

@@ -98,7 +98,8 @@ impl Cluster {
         self.kill(node).await;
         let behind = TcpListener::bind((address(node, 0).ip(), 0)).await.unwrap();
         let to = behind.local_addr().unwrap();
-        let (cancel, routes) = (self.nodes[node].cancel.child_token(), server::routes(&self.nodes[node].node).await.unwrap());
+        let (cancel, routes) =
+            (self.nodes[node].cancel.child_token(), server::routes(&self.nodes[node].node).await.unwrap());
         let server = tokio::spawn(server::serve_tcp(behind, None, routes, cancel.clone()));
         self.servers[node] = (cancel, server);
         let proxy = Proxy::start(address(node, self.port), to).await;
