@@ -48,6 +48,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<()> {
     let began = Instant::now();
     setup::run_quietly(Part::Build)?;
     setup::run_quietly(Part::Cluster)?;
+    setup::hubble::client()?;
     let routing = if args.native { Routing::Native } else { Routing::Overlay };
     let lab = Lab::up(NAME, 2, args.ip, routing)?;
     let told = story(&lab);
@@ -117,7 +118,10 @@ fn ask(lab: &Lab, clients: &[Pod]) -> Result<Vec<table::Row>> {
 
 fn tell_drops(lab: &Lab, drops: &mut drops::Drops) -> Result<()> {
     let agents = lab.pods(SYSTEM, "app.kubernetes.io/name=axoneme-agent")?;
-    let answers: Vec<String> = agents.iter().map(|agent| lab.exec(agent, &drops::QUESTION)).collect::<Result<_>>()?;
+    let client = setup::hubble::client()?.display().to_string();
+    let question = drops::question(&client);
+    let ask = |agent: &Pod| lab.cluster.node_exec(&agent.node, &question);
+    let answers: Vec<String> = agents.iter().map(ask).collect::<Result<_>>()?;
     drops.print(&answers);
     Ok(())
 }

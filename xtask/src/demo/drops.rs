@@ -1,11 +1,27 @@
-//! Why packets were dropped, as the agents tell it.
+//! Why packets were dropped, as a stock client of Hubble's API is told it (`observer.GetFlows`).
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-/// The command that asks a node's agent.
-pub(super) const QUESTION: [&str; 8] = ["axoneme", "observe", "--verdict", "DROPPED", "--last", "100", "-o", "json"];
+/// What the client is asked on a node: the packets that were dropped, not what policy says of the same ones beside.
+const QUESTION: [&str; 10] = [
+    "observe",
+    "--server",
+    "unix:///run/axoneme/hubble.sock",
+    "--type",
+    "drop",
+    "--last",
+    "100",
+    "--output",
+    "jsonpb",
+    "--timeout=5s",
+];
+
+/// The words of the command, `client` among them.
+pub(super) fn question(client: &str) -> Vec<&str> {
+    std::iter::once(client).chain(QUESTION).collect()
+}
 
 /// What has been told already: each part of the story names its own drops.
 #[derive(Debug, Default)]

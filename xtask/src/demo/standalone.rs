@@ -63,6 +63,7 @@ fn build() -> Result<PathBuf> {
     if !nix::unistd::geteuid().is_root() {
         bail!("network namespaces and BPF programs need root: run `cargo xtask demo --standalone` as root");
     }
+    setup::hubble::client().context("the reasons of drops are asked with a stock Hubble client")?;
     if let Some(dir) = settings::binaries() {
         return Ok(dir);
     }
@@ -254,7 +255,7 @@ impl Told<'_> {
         let after = dropped.saturating_duration_since(written);
         println!("   first refused packet {} ms after the file was written", after.as_millis());
         wait("the drop by block-web in the flows", SOON, Duration::from_millis(20), || {
-            Ok(self.machine.dropped()?.contains("\"block-web\"").then_some(()))
+            Ok(Machine::dropped()?.contains("\"block-web\"").then_some(()))
         })?;
         self.machine.drops()?;
         let watcher = self.machine.until(&web, &at, "ok")?;

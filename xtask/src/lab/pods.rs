@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::Lab;
-use crate::command::{output, program};
+use crate::command::program;
 
 /// A running pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,11 +118,6 @@ impl Lab {
         let done = self.cluster.command_in(place, &words).output().with_context(|| format!("probe from {place}"))?;
         outcomes(&String::from_utf8_lossy(&done.stdout), targets.len())
             .with_context(|| format!("probe from {place}: {}", String::from_utf8_lossy(&done.stderr)))
-    }
-
-    /// What a command prints in a pod.
-    pub(crate) fn exec(&self, pod: &Pod, words: &[&str]) -> Result<String> {
-        output(self.inside(pod)?.args(words))
     }
 
     /// A command, given by what is appended, in a pod's namespaces and control groups. It goes there by itself: what
