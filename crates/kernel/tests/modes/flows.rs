@@ -87,7 +87,9 @@ fn expected(mode: Mode, line: &Line, decision: &Decision) -> Flows {
 }
 
 fn sorted(mut flows: Flows) -> Flows {
-    flows.iter_mut().for_each(|all| all.sort());
+    for all in &mut flows {
+        all.sort();
+    }
     flows
 }
 
@@ -138,7 +140,9 @@ impl Place {
         for (node, event) in self.told_by_node() {
             into[node].extend(of_port(&event, port, compiled));
         }
-        into.iter_mut().for_each(|all| all.sort());
+        for all in into {
+            all.sort();
+        }
     }
 
     fn socket(&self, line: &Line, v6: bool) -> UdpSocket {
@@ -162,7 +166,9 @@ impl Place {
             let config = node.config.clone();
             let (uplink, overlay) = (config.uplink_ifindex, config.overlay_ifindex);
             node.datapath = node.ns.run(move || Loader::open_with(config, &Testing::default())).unwrap();
-            ends.into_iter().for_each(|link| node.attach(Hook::Endpoint, link));
+            for link in ends {
+                node.attach(Hook::Endpoint, link);
+            }
             node.attach(Hook::Uplink, uplink);
             if n == 0 {
                 node.attach(Hook::Uplink, outside);
@@ -179,11 +185,11 @@ impl Place {
 fn speak(socket: &UdpSocket, allowed: bool) {
     let end = Instant::now() + PATIENCE;
     socket.send(b"flows").unwrap();
-    while allowed {
-        match socket.recv(&mut [0; 64]) {
-            Ok(_) => return,
-            Err(e) => assert!(Instant::now() < end, "no answer: {e}"),
-        }
+    if !allowed {
+        return;
+    }
+    while let Err(e) = socket.recv(&mut [0; 64]) {
+        assert!(Instant::now() < end, "no answer: {e}");
     }
 }
 
