@@ -21,6 +21,16 @@ pub(crate) const SYSTEM: &str = "axoneme-system";
 /// Between two questions: most cost more to ask than they wait.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// How long a cluster may take to have what it was told.
+fn patience() -> Duration {
+    Duration::from_mins(3).saturating_mul(settings::patience())
+}
+
+/// As kubectl takes it.
+fn timeout(limit: Duration) -> String {
+    format!("--timeout={}s", limit.as_secs())
+}
+
 /// How pods of different nodes reach each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Routing {
@@ -100,14 +110,14 @@ impl Lab {
 
     /// Waits until all nodes are Ready.
     pub(crate) fn ready(&self) -> Result<()> {
-        let limit = Duration::from_mins(3);
-        let waited = self.cluster.kubectl(&["wait", "--for=condition=Ready", "nodes", "--all", "--timeout=180s"]);
+        let limit = patience();
+        let waited = self.cluster.kubectl(&["wait", "--for=condition=Ready", "nodes", "--all", &timeout(limit)]);
         waited.map(drop).or_else(|e| bail!("{e:#}\nafter {limit:?}:\n{}", self.diagnosis()))
     }
 
     /// Waits until a workload is rolled out.
     pub(crate) fn rollout(&self, namespace: &str, what: &str) -> Result<()> {
-        let waited = self.cluster.kubectl(&["-n", namespace, "rollout", "status", what, "--timeout=180s"]);
+        let waited = self.cluster.kubectl(&["-n", namespace, "rollout", "status", what, &timeout(patience())]);
         waited.map(drop).or_else(|e| bail!("{e:#}\n{}", self.diagnosis()))
     }
 

@@ -101,6 +101,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<String>,
     },
+    #[command(name = "__whole", hide = true)]
+    Whole,
     #[command(name = "__alone", hide = true)]
     Alone { words: Vec<String> },
     #[command(name = "__alone-init", hide = true)]
@@ -131,6 +133,7 @@ fn run(task: Task) -> Result<()> {
         Task::NodeInit { cluster, node } => cluster::launch::init(&cluster, &node),
         Task::Exec { cluster, place, words } => cluster::launch::exec(&cluster, &place, &words),
         Task::Inside { process, words } => cluster::launch::inside(process, &words),
+        Task::Whole => vm::whole(),
         Task::Alone { words } => demo::enter(&words),
         Task::AloneInit { bin, mode } => demo::standalone::init(&bin, mode),
         Task::Become { words } => cluster::launch::become_command(&words),

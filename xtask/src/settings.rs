@@ -64,6 +64,11 @@ pub(crate) fn hubble_client() -> Option<PathBuf> {
     variable("AXONEME_HUBBLE_CLIENT").map(PathBuf::from)
 }
 
+/// Whether commands take what is installed for all that they need: `AXONEME_SETUP=none`. For systems other than Debian 12.
+pub(crate) fn set_up_already() -> bool {
+    variable("AXONEME_SETUP").is_some_and(|value| value == "none")
+}
+
 /// How many times as long as usual to wait for what a cluster does: `AXONEME_PATIENCE`, else once. For emulated and for
 /// busy machines.
 pub(crate) fn patience() -> u32 {

@@ -55,6 +55,9 @@ pub(crate) fn run(part: Part) -> Result<()> {
 
 /// As [`run`], and says nothing when nothing was missing: other commands begin with it.
 pub(crate) fn run_quietly(part: Part) -> Result<()> {
+    if settings::set_up_already() {
+        return Ok(());
+    }
     let _alone = lock()?;
     let mut packages: Vec<&str> = Vec::new();
     for (of, names) in [(Part::Build, apt::BUILD), (Part::Cluster, apt::CLUSTER), (Part::Vm, apt::VM)] {

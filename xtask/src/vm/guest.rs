@@ -115,7 +115,8 @@ impl Guest {
         for dir in ["/proc", "/sys", "/dev", "/run/netns", "/etc", "/root", "/var"] {
             root.dir(dir, 0o755);
         }
-        root.dir("/tmp", 0o1777).link("/var/run", "/run");
+        root.dir("/tmp", 0o1777).dir("/.root", 0o755).dir("/mnt", 0o755).link("/var/run", "/run");
+        root.text("/etc/hosts", "127.0.0.1 localhost\n", 0o644).text("/etc/resolv.conf", "", 0o644);
         for name in PROGRAMS {
             rootfs::add_program(&mut root, name)?;
         }
@@ -187,6 +188,10 @@ fn init_script(command: &[String]) -> String {
     let command: Vec<String> = command.iter().map(|word| quoted(word)).collect();
     format!(
         "#!/bin/bash
+# The kernel's first root cannot be pivoted from, which container runtimes do: this one is a mount on top of it.
+if [ \"$1\" != again ]; then
+  mount -o bind / /.root && cd /.root && mount -o move . / && exec chroot . /init again
+fi
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root VM=1
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
