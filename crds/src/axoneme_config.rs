@@ -1,6 +1,7 @@
 //! `axoneme.io/v1alpha1` AxonemeConfig: the settings of the whole cluster, in one typed object.
 
 mod datapath;
+mod foreign;
 mod ipam;
 mod node;
 mod routing;
@@ -10,6 +11,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::foreign::cilium_setting;
 pub use self::unknown::{Successor, successor, validate_unknown};
 pub use self::{
     datapath::{

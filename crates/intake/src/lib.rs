@@ -18,6 +18,7 @@
 
 mod address;
 mod cidr_group;
+mod cilium_config;
 mod cilium_identity;
 mod cilium_node;
 mod cilium_policy;
@@ -48,6 +49,7 @@ use serde_json::Value;
 
 pub use self::{
     cidr_group::cidr_group,
+    cilium_config::{Left, Mapped, Migration, cilium_settings, from_cilium},
     cilium_identity::cilium_identity,
     cilium_node::{CiliumNode, PoolShare, RELEASING, Release, cilium_node},
     cilium_policy::{cilium_clusterwide_network_policy, cilium_network_policy},

@@ -1,6 +1,6 @@
 //! CiliumNodeConfig (`cilium.io/v2`): settings of some nodes, translated into those of AxonemeConfig.
 
-mod text;
+pub(crate) mod text;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Seconds between Events of the same denial where `hubble-drop-events` says only that there are some: Cilium's default.
-const DROP_EVENTS_SECONDS: u32 = 120;
+pub(crate) const DROP_EVENTS_SECONDS: u32 = 120;
 
 /// Settings of some nodes.
 #[derive(Clone, Debug, PartialEq)]
@@ -122,7 +122,7 @@ fn meaning(field: &Field<'_>, key: &str, text: &str) -> Option<(&'static Knob, V
         }
         _ => match successor(key).filter(|_| is_key(key)) {
             Some(Successor::Setting(path)) => path,
-            Some(Successor::Gone(reason)) => {
+            Some(Successor::Gone(reason) | Successor::Missing(reason) | Successor::Removed(reason)) => {
                 field.invalid(format!("no such setting; {reason}"));
                 return None;
             }
@@ -151,7 +151,8 @@ fn is_key(key: &str) -> bool {
     key.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
-fn value(field: &Field<'_>, key: &str, knob: &Knob, text: &str) -> Option<Value> {
+/// The value that a text stands for: by the key where Cilium spells it in its own way, else by the setting's shape.
+pub(crate) fn value(field: &Field<'_>, key: &str, knob: &Knob, text: &str) -> Option<Value> {
     match key {
         "debug" => text::flag(field, text).map(|on| json!(if on { "Debug" } else { "Info" })),
         "cni-chaining-mode" => match text {

@@ -13,6 +13,7 @@ use std::{
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::JSONSchemaProps;
 use serde_json::Value;
 
+use super::foreign;
 use crate::{
     definition::schema_of,
     field::{FieldError, UnknownField, nearest, normalize, unknown_fields},
@@ -23,11 +24,16 @@ use crate::{
 pub enum Successor {
     /// The setting of this path in AxonemeConfig.
     Setting(&'static str),
-    /// Nothing; for this reason.
+    /// Nothing, and nothing is lost by it; for this reason.
     Gone(&'static str),
+    /// Nothing, for what it switches on is not there: whoever relies on it loses it, as the text says. Switched off it
+    /// means nothing.
+    Missing(&'static str),
+    /// Nothing, and in Cilium 1.20 neither.
+    Removed(&'static str),
 }
 
-use Successor::{Gone, Setting};
+use Successor::{Gone, Missing, Removed, Setting};
 
 const FOLDERS: &str = "the CNI folders of the nodes are volumes of the agent's DaemonSet: cni-conf and cni-bin";
 
@@ -130,8 +136,11 @@ const KNOWN: &[(&str, Successor)] = &[
 
 /// What to use instead of a setting of Cilium, by its ConfigMap key or Helm path. `None` for names that are not known.
 pub fn successor(name: &str) -> Option<Successor> {
-    static INDEX: LazyLock<HashMap<String, Successor>> =
-        LazyLock::new(|| KNOWN.iter().map(|(name, successor)| (normalize(name), *successor)).collect());
+    static INDEX: LazyLock<HashMap<String, Successor>> = LazyLock::new(|| {
+        let mut all = foreign::index(foreign::NAMES);
+        all.extend(KNOWN.iter().map(|(name, successor)| (normalize(name), *successor)));
+        all
+    });
     INDEX.get(&normalize(name)).copied()
 }
 
@@ -175,7 +184,7 @@ fn collect_known(path: &str, value: &Value, found: &mut Vec<FieldError>) {
     if let (true, Some(successor)) = (found.len() == before, successor(name)) {
         let message = match successor {
             Setting(setting) => format!("no such setting; use {setting}"),
-            Gone(reason) => format!("no such setting; {reason}"),
+            Gone(reason) | Missing(reason) | Removed(reason) => format!("no such setting; {reason}"),
         };
         found.push(FieldError { path: path.into(), message });
     }
@@ -235,11 +244,13 @@ mod tests {
 
     #[test]
     fn every_name_of_the_table_is_there_once() {
-        let mut names: Vec<String> = KNOWN.iter().map(|(name, _)| normalize(name)).collect();
+        let others = foreign::NAMES.iter().flat_map(|(_, words)| words.split_whitespace());
+        let mut names: Vec<String> = KNOWN.iter().map(|(name, _)| *name).chain(others).map(normalize).collect();
         let all = names.len();
         names.sort();
-        names.dedup();
-        assert_eq!(names.len(), all);
+        let twice: Vec<_> = names.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0].clone()).collect();
+        assert_eq!(twice, [""; 0]);
+        assert!(all > 400, "{all}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::{config::knob::Shape, field::Field};
 
 /// The value that the text stands for.
-pub(super) fn value(field: &Field<'_>, shape: Shape, text: &str) -> Option<Value> {
+pub(crate) fn value(field: &Field<'_>, shape: Shape, text: &str) -> Option<Value> {
     match shape {
         Shape::Flag => flag(field, text).map(Value::Bool),
         Shape::Number => number(field, text).map(Value::from),
@@ -36,7 +36,7 @@ pub(super) fn value(field: &Field<'_>, shape: Shape, text: &str) -> Option<Value
 }
 
 /// What Go's `strconv.ParseBool` takes, which reads the ConfigMap.
-pub(super) fn flag(field: &Field<'_>, text: &str) -> Option<bool> {
+pub(crate) fn flag(field: &Field<'_>, text: &str) -> Option<bool> {
     match text {
         "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
         "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),

@@ -6,6 +6,7 @@
     reason = "helpers of tests; clippy.toml spares only the tests themselves"
 )]
 
+mod cilium_config;
 mod cilium_policy;
 mod cilium_refused;
 mod cluster_network_policy;
