@@ -359,19 +359,14 @@ fn flag(said: &Said) -> Result<bool, String> {
 
 /// What a setting makes of a path, and sometimes of its neighbours.
 fn translated(said: &Said, path: &'static str) -> Result<Vec<Translated>, String> {
-    match cluster::setting(path, &said.key, &said.text) {
-        Some(values) => values,
-        None => {
-            let knob = knob(path).ok_or_else(|| format!("{path} cannot be read from here"))?;
-            let value = reading(said, |field| value(field, cluster::key(path), knob, &said.text))?;
-            let note = if path == "spec.services.enabled" && value == json!(true) {
-                "NodePort, LoadBalancer and external addresses of services are not served yet"
-            } else {
-                ""
-            };
-            Ok(vec![(path, value, note)])
-        }
+    if let Some(values) = cluster::setting(path, &said.key, &said.text) {
+        return values;
     }
+    let knob = knob(path).ok_or_else(|| format!("{path} cannot be read from here"))?;
+    let value = reading(said, |field| value(field, cluster::key(path), knob, &said.text))?;
+    let lacks = path == "spec.services.enabled" && value == json!(true);
+    let note = if lacks { "NodePort, LoadBalancer and external addresses of services are not served yet" } else { "" };
+    Ok(vec![(path, value, note)])
 }
 
 /// What the readers of text say, with their errors as sentences.
