@@ -35,8 +35,17 @@ impl Agent {
 
     /// The document at a path.
     pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.document("GET", path)
+    }
+
+    /// The document that tells what a request has done.
+    pub fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.document("POST", path)
+    }
+
+    fn document<T: DeserializeOwned>(&self, method: &str, path: &str) -> Result<T, Failure> {
         let mut body = Vec::new();
-        let mut reader = self.request(path, Some(TIMEOUT))?.take(BODY_LIMIT);
+        let mut reader = self.request(method, path, Some(TIMEOUT))?.take(BODY_LIMIT);
         reader.read_to_end(&mut body).map_err(|e| self.lost(path, &e))?;
         serde_json::from_slice(&body).map_err(|e| {
             Failure::Answer(format!(
@@ -47,7 +56,7 @@ impl Agent {
 
     /// The lines that the path streams. With `patient` a silence has no limit.
     pub fn lines(&self, path: &str, patient: bool) -> Result<BufReader<UnixStream>, Failure> {
-        self.request(path, (!patient).then_some(TIMEOUT))
+        self.request("GET", path, (!patient).then_some(TIMEOUT))
     }
 
     /// The connection broke in the middle of an answer.
@@ -82,10 +91,10 @@ impl Agent {
     }
 
     /// Sends the request and reads the head of the answer; what follows is the body.
-    fn request(&self, path: &str, timeout: Option<Duration>) -> Result<BufReader<UnixStream>, Failure> {
+    fn request(&self, method: &str, path: &str, timeout: Option<Duration>) -> Result<BufReader<UnixStream>, Failure> {
         let mut stream = self.connect()?;
         // in one piece: a server that answers after the first line must not meet the rest
-        let request = format!("GET {path} HTTP/1.0\r\nHost: agent\r\nAccept: application/json\r\n\r\n");
+        let request = format!("{method} {path} HTTP/1.0\r\nHost: agent\r\nAccept: application/json\r\n\r\n");
         let sent = stream.set_read_timeout(timeout).and_then(|()| stream.write_all(request.as_bytes()));
         sent.map_err(|e| self.lost(path, &e))?;
         let mut reader = BufReader::new(stream);

@@ -1,5 +1,7 @@
 //! What can be said on the command line.
 
+pub mod cluster;
+
 use std::path::PathBuf;
 
 use axoneme_flow::{FilterSpec, Time, admin};
@@ -11,8 +13,8 @@ Exit codes:
   0  done, and all is well
   1  done, and something is not well: a check failed, a manifest has errors, traffic is denied
   2  the command line is wrong
-  3  no agent can be reached
-  4  the agent answered with an error, or with something that this version does not understand
+  3  no agent or API server can be reached
+  4  the agent or the API server answered with an error, or with something that this version does not understand
   5  a file could not be read, or the output not written";
 
 /// Axoneme on the command line: how a node is, what flows, and why.
@@ -52,6 +54,10 @@ pub enum Command {
     Endpoints(Endpoints),
     /// Security identities that the node knows
     Identities(Identities),
+    /// Nodes of the cluster and how their datapaths are, as the operator sees them
+    Nodes(cluster::Nodes),
+    /// What this node's kernel holds that is not what its rows say
+    Drift(Drift),
     /// Policy as the node enforces it
     Policy {
         #[command(subcommand)]
@@ -61,19 +67,39 @@ pub enum Command {
     Lint(Lint),
     /// Say whether one pod may talk to another, which rules decide, and what was nearest: of the node, or of manifests
     Explain(Explain),
+    /// Settings of the cluster: seen, compared, changed, or translated from Cilium's
+    Config {
+        #[command(subcommand)]
+        command: cluster::Config,
+    },
+    /// Install Axoneme on a cluster, or finish an installation that was interrupted
+    Install(cluster::Install),
+    /// Bring an installation to this program's version
+    Upgrade(cluster::Upgrade),
+    /// Take Axoneme off a cluster and its nodes
+    Uninstall(cluster::Uninstall),
+    /// Collect versions, objects, views, events and logs of the product into one archive, without secrets
+    Sysdump(cluster::Sysdump),
     /// Print a completion script for a shell
     Completion {
         #[arg(value_enum)]
         shell: clap_complete::Shell,
+    },
+    /// Write manual pages
+    Man {
+        /// Directory for one page a command; without it the page of the program, to standard output
+        #[arg(value_name = "DIR")]
+        dir: Option<PathBuf>,
     },
     /// Versions of this program and of the agent
     Version(Version),
 }
 
 /// How to print a document.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// For people
+    #[default]
     Table,
     Json,
     Yaml,
@@ -146,6 +172,16 @@ pub struct Identities {
     /// Only these
     #[arg(value_name = "ID")]
     pub ids: Vec<u32>,
+}
+
+#[derive(Debug, Args)]
+pub struct Drift {
+    /// Output format
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
+    /// Have the agent mend what it finds
+    #[arg(long)]
+    pub repair: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -52,6 +52,8 @@ impl Handler for Fake {
                 }
             }
             admin_paths::COVERAGE => Answer::json(&axoneme_flow::explain::coverage(&events::rows())),
+            "/drift" => Answer::Json(self.status["drift"].clone()),
+            "/repair" if q.post => Answer::Json(json!(2)),
             "/flows" => match Query::from_url(&q.query) {
                 Ok(query) => flows(&query),
                 Err(error) => Answer::Failed(error.to_string()),
@@ -275,6 +277,27 @@ fn lists_are_tables_for_people_and_documents_for_machines() {
             ],
         ),
     );
+}
+
+#[test]
+fn drift_is_told_and_mended_when_that_is_asked_for() {
+    let mut clean = status();
+    clean["drift"] = json!([]);
+    let served = serve(clean);
+    let out = axoneme(&served.socket, &["drift"]);
+    assert_eq!(String::from_utf8_lossy(&out.stdout), "no drift: the kernel holds what the rows say\n");
+    assert!(out.status.success());
+    let mut changed = status();
+    changed["drift"] = json!(["address 10.0.1.5: missing", "endpoint 7: differs"]);
+    let served = serve(changed);
+    let out = axoneme(&served.socket, &["drift"]);
+    assert_eq!(out.status.code(), Some(1));
+    let told = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert_eq!(told, "✗ address 10.0.1.5: missing\n✗ endpoint 7: differs\nmend it: axoneme drift --repair\n");
+    let out = axoneme(&served.socket, &["drift", "--repair", "-o", "json"]);
+    assert!(out.status.success());
+    let report: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!((&report["repaired"], report["drift"].as_array().unwrap().len()), (&json!(2), 2));
 }
 
 #[test]

@@ -63,3 +63,39 @@ fn every_shell_gets_a_completion_script() {
         assert!(out.status.success() && String::from_utf8_lossy(&out.stdout).contains("observe"), "{shell}");
     }
 }
+
+/// kubectl runs `kubectl-axoneme` for `kubectl axoneme`: the same program, which names itself so.
+#[test]
+fn as_a_plugin_of_kubectl_it_is_the_same_program() {
+    let dir = tempfile::tempdir().unwrap();
+    let plugin = dir.path().join("kubectl-axoneme");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_axoneme"), &plugin).unwrap();
+    let help = |args: &[&str]| {
+        let out = std::process::Command::new(&plugin).args(args).output().unwrap();
+        String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr)
+    };
+    assert!(help(&["--help"]).contains("Usage: kubectl axoneme "), "{}", help(&["--help"]));
+    assert!(help(&["config", "set", "--help"]).contains("Usage: kubectl axoneme config set "));
+    assert!(help(&["config", "set"]).contains("Usage: kubectl axoneme config set "));
+    assert!(help(&["version", "--client"]).starts_with("client: "));
+}
+
+#[test]
+fn every_command_has_a_manual_page() {
+    fn visit(command: &Command, name: &str, dir: &Path) {
+        let page = fs::read_to_string(dir.join(format!("{name}.1"))).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert!(page.contains(".TH") && page.contains(".SH SYNOPSIS"), "{name}");
+        for sub in command.get_subcommands().filter(|s| s.get_name() != "help") {
+            visit(sub, &format!("{name}-{}", sub.get_name()), dir);
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let run = |args: &[&str]| std::process::Command::new(env!("CARGO_BIN_EXE_axoneme")).args(args).output().unwrap();
+    let out = run(&["man", dir.path().to_str().unwrap()]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let mut command = Cli::command();
+    command.build();
+    visit(&command, "axoneme", dir.path());
+    assert!(dir.path().join("axoneme-config-from-cilium.1").is_file());
+    assert!(String::from_utf8_lossy(&run(&["man"]).stdout).to_lowercase().contains(".th axoneme 1"));
+}
