@@ -193,7 +193,8 @@ impl Dump<'_> {
             Ok(())
         });
         if let Err(fault) = listed {
-            return self.missing("logs", fault.message());
+            self.missing("logs", fault.message());
+            return Ok(());
         }
         for (pod, container) in containers {
             for (suffix, previous) in [("", false), (".previous", true)] {
@@ -217,7 +218,10 @@ impl Dump<'_> {
     fn text(&mut self, name: &str, text: Result<String, Fault>, note: &str) -> std::io::Result<()> {
         let text = match text {
             Ok(text) => text,
-            Err(fault) => return self.missing(name, fault.message()),
+            Err(fault) => {
+                self.missing(name, fault.message());
+                return Ok(());
+            }
         };
         let (clean, redacted) = redact::text(&text);
         let mut header = header(clean.len() as u64);
@@ -236,10 +240,9 @@ impl Dump<'_> {
     }
 
     /// What was asked for and cannot be had.
-    fn missing(&mut self, name: &str, why: &str) -> std::io::Result<()> {
+    fn missing(&mut self, name: &str, why: &str) {
         let (note, redacted) = redact::text(why);
         self.parts.push(Part { name: name.to_owned(), present: false, count: 0, bytes: 0, redacted, note });
-        Ok(())
     }
 
     /// Puts a list into the archive: all of it, or what came before it broke off.
@@ -250,7 +253,10 @@ impl Dump<'_> {
         }
         let note = match listed {
             Ok(()) => String::new(),
-            Err(fault) if count == 0 => return self.missing(&name, fault.message()),
+            Err(fault) if count == 0 => {
+                self.missing(&name, fault.message());
+                return Ok(());
+            }
             Err(fault) => format!("it broke off after {count} objects: {}", redact::text(fault.message()).0),
         };
         file.flush()?;

@@ -1,7 +1,5 @@
 //! Every name that Cilium's chart has is known here: as a setting, or with the reason why it is none.
 
-#![expect(clippy::panic, reason = "helpers of tests fail the test")]
-
 use std::collections::BTreeSet;
 
 use axoneme_crds::axoneme_config::{Successor, cilium_setting};

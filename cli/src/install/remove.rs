@@ -164,8 +164,8 @@ impl Work<'_> {
     fn count(&self, definition: &Value) -> String {
         let text = |path: &str| definition.pointer(path).and_then(Value::as_str).unwrap_or_default();
         let versions = definition.pointer("/spec/versions").and_then(Value::as_array).into_iter().flatten();
-        let stored = versions.filter(|v| v.get("storage") == Some(&Value::Bool(true)));
-        let version = stored.filter_map(|v| v.get("name")?.as_str()).next().unwrap_or_default();
+        let mut stored = versions.filter(|v| v.get("storage") == Some(&Value::Bool(true)));
+        let version = stored.find_map(|v| v.get("name")?.as_str()).unwrap_or_default();
         let api_version = format!("{}/{version}", text("/spec/group"));
         let namespaced = text("/spec/scope") == "Namespaced";
         let of = Resource::named(&api_version, text("/spec/names/kind"), text("/spec/names/plural"), namespaced);
