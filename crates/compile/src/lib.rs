@@ -32,6 +32,7 @@ mod feature;
 mod few;
 mod identity;
 mod ids;
+pub mod needs;
 mod number;
 mod peer;
 mod ports;

@@ -14,6 +14,7 @@
 pub mod audit;
 pub mod bandwidth;
 pub mod cidr;
+pub mod cover;
 pub mod identity;
 pub mod labels;
 pub mod lookup;
