@@ -1,9 +1,10 @@
 //! How long a review takes at 200 a second, over TLS and HTTP/2 on loopback, as the API server calls.
 //!
-//! `cargo run --release -p axoneme-webhooks --example webhook_latency [SECONDS] [PODS]` prints percentiles for each of
-//! three objects: a small CIDR group, a usual policy, and the dearest question (a clusterwide policy that selects
-//! nothing, and as many pods as are looked at for one object). Calls begin at their time, whether or not those before are answered: a
-//! server that stands still is seen by all calls that would have come meanwhile.
+//! `cargo run --release -p axoneme-webhooks --example webhook_latency [SECONDS] [PODS] [POLICIES]` prints percentiles for
+//! each of four objects: a small CIDR group, a usual policy, and the dearest questions: a clusterwide policy that selects
+//! nothing (as many pods as are looked at for one object), and one of twenty rules that is compared with every rule of every
+//! policy there is. Calls begin at their time, whether or not those before are answered: a server that stands still is seen by all calls
+//! that would have come meanwhile.
 
 use std::{
     net::Ipv4Addr,
@@ -12,9 +13,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axoneme_intake::{Options, PodIpPool};
+use axoneme_intake::{Options, Parsed, PodIpPool};
 use axoneme_model::{
-    Cidr, Selector,
+    Cidr, Policy, Selector,
     world::{Namespace, Pod},
 };
 use axoneme_webhooks::{
@@ -32,7 +33,10 @@ const RATE: u32 = 200;
 const NAME: &str = "axoneme-webhooks.axoneme-system.svc";
 
 /// Pods of a hundred namespaces with ten labels each.
-struct Pods(Vec<Pod>);
+struct Pods {
+    pods: Vec<Pod>,
+    policies: Vec<Policy>,
+}
 
 impl View for Pods {
     fn options(&self) -> Options {
@@ -48,7 +52,7 @@ impl View for Pods {
     }
 
     fn pods(&self, namespace: Option<&str>, look: &mut dyn FnMut(&Pod, Option<&Namespace>) -> ControlFlow<()>) {
-        for pod in self.0.iter().filter(|p| namespace.is_none_or(|n| n == &*p.namespace)) {
+        for pod in self.pods.iter().filter(|p| namespace.is_none_or(|n| n == &*p.namespace)) {
             if look(pod, None).is_break() {
                 return;
             }
@@ -63,6 +67,15 @@ impl View for Pods {
         false
     }
 
+    fn has_service(&self, _: &str, _: &str) -> bool {
+        false
+    }
+
+    fn policies(&self, namespace: Option<&str>, look: &mut dyn FnMut(&Policy) -> ControlFlow<()>) {
+        let of = |p: &&Policy| p.object.namespace.is_empty() || namespace.is_none_or(|n| n == &*p.object.namespace);
+        let _ = self.policies.iter().filter(of).try_for_each(look);
+    }
+
     fn pools(&self) -> Vec<Arc<PodIpPool>> {
         Vec::new()
     }
@@ -72,7 +85,25 @@ impl View for Pods {
     }
 }
 
-fn pods(count: usize) -> Pods {
+/// Policies of a hundred namespaces, each of two rules about ports of its own.
+fn policies(count: usize) -> Vec<Policy> {
+    let policy = |i: usize| {
+        let rule = |port: usize| {
+            json!({"fromEndpoints": [{"matchLabels": {"app": format!("a{}", i % 1000)}}],
+                "toPorts": [{"ports": [{"port": port.to_string(), "protocol": "TCP"}]}]})
+        };
+        let object = json!({"apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy",
+            "metadata": {"name": format!("p{i}"), "namespace": format!("ns{}", i % 100)}, "spec":
+            {"endpointSelector": {"matchLabels": {"app": format!("a{}", i % 1000)}}, "ingress": [rule(8080), rule(9090)]}});
+        match axoneme_intake::parse(&object) {
+            Ok(Parsed::Policy(policy)) => Some(policy),
+            _ => None,
+        }
+    };
+    (0..count).filter_map(policy).collect()
+}
+
+fn pods(count: usize, others: usize) -> Pods {
     let pod = |i: usize| {
         let mut labels: serde_json::Map<String, Value> = (0..9).map(|l| (format!("l{l}"), json!("x"))).collect();
         labels.insert("app".into(), json!(format!("a{}", i % 1000)));
@@ -80,7 +111,7 @@ fn pods(count: usize) -> Pods {
             {"name": format!("p{i}"), "namespace": format!("ns{}", i % 100), "uid": format!("u{i}"), "labels": labels}});
         axoneme_intake::pod(&object).ok().flatten()
     };
-    Pods((0..count).filter_map(pod).collect())
+    Pods { pods: (0..count).filter_map(pod).collect(), policies: policies(others) }
 }
 
 fn review(kind: &str, version: &str, spec: &Value) -> Bytes {
@@ -132,7 +163,7 @@ async fn measure(sender: &SendRequest<Full<Bytes>>, body: &Bytes, calls: u32) ->
 }
 
 /// Objects by what they are.
-fn cases() -> [(&'static str, Bytes); 3] {
+fn cases() -> [(&'static str, Bytes); 4] {
     let rules: Vec<Value> = (0..20)
         .map(|i| {
             json!({"fromEndpoints": [{"matchLabels": {"app": format!("a{i}")}}],
@@ -165,23 +196,35 @@ fn cases() -> [(&'static str, Bytes); 3] {
                 &json!({"endpointSelector": {"matchLabels": {"app": "none"}}, "ingress": [{}]}),
             ),
         ),
+        (
+            "policy about all others",
+            review(
+                "CiliumClusterwideNetworkPolicy",
+                "v2",
+                &json!({"endpointSelector": {}, "ingressDeny": (0..20).map(|i| json!({"fromEntities": ["world"], "toPorts":
+                    [{"ports": [{"port": (i + 1).to_string(), "protocol": "UDP"}]}]})).collect::<Vec<_>>()}),
+            ),
+        ),
     ]
 }
 
 #[tokio::main]
 async fn main() {
     let mut arguments = std::env::args().skip(1).map(|a| a.parse::<u32>().expect("a number"));
-    let (seconds, count) = (arguments.next().unwrap_or(10), arguments.next().unwrap_or(5_000));
+    let mut argument = |default| arguments.next().unwrap_or(default);
+    let (seconds, count, others) = (argument(10), argument(5_000), argument(10_000));
     let made = rcgen::generate_simple_self_signed([NAME.to_owned()]).expect("a certificate");
     let mut trust = rustls::RootCertStore::empty();
     trust.add(made.cert.der().clone()).expect("a certificate");
     let certificates = Certificates::new(&made.cert.pem(), &made.signing_key.serialize_pem()).expect("a certificate");
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("loopback");
     let address = listener.local_addr().expect("bound");
-    let server = Server::new(Arc::new(pods(count as usize)), Limits::default(), |_| {});
+    let server = Server::new(Arc::new(pods(count as usize, others as usize)), Limits::default(), |_| {});
     tokio::spawn(server.serve(listener, certificates, tokio_util::sync::CancellationToken::new()));
     let sender = connect(address, trust).await;
-    println!("{RATE} reviews/s for {seconds} s each, TLS and HTTP/2 on loopback, {count} pods known");
+    println!(
+        "{RATE} reviews/s for {seconds} s each, TLS and HTTP/2 on loopback, {count} pods and {others} policies known"
+    );
     for (name, body) in cases() {
         measure(&sender, &body, RATE / 2).await;
         let times = measure(&sender, &body, RATE * seconds).await;

@@ -3,15 +3,18 @@
 //! ```text
 //!   API server ──TLS──▶ server ──bytes──▶ request::read ──▶ review ──▶ answer ──▶ bytes
 //!                                                           │    │
-//!                                   axoneme_intake::parse ◀─┘    └─▶ notes ──▶ View (what the operator knows)
+//!                                   axoneme_intake::parse ◀─┘    ├─▶ refusals ─┬▶ View (what the operator knows)
+//!                                                                └─▶ notes ────┘
 //! ```
 //!
 //! Nouns: a [`Request`] is what the API server asks; a [`Response`] is what it is told; a [`View`] is what is known of
-//! the cluster beside the object; *notes* are warnings from it, which never refuse anything.
+//! the cluster beside the object; *notes* are warnings from it, which never refuse anything; *refusals* are of objects
+//! that can be read, and would harm or never be in force.
 //!
 //! Invariants
-//! - What is refused here is what intake can't read, found by the same functions: an object that is admitted is one that
-//!   the operator can use.
+//! - What is refused here is what intake can't read or the compiler would hold back whatever the cluster is, found by
+//!   the same functions: an object that is admitted is one that the operator can use. One refusal more is of the cluster:
+//!   a change that takes addresses away that pods use.
 //! - A field that is right but not enforced yet is admitted with a warning: the object then says `Valid=False`,
 //!   `reason=Unsupported` in its status. An object that was stored bad can be deleted, and its metadata edited.
 //! - [`review`] is a function: no IO, no clock, no panic, and bounded work whatever the object and the cluster hold.
@@ -21,6 +24,7 @@
 
 mod answer;
 mod notes;
+mod refusals;
 mod request;
 mod review;
 pub mod server;
@@ -28,6 +32,7 @@ mod view;
 
 pub use self::{
     answer::{Denial, Response},
+    refusals::ALLOW_RELEASE,
     request::{Malformed, Operation, Request, read},
     review::{ALLOW_DELETION, review},
     view::View,

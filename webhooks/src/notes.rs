@@ -12,11 +12,13 @@ use std::{
 use axoneme_crds::axoneme_config::IpamMode;
 use axoneme_intake::{Parsed, PodIpPool, Settings};
 use axoneme_model::{
-    Cidr, Operator, Peer, Peers, Policy, PortMatch, Ports, Requirement, Rule, Selector, Source, Subject,
-    cidr::contains, labels::names::NAMESPACE, world::Pod,
+    Cidr, DirectedRule, Operator, Peer, Peers, Policy, PortMatch, Ports, Requirement, Rule, Selector, Source, Subject,
+    cidr::contains, labels::names::NAMESPACE, policy::ServiceSelector, world::Pod,
 };
 
 use crate::view::View;
+
+mod others;
 
 /// Pods that are looked at for one object: a millisecond or two.
 const LOOKS: usize = 5_000;
@@ -38,14 +40,19 @@ pub(crate) fn of(parsed: &Parsed, view: &dyn View) -> Vec<String> {
 
 fn of_policy(policy: &Policy, view: &dyn View) -> Vec<String> {
     let mut out = Vec::new();
-    let mut left = Left { looks: LOOKS, matches: MATCHES };
+    let mut left = Left { looks: LOOKS, matches: MATCHES, may_match: false };
     let cluster = view.cluster_name();
     for (i, rule) in policy.rules.iter().enumerate() {
         subject(policy, i, rule, view, &cluster, &mut left, &mut out);
         for (path, peer) in peers(rule) {
             out.extend(group(path, peer, view));
         }
+        for directed in &rule.egress {
+            named_ports(directed, view, &cluster, &mut left, &mut out);
+        }
     }
+    out.extend(crate::refusals::is_unjudged(policy));
+    out.append(&mut others::of(policy, view));
     let mut told = BTreeSet::new();
     out.retain(|text| told.insert(text.clone()));
     out
@@ -66,6 +73,9 @@ fn group(path: &str, peer: &Peer, view: &dyn View) -> Option<String> {
         Peer::CidrGroups { selector, .. } if !view.has_cidr_group_like(selector) => {
             Some(format!("{path}: no CiliumCIDRGroup has labels {selector} yet: until then it matches nobody"))
         }
+        Peer::Services(ServiceSelector::Name { namespace, name }) if !view.has_service(namespace, name) => {
+            Some(format!("{path}: there is no Service {namespace}/{name} yet: until then it matches nobody"))
+        }
         _ => None,
     }
 }
@@ -74,6 +84,21 @@ fn group(path: &str, peer: &Peer, view: &dyn View) -> Option<String> {
 struct Left {
     looks: usize,
     matches: usize,
+    /// Whether the pod that was looked at last may be matched.
+    may_match: bool,
+}
+
+impl Left {
+    /// Looks at a pod; false: no more can be looked at.
+    fn look(&mut self, pod: &Pod, selector: &Selector) -> bool {
+        if self.looks == 0 || self.matches == 0 {
+            return false;
+        }
+        self.looks -= 1;
+        self.may_match = may_match(selector, pod);
+        self.matches -= usize::from(self.may_match);
+        true
+    }
 }
 
 fn subject(
@@ -97,16 +122,11 @@ fn subject(
     let mut matched = false;
     let mut complete = true;
     view.pods(namespace(selector), &mut |pod, ns| {
-        if left.looks == 0 || left.matches == 0 {
-            complete = false;
+        complete = left.look(pod, selector);
+        if !complete {
             return ControlFlow::Break(());
         }
-        left.looks -= 1;
-        if !may_match(selector, pod) {
-            return ControlFlow::Continue(());
-        }
-        left.matches -= 1;
-        if selector.matches(&pod.security_labels(ns, cluster)) {
+        if left.may_match && selector.matches(&pod.security_labels(ns, cluster)) {
             matched = true;
             ports.retain(|name, _| !pod.named_ports.contains_key(*name));
         }
@@ -123,6 +143,33 @@ fn subject(
     for (name, path) in ports {
         out.push(format!("{path}: no container of the selected pods has a port named {name} now: it matches nothing"));
     }
+}
+
+/// Ports that an egress rule names and no pod has that it may mean.
+fn named_ports(rule: &DirectedRule, view: &dyn View, cluster: &str, left: &mut Left, out: &mut Vec<String>) {
+    let (Ports::OneOf(ports), Peers::OneOf(peers)) = (&rule.ports, &rule.peers) else { return };
+    let named = ports.iter().filter_map(|p| if let PortMatch::Named { name, .. } = p { Some(name) } else { None });
+    let mut missing: BTreeSet<&Arc<str>> = named.collect();
+    for peer in peers {
+        // whom others mean may have ports of any name
+        let Peer::Endpoints(selector) = peer else { return };
+        if missing.is_empty() {
+            return;
+        }
+        let mut complete = true;
+        view.pods(namespace(selector), &mut |pod, ns| {
+            complete = left.look(pod, selector);
+            if complete && left.may_match && selector.matches(&pod.security_labels(ns, cluster)) {
+                missing.retain(|name| !pod.named_ports.contains_key(*name));
+            }
+            if complete && !missing.is_empty() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        if !complete {
+            return;
+        }
+    }
+    let (path, told) = (&rule.path, missing.into_iter());
+    out.extend(told.map(|name| format!("{path}: no container of its peers has a port named {name} now")));
 }
 
 /// The one namespace whose pods the selector can match, if it says one.

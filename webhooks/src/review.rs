@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     answer::Response,
-    notes,
+    notes, refusals,
     request::{Operation, Request},
     view::View,
 };
@@ -85,7 +85,17 @@ fn written(request: &Request, view: &dyn View) -> Response {
     match parse_as(kind, &object, &options) {
         // who only touches metadata or status does not want to hear about the content
         Ok(_) if request.operation == Operation::Update && is_same() => Response::allow(&request.uid),
-        Ok(parsed) => Response::allow(&request.uid).warn(notes::of(&parsed, view)),
+        Ok(parsed) => {
+            let warnings = notes::of(&parsed, view);
+            let stored = named(&request.old_object, request).unwrap_or_default();
+            let errors = refusals::of(&parsed, &stored, request, view);
+            let response = if errors.is_empty() {
+                Response::allow(&request.uid)
+            } else {
+                Response::invalid(request, &errors.iter().collect::<Vec<_>>())
+            };
+            response.warn(warnings)
+        }
         Err(errors) => refused(request, &errors, |invalid| {
             let leaves = request.object.pointer("/metadata/deletionTimestamp").is_some_and(|t| !t.is_null());
             let stored = || named(&request.old_object, request).ok().and_then(|o| parse_as(kind, &o, &options).err());

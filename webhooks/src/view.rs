@@ -4,7 +4,7 @@ use std::{ops::ControlFlow, sync::Arc};
 
 use axoneme_intake::{Options, PodIpPool};
 use axoneme_model::{
-    Cidr, Selector,
+    Cidr, Policy, Selector,
     world::{Namespace, Pod},
 };
 
@@ -30,6 +30,13 @@ pub trait View: Send + Sync {
 
     /// Whether there is a CiliumCIDRGroup whose labels the selector matches.
     fn has_cidr_group_like(&self, selector: &Selector) -> bool;
+
+    /// Whether there is a Service of that name.
+    fn has_service(&self, namespace: &str, name: &str) -> bool;
+
+    /// Shows policies as they are in force, in a fixed order until told to stop: those of the namespace and those without
+    /// one, or all.
+    fn policies(&self, namespace: Option<&str>, look: &mut dyn FnMut(&Policy) -> ControlFlow<()>);
 
     /// All CiliumPodIPPools that can be read.
     fn pools(&self) -> Vec<Arc<PodIpPool>>;

@@ -4,14 +4,14 @@
 //! than the API server waits. One writer, the task that owns the state; readers hold the lock for a bounded look.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ops::ControlFlow,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
 };
 
-use axoneme_intake::{Options, PodIpPool};
+use axoneme_intake::{Options, PodIpPool, object_ref};
 use axoneme_model::{
-    Cidr, Kind, Selector,
+    Cidr, Kind, ObjectRef, Policy, Selector,
     world::{Namespace, PlainLabels, Pod, matches_plain},
 };
 use axoneme_webhooks::View;
@@ -35,6 +35,10 @@ struct Seen {
     pods: BTreeMap<Name, BTreeMap<Name, Arc<Pod>>>,
     /// Labels of each group, whether or not it can be used.
     groups: BTreeMap<Name, PlainLabels>,
+    /// Services by namespace and name, whether or not they can be used.
+    services: BTreeSet<(Name, Name)>,
+    /// Policies as they were read last, by namespace.
+    policies: BTreeMap<Name, BTreeMap<ObjectRef, Arc<Policy>>>,
     pools: BTreeMap<Name, Arc<PodIpPool>>,
     /// Blocks of pools, by node and pool.
     blocks: BTreeMap<Name, BTreeMap<Name, Vec<Cidr>>>,
@@ -50,6 +54,9 @@ pub enum About {
     Node(Name),
     /// None: it is gone.
     Group(Name, Option<PlainLabels>),
+    /// Whether it is there.
+    Service(Name, Name, bool),
+    Policy(ObjectRef),
     Settings,
     Synced,
 }
@@ -69,6 +76,10 @@ impl About {
                     Kind::CiliumNode => Self::Node(name()?),
                     Kind::CiliumCIDRGroup => Self::Group(name()?, Some(labels(object))),
                     Kind::AxonemeConfig => Self::Settings,
+                    Kind::Service => {
+                        Self::Service(text("/metadata/namespace").unwrap_or_else(|| "default".into()), name()?, true)
+                    }
+                    kind if is_policy(*kind) => Self::Policy(object_ref(*kind, object).ok()?),
                     _ => return None,
                 })
             }
@@ -79,12 +90,24 @@ impl About {
                 Kind::CiliumNode => Self::Node(object.name.clone()),
                 Kind::CiliumCIDRGroup => Self::Group(object.name.clone(), None),
                 Kind::AxonemeConfig => Self::Settings,
+                Kind::Service => Self::Service(object.namespace.clone(), object.name.clone(), false),
+                kind if is_policy(kind) => Self::Policy(object.clone()),
                 _ => return None,
             }),
             SourceEvent::Synced(_) => Some(Self::Synced),
             SourceEvent::Broken { .. } => None,
         }
     }
+}
+
+const fn is_policy(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::NetworkPolicy
+            | Kind::ClusterNetworkPolicy
+            | Kind::CiliumNetworkPolicy
+            | Kind::CiliumClusterwideNetworkPolicy
+    )
 }
 
 fn labels(object: &Value) -> PlainLabels {
@@ -116,7 +139,14 @@ impl Known {
             }
             About::Node(name) => set(&mut seen.blocks, &name, held(cluster, &name)),
             About::Group(name, labels) => set(&mut seen.groups, &name, labels),
+            About::Service(namespace, name, true) => drop(seen.services.insert((namespace, name))),
+            About::Service(namespace, name, false) => drop(seen.services.remove(&(namespace, name))),
+            About::Policy(object) => seen.take_policy(&object, cluster),
             About::Settings => {
+                if seen.options != cluster.settings.options() {
+                    // what all of them mean has changed
+                    cluster.policies.keys().for_each(|object| seen.take_policy(object, cluster));
+                }
                 seen.options = cluster.settings.options();
                 seen.cluster = cluster.settings.cluster.cluster_name.clone();
             }
@@ -129,6 +159,19 @@ impl Known {
 }
 
 impl Seen {
+    /// That a version is too large for a table is not followed: it was told so when it came.
+    fn take_policy(&mut self, object: &ObjectRef, cluster: &Cluster) {
+        let policy = cluster.policies.get(object).and_then(|entry| entry.loaded.policy());
+        let of = self.policies.entry(object.namespace.clone()).or_default();
+        match policy {
+            Some(policy) => drop(of.insert(object.clone(), Arc::new(policy.clone()))),
+            None => drop(of.remove(object)),
+        }
+        if of.is_empty() {
+            self.policies.remove(&object.namespace);
+        }
+    }
+
     fn forget(&mut self, namespace: &str, name: &str) {
         let Some(of) = self.pods.get_mut(namespace) else { return };
         of.remove(name);
@@ -185,6 +228,18 @@ impl View for Known {
 
     fn has_cidr_group_like(&self, selector: &Selector) -> bool {
         self.seen().groups.values().any(|labels| matches_plain(selector, labels))
+    }
+
+    fn has_service(&self, namespace: &str, name: &str) -> bool {
+        self.seen().services.contains(&(namespace.into(), name.into()))
+    }
+
+    fn policies(&self, namespace: Option<&str>, look: &mut dyn FnMut(&Policy) -> ControlFlow<()>) {
+        let seen = self.seen();
+        let is_meant = |of: &str| of.is_empty() || namespace.is_none_or(|n| n == of);
+        let of = seen.policies.iter().filter(|(name, _)| is_meant(name));
+        // that it was told to stop is no news to who told it
+        let _ = of.flat_map(|(_, policies)| policies.values()).try_for_each(|p| look(p));
     }
 
     fn pools(&self) -> Vec<Arc<PodIpPool>> {

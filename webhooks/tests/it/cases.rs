@@ -105,3 +105,35 @@ fn what_is_too_much_to_look_at_is_not_judged() {
     };
     assert_eq!((warned(0), warned(5_000), warned(5_001)), (1, 1, 0));
 }
+
+/// Prefixes, each with a port of its own, and all of them at so many ports more.
+fn of_size(prefixes: usize, ports: usize) -> Value {
+    let port = |n: usize| serde_json::json!({"port": (1 + 2 * n).to_string(), "protocol": "TCP"});
+    let all: Vec<String> = (0..prefixes).map(|i| format!("198.{}.{}.0/24", 18 + i / 256, i % 256)).collect();
+    let own = all
+        .iter()
+        .enumerate()
+        .map(|(i, c)| serde_json::json!({"toCIDR": [c], "toPorts": [{"ports": [port(2000 + i)]}]}));
+    let shared: Vec<Value> =
+        (0..ports).map(port).collect::<Vec<_>>().chunks(40).map(|p| serde_json::json!({"ports": p})).collect();
+    let mut egress: Vec<Value> = own.collect();
+    egress.push(serde_json::json!({"toCIDR": all, "toPorts": shared}));
+    serde_json::json!({"object": {"apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy", "metadata": {"name": "large",
+        "namespace": "lab"}, "spec": {"endpointSelector": {"matchLabels": {"app": "web"}}, "egress": egress}}})
+}
+
+#[test]
+fn a_policy_that_no_table_holds_is_refused_and_a_smaller_one_is_not() {
+    // of each prefix the shared ports and its own: 128 × 127 fit, 128 × 128 are two too many
+    let (fits, not) = (answer(&of_size(128, 126), &small()), answer(&of_size(128, 127), &small()));
+    assert!(fits.is_allowed() && fits.warnings.is_empty(), "{fits:?}");
+    let told = not.denial.expect("too large").message;
+    assert!(told.contains("16384 entries of a policy table") && told.contains("nodes hold 16382"), "{told}");
+}
+
+#[test]
+fn a_policy_that_is_too_much_to_try_is_stored_with_a_warning() {
+    let told = answer(&of_size(900, 250), &small());
+    assert!(told.is_allowed(), "{told:?}");
+    assert!(told.warnings.iter().any(|w| w.contains("too many to be tried here")), "{:?}", told.warnings);
+}

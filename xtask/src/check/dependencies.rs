@@ -22,7 +22,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("axoneme-wire", &["axoneme-model", "axoneme-flow"]),
     ("axoneme-hubble", &["axoneme-model", "axoneme-flow", "axoneme-runtime"]),
     ("axoneme-views", &["axoneme-model"]),
-    ("axoneme-webhooks", &["axoneme-model", "axoneme-crds", "axoneme-intake"]),
+    ("axoneme-webhooks", &["axoneme-model", "axoneme-crds", "axoneme-intake", "axoneme-compile"]),
     ("axoneme-testkit", ANY),
     ("axoneme-cni", &[]),
     ("axoneme-cli", ANY),

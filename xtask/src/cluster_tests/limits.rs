@@ -22,11 +22,12 @@ pub(super) fn scenarios() -> Vec<Scenario> {
 }
 
 /// Prefixes, each with a port of its own so that they differ, and `ports` ports to all of them; and the outside on one
-/// port. Every second port, so that no two make a range.
+/// port. Every second port, so that no two make a range. Stored past admission, which would refuse the large one.
 fn policy(prefixes: usize, ports: usize, outside: (&str, u16)) -> String {
     let list: Vec<String> = (0..prefixes).map(|i| format!("198.{}.{}.0/24", 18 + i / 256, i % 256)).collect();
     let mut yaml =
-        "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: large, namespace: lab}\nspec:\n  \
+        "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: large, namespace: lab, labels: \
+                    {axoneme.io/admission: \"off\"}}\nspec:\n  \
                     endpointSelector: {matchLabels: {app: client}}\n  egress:\n"
             .to_owned();
     for (i, prefix) in list.iter().enumerate() {
