@@ -21,6 +21,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("axoneme-flow", &["axoneme-abi", "axoneme-model"]),
     ("axoneme-wire", &["axoneme-model", "axoneme-flow"]),
     ("axoneme-hubble", &["axoneme-model", "axoneme-flow", "axoneme-runtime"]),
+    ("axoneme-preview", &["axoneme-model", "axoneme-compile"]),
     ("axoneme-views", &["axoneme-model"]),
     ("axoneme-webhooks", &["axoneme-model", "axoneme-crds", "axoneme-intake", "axoneme-compile"]),
     ("axoneme-testkit", ANY),
@@ -58,7 +59,8 @@ const RESERVED: &[(&str, &[&str])] = &[
 ];
 
 /// Packages without IO, and the outside packages that would bring it.
-const PURE: &[&str] = &["axoneme-model", "axoneme-compile", "axoneme-stages", "axoneme-abi", "axoneme-table"];
+const PURE: &[&str] =
+    &["axoneme-model", "axoneme-compile", "axoneme-preview", "axoneme-stages", "axoneme-abi", "axoneme-table"];
 const IO: &[&str] = &["tokio", "kube", "hyper", "tonic", "nix", "libc", "rand", "notify"];
 
 /// Every arrow that points the wrong way, as a sentence.
