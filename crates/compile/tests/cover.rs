@@ -33,7 +33,7 @@ fn rules(rng: &mut Rng) -> Vec<DirectedRule> {
 
 /// The world in which this rule alone lets anything pass.
 fn only(world: &World, rng: &mut Rng, direction: Direction, directed: &DirectedRule) -> World {
-    let mut world = World { policies: Default::default(), ..world.clone() };
+    let mut world = World { policies: std::collections::BTreeMap::new(), ..world.clone() };
     world.config.enforcement = Enforcement::Default;
     world.config.always_allow_own_host = false;
     world.config.audit = false;
