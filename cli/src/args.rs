@@ -80,6 +80,8 @@ pub enum Command {
     Uninstall(cluster::Uninstall),
     /// Collect versions, objects, views, events and logs of the product into one archive, without secrets
     Sysdump(cluster::Sysdump),
+    /// Say what a change of policies would change: which pods get or lose which peers at which ports
+    Simulate(Simulate),
     /// Print a completion script for a shell
     Completion {
         #[arg(value_enum)]
@@ -253,6 +255,22 @@ pub struct Explain {
     /// Ask manifests and not the agent: YAML or JSON files, directories (read recursively), or - for standard input
     #[arg(short, long = "filename", value_name = "PATH", num_args = 1..)]
     pub files: Vec<PathBuf>,
+    /// Output format
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
+}
+
+#[derive(Debug, Args)]
+pub struct Simulate {
+    /// Policies as they would be: YAML or JSON files, directories (read recursively), or - for standard input
+    #[arg(short, long = "filename", value_name = "PATH", required = true, num_args = 1..)]
+    pub files: Vec<PathBuf>,
+    /// Everything as it is now: namespaces, pods or workloads, policies; files, directories, or - for standard input
+    #[arg(short, long, value_name = "PATH", required = true, num_args = 1..)]
+    pub manifests: Vec<PathBuf>,
+    /// The policies would be deleted, not applied
+    #[arg(long)]
+    pub delete: bool,
     /// Output format
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     pub output: Format,

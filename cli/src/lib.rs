@@ -3,7 +3,7 @@
 //! ```text
 //!   args ──▶ status, lists, observe, top, explain, policy ─▶ agent (unix socket) ─▶ axoneme_flow::admin documents ─▶ output
 //!        ├─▶ config, install, upgrade, uninstall, nodes ─▶ cluster (API server) ─▶ output
-//!        └─▶ lint, explain -f, policy -f ─▶ manifests ─▶ axoneme_intake ─▶ model::verdict, axoneme_compile ────┘
+//!        └─▶ lint, explain -f, policy -f, simulate ─▶ manifests ─▶ axoneme_intake ─▶ model::verdict, axoneme_compile ┘
 //! ```
 //!
 //! Invariants: what is printed for machines (`-o json|yaml`) is a document of its own, never a table; colours and
@@ -29,6 +29,7 @@ pub mod observe;
 pub mod output;
 pub mod policy;
 pub mod progress;
+pub mod simulate;
 pub mod status;
 pub mod sysdump;
 pub mod top;
@@ -93,6 +94,7 @@ fn run(cli: &Cli, out: &mut Output) -> Result<(), Failure> {
         Command::Drift(args) => nodes::drift(&agent, args, out),
         Command::Sysdump(args) => sysdump::run(args, out),
         Command::Man { dir } => man::run(dir.as_deref(), out),
+        Command::Simulate(args) => simulate::run(args, out),
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "axoneme", &mut script);

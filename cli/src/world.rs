@@ -40,7 +40,11 @@ pub struct Described {
 
 /// The world that the manifests describe.
 pub fn build(documents: &[Document]) -> Described {
-    let options = lint::options(documents);
+    build_under(lint::options(documents), documents)
+}
+
+/// The same under settings that are said elsewhere.
+pub fn build_under(options: Options, documents: &[Document]) -> Described {
     let mut builder = Builder { options, ..Builder::default() };
     for document in documents {
         match &document.object {

@@ -193,3 +193,41 @@ fn policy_of_manifests_says_who_can_and_what_is_covered() {
     ];
     golden("policy", &all_shown(&commands, ""));
 }
+
+/// Opens the API to everybody on one more port, and closes what was open.
+const CHANGE: &str = r"
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: api, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: api}}
+  ingress:
+  - ports: [{port: 9090}]
+---
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: web-out, namespace: shop}
+spec:
+  endpointSelector: {matchLabels: {app: web}}
+  egress: [{toCIDR: [192.0.2.0/24]}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: job, namespace: shop, labels: {app: job}}
+spec: {containers: [{name: job, image: job}]}
+";
+
+#[test]
+fn simulate_says_who_gets_and_who_loses_what() {
+    let commands: [&[&str]; 8] = [
+        &["simulate", "-f", "-", "--manifests", "shop.yaml"],
+        &["simulate", "-f", "-", "-m", "shop.yaml", "deny.yml", "-o", "json"],
+        &["simulate", "-f", "deny.yml", "-m", "shop.yaml", "-o", "yaml"],
+        &["simulate", "-f", "deny.yml", "-m", "shop.yaml", "deny.yml"],
+        &["simulate", "--delete", "-f", "deny.yml", "idle.yaml", "-m", "shop.yaml", "deny.yml"],
+        &["simulate", "-f", "all/more/broken.yaml", "-m", "shop.yaml"],
+        &["simulate", "-f", "all/notes.txt", "-m", "shop.yaml"],
+        &["simulate", "-f", "deny.yml"],
+    ];
+    golden("simulate", &all_shown(&commands, CHANGE));
+}

@@ -1,6 +1,7 @@
 //! What is secret stays so: an agent with tokens and keys, at its most talkative, in front of an operator and a collector that
 //! take and refuse them. All that it logs, answers, exports and tells is looked through.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests")]
+#![expect(clippy::disallowed_methods, reason = "certificates are good from now on")]
 
 mod common;
 #[path = "common/leaks.rs"]
@@ -83,7 +84,10 @@ fn answers(rig: &Rig) -> String {
         "/drift",
         "/nothing",
     ];
-    let mut all: String = paths.iter().map(|p| format!("{p}\n{}\n", rig.admin_text(p))).collect();
+    let mut all = String::new();
+    for path in paths {
+        all.extend([path, "\n", &rig.admin_text(path), "\n"]);
+    }
     all += &rig.admin_text("/flows");
     for page in ["9962/metrics", "9965/metrics"] {
         all += &sh(&format!("ip netns exec {} curl -s http://127.0.0.1:{page}", rig.node()));
@@ -185,7 +189,7 @@ fn a_secret_is_found_in_each_of_its_forms() {
         format!("asked with {TOKEN}"),
         format!("{:?}", TOKEN.as_bytes()),
         format!("{:?}", Some(TOKEN)),
-        TOKEN.bytes().map(|b| format!("{b:02X}")).collect(),
+        TOKEN.bytes().fold(String::new(), |text, b| text + &format!("{b:02X}")),
         key.replace('\n', "\\n"),
         format!("{:?}", line.as_bytes()),
         "Authorization: Bearer somebody's".to_owned(),

@@ -16,7 +16,7 @@ impl Secret {
     pub fn of(what: &'static str, text: &str) -> Self {
         let piece = text.get(text.len() - PIECE..).expect("a secret of some length");
         let bytes: Vec<String> = piece.bytes().map(|b| b.to_string()).collect();
-        let hex: String = piece.bytes().map(|b| format!("{b:02x}")).collect();
+        let hex = piece.bytes().fold(String::new(), |text, b| text + &format!("{b:02x}"));
         let first = text.get(..PIECE).expect("a secret of some length");
         let escaped = first.escape_debug().to_string();
         Self { what, forms: vec![piece.to_owned(), first.to_owned(), escaped, bytes.join(", "), hex] }

@@ -283,6 +283,48 @@ fn names(known: &Known, namespace: Option<&str>) -> Vec<String> {
     all
 }
 
+/// They come, change by what the settings mean, and go.
+fn policies_and_services(cluster: &mut Cluster, known: &Known) {
+    let seen = |namespace: Option<&str>| {
+        let mut all = Vec::new();
+        known.policies(namespace, &mut |p| {
+            all.push(p.clone());
+            ControlFlow::Continue(())
+        });
+        all
+    };
+    let policy = |namespace: &str, name: &str| {
+        let metadata = json!({"namespace": namespace, "name": name});
+        json!({"apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy", "metadata": metadata, "spec":
+            {"endpointSelector": {}, "egress": [{"toCIDR": ["192.0.2.0/24"]}]}})
+    };
+    for (namespace, name) in [("a", "p"), ("a", "q"), ("b", "p")] {
+        let object = policy(namespace, name);
+        take(cluster, known, SourceEvent::Apply { kind: Kind::CiliumNetworkPolicy, object });
+    }
+    let everywhere = json!({"apiVersion": "cilium.io/v2", "kind": "CiliumClusterwideNetworkPolicy", "metadata": {"name":
+        "all"}, "spec": {"endpointSelector": {}, "ingress": [{}]}});
+    take(cluster, known, SourceEvent::Apply { kind: Kind::CiliumClusterwideNetworkPolicy, object: everywhere });
+    let names = |namespace| seen(namespace).iter().map(|p| p.object.to_string()).collect::<Vec<_>>();
+    let all = "CiliumClusterwideNetworkPolicy all";
+    assert_eq!(names(Some("b")), [all, "CiliumNetworkPolicy b/p"]);
+    assert_eq!(names(None), [all, "CiliumNetworkPolicy a/p", "CiliumNetworkPolicy a/q", "CiliumNetworkPolicy b/p"]);
+    let before = seen(Some("b"));
+    let config = json!({"apiVersion": "axoneme.io/v1alpha1", "kind": "AxonemeConfig", "metadata": {"name": "default"},
+        "spec": {"clusterName": "prod"}});
+    take(cluster, known, SourceEvent::Apply { kind: Kind::AxonemeConfig, object: config });
+    assert_ne!(seen(Some("b")), before, "whom a prefix means is a setting");
+    let of = |kind, name| SourceEvent::Delete(ObjectRef::new(kind, "a", name));
+    take(cluster, known, of(Kind::CiliumNetworkPolicy, "p"));
+    assert_eq!(names(Some("a")), [all, "CiliumNetworkPolicy a/q"]);
+    let service =
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "a", "name": "db"}, "spec": {}});
+    take(cluster, known, SourceEvent::Apply { kind: Kind::Service, object: service });
+    assert!(known.has_service("a", "db") && !known.has_service("b", "db"));
+    take(cluster, known, of(Kind::Service, "db"));
+    assert!(!known.has_service("a", "db"));
+}
+
 #[test]
 fn what_is_known_follows_the_state() {
     let (mut cluster, known) = (Cluster::new(), Known::default());
@@ -320,6 +362,7 @@ fn what_is_known_follows_the_state() {
     take(&mut cluster, &known, SourceEvent::Apply { kind: Kind::CiliumNode, object: node });
     assert_eq!(known.blocks("p"), [("n1".into(), "10.0.3.0/24".parse().unwrap())]);
     assert!(known.blocks("q").is_empty());
+    policies_and_services(&mut cluster, &known);
     let mut delete = |kind, namespace, name| {
         take(&mut cluster, &known, SourceEvent::Delete(ObjectRef::new(kind, namespace, name)));
     };

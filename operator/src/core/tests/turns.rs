@@ -29,7 +29,9 @@ fn what_goes_while_a_new_leader_reads_does_not_come_back_by_its_list() {
     s.delete(&ObjectRef::new(Kind::Node, "", "n1"));
     s.delete(&ObjectRef::new(Kind::CiliumNode, "", "n1"));
     let identities: Vec<ObjectRef> = s.objects.keys().filter(|o| o.kind == Kind::CiliumIdentity).cloned().collect();
-    identities.iter().for_each(|o| s.delete(o));
+    for identity in &identities {
+        s.delete(identity);
+    }
     next.hear(&s);
     for e in read {
         next.core.source(e);
