@@ -7,6 +7,7 @@ mod api;
 mod audit;
 mod authority;
 mod broken;
+mod command_line;
 mod connectivity;
 mod failover;
 mod faults;
@@ -38,7 +39,7 @@ use self::fixture::Fixture;
 use crate::cluster::{Cluster, Family};
 use crate::command::output;
 use crate::image;
-use crate::lab::{Lab, Routing};
+use crate::lab::{Installer, Lab, Routing};
 use crate::progress::{say, seconds};
 use crate::setup::go;
 use crate::workspace;
@@ -61,6 +62,17 @@ fn boxed(named: &[Named]) -> Vec<Scenario> {
     named.iter().map(|(name, check)| ((*name).to_owned(), Box::new(*check) as Box<_>)).collect()
 }
 
+/// How the product goes at the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Removal {
+    /// By `deploy/overlays/uninstall`.
+    Overlay,
+    /// On each node, without an API server.
+    ByHand,
+    /// By `axoneme uninstall`; it came by `axoneme install`.
+    CommandLine,
+}
+
 /// One cluster and what runs on it.
 struct Suite {
     name: &'static str,
@@ -68,8 +80,7 @@ struct Suite {
     routing: Routing,
     /// `spec.ipam` of the AxonemeConfig.
     ipam: &'static str,
-    /// Whether the product is removed at the end without an API server, rather than by its overlay.
-    by_hand: bool,
+    removal: Removal,
     scenarios: Vec<Scenario>,
 }
 
@@ -90,7 +101,7 @@ fn overlay_v4() -> Suite {
         family: Family::V4,
         routing: Routing::Overlay,
         ipam: ipam::OF_THE_NODES,
-        by_hand: false,
+        removal: Removal::Overlay,
         scenarios,
     }
 }
@@ -104,20 +115,20 @@ fn faults() -> Suite {
         family: Family::V4,
         routing: Routing::Overlay,
         ipam: ipam::OF_THE_NODES,
-        by_hand: true,
+        removal: Removal::ByHand,
         scenarios: parts.into_iter().flatten().collect(),
     }
 }
 
 fn native_dual() -> Suite {
-    let parts = [connectivity::scenarios(), policy::scenarios(), quiet::scenarios()];
+    let parts = [connectivity::scenarios(), policy::scenarios(), quiet::scenarios(), command_line::scenarios()];
     let scenarios = parts.into_iter().flatten().collect();
     Suite {
         name: "native-dual",
         family: Family::Dual,
         routing: Routing::Native,
         ipam: ipam::OF_THE_NODES,
-        by_hand: true,
+        removal: Removal::CommandLine,
         scenarios,
     }
 }
@@ -137,7 +148,7 @@ fn overlay_v6() -> Suite {
         family: Family::V6,
         routing: Routing::Overlay,
         ipam: ipam::OF_THE_NODES,
-        by_hand: true,
+        removal: Removal::ByHand,
         scenarios,
     }
 }
@@ -150,14 +161,14 @@ fn addresses() -> Suite {
         family: Family::V4,
         routing: Routing::Overlay,
         ipam: ipam::ONE_POOL,
-        by_hand: true,
+        removal: Removal::ByHand,
         scenarios: parts.into_iter().flatten().collect(),
     }
 }
 
 /// The suites that run side by side, lane by lane.
 fn lanes() -> Vec<Vec<Suite>> {
-    vec![vec![faults()], vec![overlay_v4(), native_dual()], vec![overlay_v6()], vec![addresses()]]
+    vec![vec![faults()], vec![overlay_v4()], vec![overlay_v6()], vec![addresses(), native_dual()]]
 }
 
 /// Runs the scenarios whose name holds the filter. A failed one is shown at once and the others go on.
@@ -213,7 +224,8 @@ fn run_suite(suite: &Suite, archives: &[PathBuf], totals: &Mutex<Totals>) -> Res
     let lab = Lab::bare(&name, 2, suite.family, archives)?;
     let before = upgrade::before(&lab)?;
     let mut good = true;
-    let done = lab.networked(suite.routing, suite.ipam).and_then(|()| Fixture::make(&lab)).map(|fixture| {
+    let installer = if suite.removal == Removal::CommandLine { Installer::CommandLine } else { Installer::Kubectl };
+    let done = lab.networked(installer, suite.routing, suite.ipam).and_then(|()| Fixture::make(&lab)).map(|fixture| {
         for (scenario, check) in &suite.scenarios {
             good &= judge(&format!("{}::{scenario}", suite.name), totals, || check(&lab, &fixture));
         }
@@ -221,7 +233,7 @@ fn run_suite(suite: &Suite, archives: &[PathBuf], totals: &Mutex<Totals>) -> Res
     if done.is_err() || !good {
         say(lab.diagnosis());
     } else {
-        let uninstalled = || upgrade::uninstalled(&lab, &before, suite.by_hand);
+        let uninstalled = || upgrade::uninstalled(&lab, &before, suite.removal);
         judge(&format!("{}::uninstall_leaves_nothing_on_the_nodes", suite.name), totals, uninstalled);
     }
     let down = lab.down();

@@ -12,6 +12,7 @@ use serde_json::Value;
 pub(crate) use self::pods::{Outcome, Pod, outcomes, target};
 pub(crate) use self::stream::{Stream, Until};
 use crate::cluster::{Cluster, Cni, Family, Options};
+use crate::command::{output, program};
 use crate::progress::{say, step, wait};
 use crate::{image, settings};
 
@@ -38,6 +39,15 @@ pub(crate) enum Routing {
     Native,
 }
 
+/// Who puts the product onto a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Installer {
+    /// `kubectl apply -k deploy/overlays/dev`.
+    Kubectl,
+    /// `axoneme install`.
+    CommandLine,
+}
+
 /// A running cluster whose nodes are networked by the checkout's images.
 #[derive(Debug)]
 pub(crate) struct Lab {
@@ -51,7 +61,7 @@ impl Lab {
     /// What failed, with the state of the product's pods and the end of their logs.
     pub(crate) fn up(name: &str, nodes: u8, family: Family, routing: Routing) -> Result<Self> {
         let lab = Self::bare(name, nodes, family, &image::build()?)?;
-        lab.networked(routing, "{mode: Kubernetes}")?;
+        lab.networked(Installer::Kubectl, routing, "{mode: Kubernetes}")?;
         Ok(lab)
     }
 
@@ -66,24 +76,45 @@ impl Lab {
 
     /// Installs from `deploy/`, waits until every node is Ready and DNS answers. `ipam` is `spec.ipam` of the
     /// AxonemeConfig, in YAML on one line.
-    pub(crate) fn networked(&self, routing: Routing, ipam: &str) -> Result<()> {
+    pub(crate) fn networked(&self, installer: Installer, routing: Routing, ipam: &str) -> Result<()> {
         let name = self.cluster.name();
-        step(&format!("install from deploy/overlays/dev: {name}"), || self.install(routing, ipam))?;
+        let spec = self.spec(routing, ipam);
+        match installer {
+            Installer::Kubectl => {
+                step(&format!("install from deploy/overlays/dev: {name}"), || self.install(&spec))?;
+            }
+            Installer::CommandLine => {
+                step(&format!("axoneme install: {name}"), || self.install_by_command_line(&spec))?;
+            }
+        }
         step(&format!("nodes Ready: {name}"), || self.ready())?;
         step(&format!("cluster DNS: {name}"), || {
             self.cluster.apply_dns().and_then(|()| self.rollout("kube-system", "deployment/coredns"))
         })
     }
 
-    fn install(&self, routing: Routing, ipam: &str) -> Result<()> {
-        self.apply(&self.config(routing, ipam))?;
+    fn install(&self, spec: &str) -> Result<()> {
+        self.apply(&seed(spec))?;
         let overlay = settings::repository().join("deploy/overlays/dev");
         self.cluster.kubectl(&["apply", "--server-side", "--force-conflicts", "-k", &overlay.display().to_string()])?;
         Ok(())
     }
 
-    /// The one AxonemeConfig, as the ConfigMap that the operator seeds it from.
-    fn config(&self, routing: Routing, ipam: &str) -> String {
+    fn install_by_command_line(&self, spec: &str) -> Result<()> {
+        let file = settings::target().join(format!("tmp/{}.yaml", self.cluster.name()));
+        std::fs::create_dir_all(file.parent().context("a directory")?)?;
+        std::fs::write(&file, spec)?;
+        self.axoneme(&["install", "--values", &file.display().to_string(), "--wait"]).map(drop)
+    }
+
+    /// What the checkout's command line prints, asked about this cluster.
+    pub(crate) fn axoneme(&self, words: &[&str]) -> Result<String> {
+        let kubeconfig = format!("--kubeconfig={}", self.cluster.kubeconfig().display());
+        output(program(image::binary("axoneme")).args(words).arg(kubeconfig))
+    }
+
+    /// The one AxonemeConfig.
+    fn spec(&self, routing: Routing, ipam: &str) -> String {
         let layout = self.cluster.layout();
         let families = match layout.family {
             Family::V4 => "[IPv4]",
@@ -94,18 +125,10 @@ impl Lab {
             Routing::Overlay => "{mode: Overlay}",
             Routing::Native => "{mode: Native, native: {autoDirectNodeRoutes: true}}",
         };
-        let mut text = format!(
-            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {SYSTEM}}}\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: \
-             {{name: axoneme-config, namespace: {SYSTEM}}}\ndata:\n  axonemeconfig.yaml: |\n"
-        );
-        let spec = format!(
+        format!(
             "apiVersion: axoneme.io/v1alpha1\nkind: AxonemeConfig\nmetadata: {{name: default}}\nspec:\n  ipFamilies: \
              {families}\n  routing: {mode}\n  ipam: {ipam}\n"
-        );
-        for line in spec.lines() {
-            text.extend(["    ", line, "\n"]);
-        }
-        text
+        )
     }
 
     /// Waits until all nodes are Ready.
@@ -204,4 +227,16 @@ impl Lab {
         say("  ok nothing left on the machine");
         Ok(())
     }
+}
+
+/// An AxonemeConfig as the ConfigMap that the operator seeds it from.
+fn seed(spec: &str) -> String {
+    let mut text = format!(
+        "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {SYSTEM}}}\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: \
+         {{name: axoneme-config, namespace: {SYSTEM}}}\ndata:\n  axonemeconfig.yaml: |\n"
+    );
+    for line in spec.lines() {
+        text.extend(["    ", line, "\n"]);
+    }
+    text
 }

@@ -264,7 +264,12 @@ fn edited(lab: &Lab, f: &Fixture) -> Result<()> {
     lab.apply(&pod("stays", "node1", "", "ipam.cilium.io/ip-pool: moving"))?;
     let stays = wait_ready(lab, "stays")?;
     inside(&stays, "10.45.0.0/24")?;
-    lab.apply(&pool("moving", "10.46.0.0/24", 28, ""))?;
+    let moved = pool("moving", "10.46.0.0/24", 28, "");
+    let address = first_address(&stays)?.to_string();
+    let refused = lab.apply(&moved).err().map(|e| format!("{e:#}")).unwrap_or_default();
+    ensure!(refused.contains(&address) && refused.contains("allow-release"), "an unmeant edit: {refused:?}");
+    lab.cluster.kubectl(&["annotate", "ciliumpodippool", "moving", "axoneme.io/allow-release=true"])?;
+    lab.apply(&moved)?;
     lab.apply(&pod("comes", "node1", "", "ipam.cilium.io/ip-pool: moving"))?;
     let comes = wait_ready(lab, "comes")?;
     inside(&comes, "10.46.0.0/24")?;

@@ -6,11 +6,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use super::Scenario;
 use super::fixture::{Fixture, PATIENCE, SOON};
 use super::inventory::{self, Things};
 use super::runtime;
 use super::traffic::under_traffic;
+use super::{Removal, Scenario, command_line};
 use crate::image;
 use crate::lab::{Lab, SYSTEM};
 use crate::settings;
@@ -77,8 +77,8 @@ pub(super) fn before(lab: &Lab) -> Result<BTreeMap<String, Things>> {
     lab.cluster.nodes().into_iter().map(|node| Ok((node.clone(), inventory::of(lab, &node)?))).collect()
 }
 
-/// Takes the product away, by its overlay or without an API server, and compares each node with what it was before.
-pub(super) fn uninstalled(lab: &Lab, before: &BTreeMap<String, Things>, by_hand: bool) -> Result<()> {
+/// Takes the product away, and compares each node with what it was before.
+pub(super) fn uninstalled(lab: &Lab, before: &BTreeMap<String, Things>, removal: Removal) -> Result<()> {
     // pods of the tests would lose their network under their feet
     let namespaces = lab.cluster.kubectl(&["get", "namespaces", "-o", "name"])?;
     let own = |n: &&str| !n.contains("/kube-") && !n.ends_with("/default") && !n.ends_with(SYSTEM);
@@ -86,7 +86,7 @@ pub(super) fn uninstalled(lab: &Lab, before: &BTreeMap<String, Things>, by_hand:
         lab.cluster.kubectl(&["delete", namespace, "--wait=false"])?;
     }
     lab.cluster.kubectl(&["-n", "kube-system", "delete", "deployment", "coredns", "--ignore-not-found"])?;
-    lab.cluster.kubectl(&["-n", SYSTEM, "delete", "deployment", "hubble-relay"])?;
+    lab.cluster.kubectl(&["-n", SYSTEM, "scale", "deployment", "hubble-relay", "--replicas=0"])?;
     let gone = || {
         let pods = lab.get(&["-A", "pods"])?;
         let all = pods.get("items").and_then(Value::as_array).cloned().unwrap_or_default();
@@ -100,23 +100,31 @@ pub(super) fn uninstalled(lab: &Lab, before: &BTreeMap<String, Things>, by_hand:
         let why = refused.err().map(|e| format!("{e:#}")).unwrap_or_default();
         ensure!(why.contains("the agent is running"), "uninstall beside a running agent: {why:?}");
     }
-    let path = |overlay: &str| settings::repository().join("deploy/overlays").join(overlay).display().to_string();
-    lab.cluster.kubectl(&["-n", SYSTEM, "delete", "daemonset/axoneme-agent", "deployment/axoneme-operator"])?;
-    let gone = || lab.pods(SYSTEM, "app.kubernetes.io/part-of=axoneme").map(|p| p.len());
-    Lab::eventually("the product's pods are gone", Duration::from_mins(3), gone, |n| *n == 0)?;
-    if by_hand {
-        lab.cluster.stop_component("apiserver")?;
-        for node in lab.cluster.nodes() {
-            lab.cluster.node_exec(&node, &[&program, "uninstall"])?;
-        }
-    } else {
-        lab.cluster.kubectl(&["apply", "-k", &path("uninstall")])?;
-        lab.rollout(SYSTEM, "daemonset/axoneme-uninstall")?;
-        lab.cluster.kubectl(&["delete", "-k", &path("uninstall"), "--timeout=180s"])?;
+    match removal {
+        Removal::CommandLine => command_line::uninstalled(lab)?,
+        Removal::Overlay | Removal::ByHand => taken_away(lab, removal, &program)?,
     }
     for (node, was) in before {
         let left = inventory::changes(was, &inventory::of(lab, node)?);
         ensure!(left.is_empty(), "{node} is not as it was:\n      {}", left.join("\n      "));
     }
     before.keys().next().map(drop).context("no node was looked at before")
+}
+
+fn taken_away(lab: &Lab, removal: Removal, program: &str) -> Result<()> {
+    lab.cluster.kubectl(&["-n", SYSTEM, "delete", "daemonset/axoneme-agent", "deployment/axoneme-operator"])?;
+    let gone = || lab.pods(SYSTEM, "app.kubernetes.io/part-of=axoneme").map(|p| p.len());
+    Lab::eventually("the product's pods are gone", Duration::from_mins(3), gone, |n| *n == 0)?;
+    if removal == Removal::ByHand {
+        lab.cluster.stop_component("apiserver")?;
+        return lab
+            .cluster
+            .nodes()
+            .iter()
+            .try_for_each(|n| lab.cluster.node_exec(n, &[program, "uninstall"]).map(drop));
+    }
+    let overlay = settings::repository().join("deploy/overlays/uninstall").display().to_string();
+    lab.cluster.kubectl(&["apply", "-k", &overlay])?;
+    lab.rollout(SYSTEM, "daemonset/axoneme-uninstall")?;
+    lab.cluster.kubectl(&["delete", "-k", &overlay, "--timeout=180s"]).map(drop)
 }

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::Guest;
 use crate::cluster::Family;
-use crate::lab::{Lab, Routing, SYSTEM};
+use crate::lab::{Installer, Lab, Routing, SYSTEM};
 use crate::progress::{say, step};
 use crate::setup::go;
 use crate::{image, settings};
@@ -128,7 +128,7 @@ pub(crate) fn whole() -> Result<()> {
 }
 
 fn tried(lab: &Lab) -> Result<()> {
-    lab.networked(Routing::Overlay, "{mode: Kubernetes}")?;
+    lab.networked(Installer::Kubectl, Routing::Overlay, "{mode: Kubernetes}")?;
     lab.apply(PODS)?;
     let ready = ["-n", "lab", "wait", "--for=condition=Ready", "pods", "--all", "--timeout=15m"];
     step("pods with limits", || lab.cluster.kubectl(&ready).with_context(|| lab.diagnosis()))?;
